@@ -1,0 +1,1 @@
+"""Early persistence detection: decide within a few frames whether a track is real."""

@@ -1,0 +1,1 @@
+"""Evaluation, pictures and the report."""

@@ -1,0 +1,1 @@
+"""Deciding tracks on a user's own video."""

@@ -1,0 +1,1 @@
+"""The causal tokenizer, the streaming classifier, the stopping rule and what they cost."""

@@ -1,0 +1,1 @@
+"""Synthetic and real track clips with a known best answer."""
