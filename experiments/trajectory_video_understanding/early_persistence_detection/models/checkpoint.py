@@ -1,0 +1,101 @@
+"""Checkpoints: weights and configuration in one file that rebuilds its own model. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from run_directory import InputError, atomic_open
+
+from early_persistence_detection.models.early_persistence_classifier import (
+    ClassifierConfig,
+    EarlyPersistenceClassifier,
+)
+from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+
+MODEL_FORMAT = "early-persistence-model"
+MODEL_FORMAT_VERSION = 1
+MAKE_IT = "train_early_persistence.py"
+
+
+def save_torch(path: str | Path, value: dict[str, Any]) -> None:
+    """Write tensors and plain values to `path`, atomically."""
+    with atomic_open(path, "wb") as file:
+        torch.save(value, file)
+
+
+def load_torch(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `save_torch` wrote. Raises InputError when the file is missing, truncated or of another kind."""
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is no file; make it with {MAKE_IT}")
+    try:
+        value = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):
+        raise InputError(f"{path} is truncated or not a checkpoint; make it again with {MAKE_IT}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a {type(value).__name__}, not a checkpoint; make it with {MAKE_IT}")
+    return value
+
+
+def save_model(path: str | Path, model: EarlyPersistenceClassifier) -> None:
+    """Write weights, configuration and calibration, so that `load_model(path)` alone rebuilds the model."""
+    save_torch(
+        path,
+        {
+            "format": MODEL_FORMAT,
+            "format_version": MODEL_FORMAT_VERSION,
+            "tokenizer": dataclasses.asdict(model.tokenizer.config),
+            "classifier": dataclasses.asdict(model.config),
+            "weights": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
+        },
+    )
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> EarlyPersistenceClassifier:
+    """Rebuild a model from its file, in evaluation mode on `device`. Raises InputError on a bad file."""
+    value = load_torch(path, device)
+    if value.get("format") != MODEL_FORMAT:
+        raise InputError(f"{path} is a checkpoint of another kind; give the final_model.pt that {MAKE_IT} writes")
+    if value.get("format_version") != MODEL_FORMAT_VERSION:
+        raise InputError(
+            f"{path} has format version {value.get('format_version')!r}, this code reads {MODEL_FORMAT_VERSION}; "
+            f"make it again with {MAKE_IT}"
+        )
+    try:
+        model = EarlyPersistenceClassifier(
+            TokenizerConfig(**{key: _tuple(item) for key, item in value["tokenizer"].items()}),
+            ClassifierConfig(**value["classifier"]),
+        )
+        model.load_state_dict(value["weights"])
+    except (KeyError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} does not fit this model ({reason}); make it again with {MAKE_IT}") from None
+    if not all(torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
+        raise InputError(f"{path} holds NaN or infinite weights; train again with {MAKE_IT}")
+    return model.to(device).eval()
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` -> cuda, else mps, else cpu. Raises InputError when the device asked for is not there."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        return torch.device(next(device for device, there in available.items() if there))
+    kind = name.split(":")[0]
+    if kind not in available:
+        raise InputError(f"--device {name} is unknown; use auto, cpu, cuda or mps")
+    if not available[kind]:
+        raise InputError(f"--device {name} is not available on this machine; use --device auto or cpu")
+    return torch.device(name)

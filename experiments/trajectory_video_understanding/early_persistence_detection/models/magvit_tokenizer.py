@@ -1,0 +1,188 @@
+"""Causal 3D convolutional video tokenizer with a finite-scalar quantizer: MAGVIT-v2 in kind, small in size.
+
+Every frame becomes an 8 x 8 grid of tokens (spatial stride 8, temporal stride 1). A 3D convolution is factored
+into a (1, 3, 3) spatial convolution and a (3, 1, 1) depth-wise temporal one, padded on the past side only, so
+token t depends on frames <= t. One code path serves clips and streams: `encode` takes the cached past of every
+temporal convolution and returns the new one, and streaming is `encode` with one frame at a time.
+
+Sources: Yu et al., Language Model Beats Diffusion: Tokenizer is Key to Visual Generation (MAGVIT-v2), ICLR 2024;
+Mentzer et al., Finite Scalar Quantization: VQ-VAE Made Simple, ICLR 2024.
+
+Legend: B batch, T frames, C channels, H x W pixels or cells, N = 64 tokens per frame, Q code dimensions.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from vector_quantize_pytorch import FSQ
+
+GRID_SIZE = 8  # tokens along one side of a 64 px frame
+TIME_KERNEL = 3  # frames seen by one temporal convolution: the present one and two past ones
+
+Cache = list[Tensor]  # per temporal convolution, its last TIME_KERNEL - 1 inputs: (B, TIME_KERNEL - 1, C, H, W)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizerConfig:
+    """Sizes of the tokenizer; saved in the checkpoint."""
+
+    channels: tuple[int, ...] = (24, 48, 96)  # one stride-2 block each
+    levels: tuple[int, ...] = (8, 5, 5, 5)  # values per code dimension: 1000 codes
+    residual_blocks: int = 1  # at the token resolution, on either side of the quantizer
+
+
+class CausalTimeConv(nn.Module):
+    """Depth-wise temporal convolution over the present frame and the two before, added to its input.
+
+    Written as shifted sums because every frame is then computed by the same operations whether it comes alone
+    or in a clip: streaming is exact to the last bit.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.weight = nn.Parameter(torch.zeros(TIME_KERNEL, channels, 1, 1))
+        nn.init.normal_(self.weight, std=0.1)
+
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, C, H, W), past inputs (B, TIME_KERNEL - 1, C, H, W) or None -> same shape, new past."""
+        num_frames = x.shape[1]
+        if past is None:
+            past = x.new_zeros(x.shape[0], TIME_KERNEL - 1, *x.shape[2:])
+        padded = torch.cat([past, x], dim=1)
+        y = x
+        for lag in range(TIME_KERNEL):
+            start = TIME_KERNEL - 1 - lag
+            y = y + self.weight[lag] * padded[:, start : start + num_frames]
+        return y, padded[:, num_frames:]
+
+
+class CausalBlock(nn.Module):
+    """Spatial convolution, per-frame norm, temporal convolution, activation.
+
+    The norm sees one frame at a time: a GroupNorm over time would let the future in.
+    """
+
+    def __init__(self, conv: nn.Module, channels: int, residual: bool = False):
+        super().__init__()
+        self.conv = conv
+        self.norm = nn.GroupNorm(num_groups=8, num_channels=channels)
+        self.time = CausalTimeConv(channels)
+        self.residual = residual
+
+    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, C_in, H, W) -> (B, T, C, H', W'), new past."""
+        batch = x.shape[0]
+        y = self.norm(self.conv(x.flatten(0, 1)))
+        y, past = self.time(y.unflatten(0, (batch, -1)), past)
+        y = F.silu(y)
+        return (x + y if self.residual else y), past
+
+
+def _run(blocks: nn.ModuleList, x: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
+    new_cache = []
+    for index, block in enumerate(blocks):
+        x, past = block(x, None if cache is None else cache[index])
+        new_cache.append(past)
+    return x, new_cache
+
+
+class MagvitTokenizer(nn.Module):
+    """Encoder, quantizer and decoder. Frames are float in [-1, 1], 64 x 64 RGB."""
+
+    def __init__(self, config: TokenizerConfig | None = None):
+        super().__init__()
+        self.config = config = config or TokenizerConfig()
+        widths = config.channels
+        assert 2 ** len(widths) * GRID_SIZE == 64, "the strides must bring 64 px down to the token grid"
+        self.encoder = nn.ModuleList(
+            CausalBlock(nn.Conv2d(below, above, kernel_size=4, stride=2, padding=1), above)
+            for below, above in zip((3, *widths), widths, strict=False)
+        )
+        top = widths[-1]
+        self.encoder.extend(self._residual(top) for _ in range(config.residual_blocks))
+        self.to_code = nn.Conv2d(top, len(config.levels), kernel_size=1)
+        self.quantizer = FSQ(levels=list(config.levels))
+        self.from_code = nn.Conv2d(len(config.levels), top, kernel_size=1)
+        self.decoder = nn.ModuleList(self._residual(top) for _ in range(config.residual_blocks))
+        self.decoder.extend(
+            CausalBlock(nn.ConvTranspose2d(above, below, kernel_size=4, stride=2, padding=1), below)
+            for above, below in zip(widths[::-1], (*widths[-2::-1], widths[0]), strict=True)
+        )
+        self.to_pixels = nn.Conv2d(widths[0], 3, kernel_size=3, padding=1)
+
+    @staticmethod
+    def _residual(channels: int) -> CausalBlock:
+        return CausalBlock(nn.Conv2d(channels, channels, kernel_size=3, padding=1), channels, residual=True)
+
+    @property
+    def code_dim(self) -> int:
+        """Q, the number of code dimensions."""
+        return len(self.config.levels)
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of distinct codes."""
+        return math.prod(self.config.levels)
+
+    def latents(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+        """Frames (B, T, 3, 64, 64) and the cached past -> latents before quantization (B, T, N, Q), new cache."""
+        x, cache = _run(self.encoder, frames, cache)
+        z = self.to_code(x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))
+        return rearrange(z, "b t q h w -> b t (h w) q"), cache
+
+    def quantize(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, T, N, Q) -> codes in [-1, 1] (B, T, N, Q), straight-through, and indices int32 (B, T, N)."""
+        # rounding in half precision would pick other codes than the stream does in single precision
+        with torch.autocast(latents.device.type, enabled=False):
+            codes, indices = self.quantizer(latents.float().flatten(1, 2))
+        shape = latents.shape[:3]
+        return codes.unflatten(1, shape[1:]), indices.unflatten(1, shape[1:])
+
+    def encode(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+        """Frames (B, T, 3, 64, 64) -> quantized codes (B, T, N, Q), new cache."""
+        latents, cache = self.latents(frames, cache)
+        return self.quantize(latents)[0], cache
+
+    def codes_of(self, indices: Tensor) -> Tensor:
+        """Token indices (B, T, N) -> their codes (B, T, N, Q), the same values that `encode` gives."""
+        return self.quantizer.indices_to_codes(indices.flatten(1, 2)).unflatten(1, indices.shape[1:])
+
+    def soft_codes(self, latents: Tensor) -> Tensor:
+        """Latents (B, T, N, Q) squashed into the codes' range but not rounded: codes without quantization loss."""
+        return torch.tanh(latents.float())
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes (B, T, N, Q) -> frames (B, T, 3, 64, 64), about [-1, 1]; frame t from tokens <= t."""
+        batch = codes.shape[0]
+        grid = rearrange(codes, "b t (h w) q -> (b t) q h w", h=GRID_SIZE)
+        x, _ = _run(self.decoder, self.from_code(grid).unflatten(0, (batch, -1)), None)
+        return self.to_pixels(x.flatten(0, 1)).unflatten(0, (batch, -1))
+
+    def forward(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """Frames (B, T, 3, 64, 64) -> reconstruction (same shape) and token indices (B, T, N)."""
+        latents, _ = self.latents(frames)
+        codes, indices = self.quantize(latents)
+        return self.decode(codes), indices
+
+
+def reconstruction_loss(reconstruction: Tensor, frames: Tensor, object_mask: Tensor, object_weight: float) -> Tensor:
+    """Mean squared error with object pixels weighted `object_weight` times.
+
+    `object_mask` bool (B, T, 64, 64). Objects cover a tenth of a clip; unweighted, a blank background scores well.
+    """
+    weight = torch.where(object_mask, object_weight, 1.0).unsqueeze(2)  # [B, T, 1, H, W]
+    return (weight * (reconstruction - frames).square()).sum() / (weight.sum() * frames.shape[2])
+
+
+def perplexity(indices: Tensor, codebook_size: int) -> float:
+    """exp of the entropy of the code distribution, in [1, codebook_size]; 1 means one code is used."""
+    counts = torch.bincount(indices.flatten().long(), minlength=codebook_size).double()
+    shares = counts[counts > 0] / counts.sum()
+    return float(torch.exp(-(shares * shares.log()).sum()))
