@@ -5,10 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from scipy import integrate, stats
-
 from persistence_augmented_dataset.bayes import PRESETS, OptimalRule, get_preset, posterior, simulate
 from run_directory import InputError
+from scipy import integrate, stats
 
 NUM_FRAMES = 16
 PRESET_NAMES = sorted(PRESETS)
@@ -113,7 +112,7 @@ def test_posterior_is_a_causal_probability(visible, cue, name):
 
 
 def test_unknown_preset_lists_the_valid_ones():
-    with pytest.raises(InputError, match="easy.*standard.*blind.*hard"):
+    with pytest.raises(InputError, match=r"easy.*standard.*blind.*hard"):
         get_preset("medium")
 
 
