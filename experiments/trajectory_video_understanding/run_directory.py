@@ -196,7 +196,8 @@ class _MilestoneProgress:
             seconds = time.monotonic() - self.started
             print(
                 f"{self.description}: {self.count}/{self.total} {self.unit} ({seconds:.0f} s)",
-                file=sys.stderr, flush=True,
+                file=sys.stderr,
+                flush=True,
             )
 
     def set_postfix(self, **_: object) -> None:

@@ -128,22 +128,21 @@ class ClipSplit:
     name: str
     manifest: dict[str, Any]
     shards: list[np.ndarray]  # memory maps, uint8 (n_i, T, 64, 64, 3)
-    metadata: dict[str, np.ndarray]  # METADATA_COLUMNS, first axis n = sum of n_i
+    rows: np.ndarray  # (n,) index of each clip over all shards
+    metadata: dict[str, np.ndarray]  # METADATA_COLUMNS, first axis n
 
     def __len__(self) -> int:
         return len(self.metadata["label"])
 
     def clips(self, indices: np.ndarray | slice) -> np.ndarray:
         """Pixels of the clips at `indices` (any order): uint8 (len(indices), T, 64, 64, 3)."""
-        if isinstance(indices, slice):
-            indices = np.arange(len(self))[indices]
-        indices = np.asarray(indices)
+        rows = self.rows[indices]
         starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
-        owner = np.searchsorted(starts, indices, side="right") - 1
-        result = np.empty((len(indices), NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3), np.uint8)
+        owner = np.searchsorted(starts, rows, side="right") - 1
+        result = np.empty((len(rows), NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3), np.uint8)
         for shard_index in np.unique(owner):
-            rows = np.flatnonzero(owner == shard_index)
-            result[rows] = self.shards[shard_index][indices[rows] - starts[shard_index]]
+            owned = np.flatnonzero(owner == shard_index)
+            result[owned] = self.shards[shard_index][rows[owned] - starts[shard_index]]
         return result
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -152,19 +151,18 @@ class ClipSplit:
             indices = np.arange(start, min(start + batch_size, len(self)))
             yield indices, self.clips(indices)
 
+    def where(self, chosen: np.ndarray) -> ClipSplit:
+        """The clips where `chosen` (bool (n,)) is true, in order, their pixels still on disk."""
+        metadata = {name: array[chosen] for name, array in self.metadata.items()}
+        return dataclasses.replace(self, rows=self.rows[chosen], metadata=metadata)
+
     def limit(self, num_samples: int | None) -> ClipSplit:
         """The first `num_samples` clips (all when None)."""
-        if num_samples is None or num_samples >= len(self):
+        if num_samples is None:
             return self
         if num_samples < 1:
             raise InputError(f"--num_samples must be at least 1, not {num_samples}")
-        shards, left = [], num_samples
-        for shard in self.shards:
-            if left > 0:
-                shards.append(shard[:left])
-                left -= len(shards[-1])
-        metadata = {name: array[:num_samples] for name, array in self.metadata.items()}
-        return dataclasses.replace(self, shards=shards, metadata=metadata)
+        return self.where(np.arange(len(self)) < num_samples)
 
 
 def load_split(directory: str | Path, split: str, verify: bool = True) -> ClipSplit:
@@ -200,4 +198,4 @@ def load_split(directory: str | Path, split: str, verify: bool = True) -> ClipSp
     if not shards:
         raise InputError(f"split {split!r} of {directory} holds no clips; make it with more tracks or scenes")
     merged = {name: np.concatenate([part[name] for part in columns]) for name in METADATA_COLUMNS}
-    return ClipSplit(directory, split, manifest, shards, merged)
+    return ClipSplit(directory, split, manifest, shards, np.arange(len(merged["label"])), merged)

@@ -93,7 +93,7 @@ def resolve_device(name: str) -> torch.device:
     }
     if name == "auto":
         return torch.device(next(device for device, there in available.items() if there))
-    kind = name.split(":")[0]
+    kind = name.split(":", maxsplit=1)[0]
     if kind not in available:
         raise InputError(f"--device {name} is unknown; use auto, cpu, cuda or mps")
     if not available[kind]:

@@ -104,7 +104,7 @@ class PersistenceHead(nn.Module):
 
     def tokens(self, codes: Tensor, removed: Tensor | None) -> Tensor:
         """Codes (B, T, N, Q) -> token features (B, T, N, D). Tokens where `removed` (B, T, N) pass nothing on."""
-        batch, num_frames, num_tokens, _ = codes.shape
+        batch, num_frames = codes.shape[:2]
         x = self.embed(codes) + self.position
         if removed is not None:
             x = x.masked_fill(removed.unsqueeze(-1), 0.0)
@@ -146,7 +146,7 @@ class PersistenceHead(nn.Module):
         states (B, T, .), keys and values (B, S, N, D), `blocked` bool (B, T, S, N) or (1, T, S, 1) broadcastable:
         tokens a query may not see. Returns logits (B, T) and, when `explicit`, the attention (B, H, T, S, N).
         """
-        batch, num_cached, num_tokens, _ = keys.shape
+        num_cached, num_tokens = keys.shape[1:3]
         q, k, v = self._heads(self.query(states)), self._heads(keys.flatten(1, 2)), self._heads(values.flatten(1, 2))
         allowed = ~blocked.expand(-1, -1, num_cached, num_tokens).flatten(2).unsqueeze(1)  # [B or 1, 1, T, S*N]
         attention = None
@@ -209,10 +209,9 @@ class EarlyPersistenceClassifier(nn.Module):
         return torch.sigmoid(self.calibration_scale[age_index] * logits + self.calibration_shift[age_index])
 
     def _check(self, clips: Tensor) -> None:
-        if clips.ndim != 5 or tuple(clips.shape[2:]) != (3, 64, 64) or not 1 <= clips.shape[1] <= self.config.num_frames:
-            raise ValueError(
-                f"clips are {tuple(clips.shape)}, expected (B, 1..{self.config.num_frames}, 3, 64, 64), float in [-1, 1]"
-            )
+        longest = self.config.num_frames
+        if clips.ndim != 5 or tuple(clips.shape[2:]) != (3, 64, 64) or not 1 <= clips.shape[1] <= longest:
+            raise ValueError(f"clips are {tuple(clips.shape)}, expected (B, 1..{longest}, 3, 64, 64), float in [-1, 1]")
 
     def forward(self, clips: Tensor, removed: Tensor | None = None) -> Tensor:
         """Clips float (B, T, 3, 64, 64) in [-1, 1] -> P(persistent | frames 1..t), (B, T).

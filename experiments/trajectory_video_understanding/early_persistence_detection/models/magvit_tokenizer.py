@@ -56,10 +56,10 @@ class CausalTimeConv(nn.Module):
         if past is None:
             past = x.new_zeros(x.shape[0], TIME_KERNEL - 1, *x.shape[2:])
         padded = torch.cat([past, x], dim=1)
-        y = x
-        for lag in range(TIME_KERNEL):
+        y = x * (1.0 + self.weight[0])
+        for lag in range(1, TIME_KERNEL):
             start = TIME_KERNEL - 1 - lag
-            y = y + self.weight[lag] * padded[:, start : start + num_frames]
+            y = torch.addcmul(y, self.weight[lag], padded[:, start : start + num_frames])
         return y, padded[:, num_frames:]
 
 

@@ -1,0 +1,363 @@
+#!/usr/bin/env python3
+"""Train the tokenizer, then the streaming classifier that reads its tokens.
+
+    python training/train_early_persistence.py --data_dir data/standard --output_dir results --profile quick
+    torchrun --nproc_per_node 4 training/train_early_persistence.py --data_dir data/standard --output_dir results
+
+Reads   DATA_DIR (generate_dataset.py or make_clips.py), split `train` only; its last scenes are held out for
+        the validation figures
+Writes  OUTPUT_DIR/final_model.pt         weights and configuration, uncalibrated (calibrate.py comes next)
+        OUTPUT_DIR/training.log           Epoch 1/20: Loss=0.523, Accuracy=0.756, ...
+        OUTPUT_DIR/training_metrics.json  the tokenizer's health, figures of every epoch
+        OUTPUT_DIR/config.json            resolved configuration, data checksum, versions
+        OUTPUT_DIR/checkpoints/last.pt    to go on from with --resume; written atomically every epoch
+
+The same command with the same seed gives the same weights on the CPU, interrupted and resumed or not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from persistence_augmented_dataset.dataset import ClipSplit, load_split
+from run_directory import (
+    SCHEMA_VERSION,
+    InputError,
+    RunDirectory,
+    provenance,
+    run_cli,
+    sha256_file,
+    write_json,
+)
+
+from early_persistence_detection.models.attention_visualization import object_tokens
+from early_persistence_detection.models.checkpoint import load_torch, resolve_device, save_model, save_torch
+from early_persistence_detection.models.early_persistence_classifier import (
+    ClassifierConfig,
+    EarlyPersistenceClassifier,
+)
+from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.training.classifier_training import (
+    ClassifierTraining,
+    EncodedSplit,
+    encode_split,
+    train_head,
+)
+from early_persistence_detection.training.distributed import World, joined_world
+from early_persistence_detection.training.tokenizer_training import (
+    TokenizerTraining,
+    require_healthy,
+    tokenizer_health,
+    train_tokenizer,
+)
+
+EXTRACTORS = ("magvit",)
+VALIDATION_FRACTION = 0.05  # of the training scenes
+MAX_HEALTH_CLIPS = 400
+
+
+@dataclasses.dataclass(frozen=True)
+class Profile:
+    """Sizes and lengths that belong together; every flag overrides its own."""
+
+    tokenizer: TokenizerConfig
+    classifier: ClassifierConfig
+    tokenizer_training: TokenizerTraining
+    classifier_training: ClassifierTraining
+
+
+PROFILES = {
+    # 2 CPU cores, minutes
+    "quick": Profile(
+        TokenizerConfig(channels=(24, 48, 96)),
+        ClassifierConfig(),
+        TokenizerTraining(num_steps=400),
+        ClassifierTraining(epochs=10, batch_size=32),
+    ),
+    # the study
+    "full": Profile(
+        TokenizerConfig(channels=(32, 64, 128)),
+        ClassifierConfig(width=96, num_heads=6, state_width=128),
+        TokenizerTraining(num_steps=3000),
+        ClassifierTraining(epochs=20, batch_size=8, learning_rate=1e-3),
+    ),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder")
+    parser.add_argument("--output_dir", type=Path, required=True, help="results folder")
+    parser.add_argument(
+        "--profile", choices=PROFILES, default="full", help="model size and training length (default full)"
+    )
+    parser.add_argument("--epochs", type=int, help="epochs of the classifier (default: full 20, quick 10)")
+    parser.add_argument("--batch_size", type=int, help="clips per classifier step (default: full 8, quick 32)")
+    parser.add_argument("--learning_rate", type=float, help="peak learning rate of the classifier")
+    parser.add_argument("--tokenizer_steps", type=int, help="training steps of the tokenizer (full 3000, quick 400)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument("--extractor", choices=EXTRACTORS, default="magvit", help="what turns frames into tokens")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this same command")
+    parser.add_argument(
+        "--allow_unhealthy_tokenizer",
+        action="store_true",
+        help="go on with a collapsed tokenizer (for trying the plumbing only)",
+    )
+    arguments = parser.parse_args()
+    for name in ("epochs", "batch_size", "tokenizer_steps"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} must be at least 1, not {value}")
+    if arguments.learning_rate is not None and not 0 < arguments.learning_rate < 1:
+        parser.error(f"--learning_rate must lie between 0 and 1, not {arguments.learning_rate}")
+    return arguments
+
+
+def resolve_profile(arguments: argparse.Namespace) -> Profile:
+    """The profile with the flags that were given in its place."""
+    profile = PROFILES[arguments.profile]
+    given = {
+        name: getattr(arguments, name)
+        for name in ("epochs", "batch_size", "learning_rate")
+        if getattr(arguments, name) is not None
+    }
+    tokenizer_given = {} if arguments.tokenizer_steps is None else {"num_steps": arguments.tokenizer_steps}
+    return dataclasses.replace(
+        profile,
+        classifier_training=dataclasses.replace(profile.classifier_training, **given),
+        tokenizer_training=dataclasses.replace(profile.tokenizer_training, **tokenizer_given),
+    )
+
+
+def validation_clips(split: ClipSplit) -> np.ndarray:
+    """bool (n,): clips of the last scenes of the training split, held out for the validation figures."""
+    scenes = np.unique(split.metadata["scene_id"])
+    held_out = scenes[len(scenes) - max(1, round(VALIDATION_FRACTION * len(scenes))) :]
+    chosen = np.isin(split.metadata["scene_id"], held_out)
+    if chosen.all():
+        raise InputError(f"{split.directory} has one training scene only; make a dataset with more of them")
+    return chosen
+
+
+class TrainingRun:
+    """One run of this script: its files, its checkpoint, what it has measured so far."""
+
+    def __init__(self, directory: RunDirectory, fingerprint: str, world: World):
+        self.directory, self.fingerprint, self.world = directory, fingerprint, world
+        self.checkpoint_path = directory.path / "checkpoints" / "last.pt"
+        self.log_path = directory.path / "training.log"
+        self.epochs: list[dict[str, float]] = []
+        self.health: dict[str, Any] | None = None
+
+    def log(self, message: str) -> None:
+        """One milestone in PROGRESS.txt, and in training.log as it stands."""
+        if self.world.is_main:
+            with open(self.log_path, "a", encoding="utf-8") as file:
+                file.write(message + "\n")
+            self.directory.log(message)
+
+    def save(self, phase: str, state: dict[str, Any], model: EarlyPersistenceClassifier) -> None:
+        """Replace the checkpoint."""
+        save_torch(
+            self.checkpoint_path,
+            {
+                "kind": "training",
+                "fingerprint": self.fingerprint,
+                "phase": phase,
+                "state": state,
+                "tokenizer": model.tokenizer.state_dict() if phase == "classifier" else None,
+                "health": self.health,
+                "epochs": self.epochs,
+            },
+        )
+
+    def load(self) -> dict[str, Any] | None:
+        """The checkpoint of this same configuration and data, or None (and why is said)."""
+        if not self.checkpoint_path.is_file():
+            self.log("Nothing to resume; training from the start")
+            return None
+        checkpoint = load_torch(self.checkpoint_path)
+        if checkpoint.get("fingerprint") != self.fingerprint:
+            self.log("The checkpoint is of another configuration or data; training from the start")
+            return None
+        self.health, self.epochs = checkpoint["health"], checkpoint["epochs"]
+        self.log(f"Resuming in the {checkpoint['phase']} phase")
+        return checkpoint
+
+
+def fit_tokenizer(
+    run: TrainingRun,
+    model: EarlyPersistenceClassifier,
+    split: ClipSplit,
+    held_out: np.ndarray,
+    profile: Profile,
+    arguments: argparse.Namespace,
+    device: torch.device,
+    checkpoint: dict[str, Any] | None,
+) -> None:
+    """Train the tokenizer, or take the finished one from the checkpoint; stop on collapse."""
+    if checkpoint is not None and checkpoint["phase"] == "classifier":
+        model.tokenizer.load_state_dict(checkpoint["tokenizer"])
+        return
+    train_tokenizer(
+        model.tokenizer,
+        split.where(~held_out),
+        profile.tokenizer_training,
+        arguments.seed,
+        device,
+        run.world,
+        None if checkpoint is None else checkpoint["state"],
+        lambda state: run.save("tokenizer", state, model),
+        run.log,
+    )
+    if run.world.is_main:
+        run.health = tokenizer_health(model.tokenizer, split.where(held_out).limit(MAX_HEALTH_CLIPS), device)
+        run.log(
+            "Tokenizer health: ObjectPSNR={object_psnr_db:.2f} dB (blank background "
+            "{object_psnr_trivial_background_db:.2f} dB), ObjectPerplexity={object_codebook_perplexity:.1f} of "
+            "{codebook_size}, PresenceAUC={auc}, CueR2={r2}".format(
+                auc=_figure(run.health["probe_presence_auc"]), r2=_figure(run.health["probe_cue_r2"]), **run.health
+            )
+        )
+        if not arguments.allow_unhealthy_tokenizer:
+            require_healthy(run.health)
+    run.world.barrier()
+
+
+def _figure(value: float | None) -> str:
+    return "not measurable" if value is None else f"{value:.3f}"
+
+
+def fit_classifier(
+    run: TrainingRun,
+    model: EarlyPersistenceClassifier,
+    encoded: EncodedSplit,
+    held_out: np.ndarray,
+    profile: Profile,
+    arguments: argparse.Namespace,
+    device: torch.device,
+    checkpoint: dict[str, Any] | None,
+) -> None:
+    """Train the head on the encoded clips, with a checkpoint after every epoch."""
+    settings = profile.classifier_training
+
+    def after_epoch(epoch: int, figures: dict[str, float], state: dict[str, Any]) -> None:
+        run.epochs.append({"epoch": epoch, **figures})
+        early = ", ".join(f"{figures[f'validation_accuracy_at_age_{age}']:.3f}" for age in range(1, 5))
+        run.log(
+            f"Epoch {epoch}/{settings.epochs}: Loss={figures['loss']:.3f}, Accuracy={figures['accuracy']:.3f}, "
+            f"ValidationLoss={figures['validation_loss']:.3f}, "
+            f"ValidationAccuracy={figures['validation_accuracy']:.3f}, at ages 1-4: {early}"
+        )
+        run.save("classifier", state, model)
+
+    resumed = checkpoint["state"] if checkpoint is not None and checkpoint["phase"] == "classifier" else None
+    train_head(
+        model.head,
+        model.tokenizer,
+        encoded.subset(np.flatnonzero(~held_out)),
+        encoded.subset(np.flatnonzero(held_out)),
+        settings,
+        arguments.seed,
+        device,
+        run.world,
+        resumed,
+        after_epoch,
+    )
+
+
+def main() -> None:
+    """Train as the command line says."""
+    arguments = parse_args()
+    split = load_split(arguments.data_dir, "train")
+    held_out = validation_clips(split)
+    profile = resolve_profile(arguments)
+    directory = RunDirectory(arguments.output_dir)
+    with joined_world(resolve_device(arguments.device)) as (world, device):
+        data_sha256 = sha256_file(arguments.data_dir / "manifest.json")
+        resolved = {**dataclasses.asdict(profile), "extractor": arguments.extractor, "seed": arguments.seed}
+        fingerprint = hashlib.sha256(
+            json.dumps([resolved, data_sha256, world.size], sort_keys=True).encode()
+        ).hexdigest()
+        run = TrainingRun(directory, fingerprint, world)
+        if world.is_main:
+            (directory.path / "TRAINING_COMPLETE.txt").unlink(missing_ok=True)
+            if not arguments.resume:
+                run.log_path.unlink(missing_ok=True)
+        with directory.heartbeat("training"):
+            train(run, arguments, profile, split, held_out, device, resolved, data_sha256)
+
+
+def train(
+    run: TrainingRun,
+    arguments: argparse.Namespace,
+    profile: Profile,
+    split: ClipSplit,
+    held_out: np.ndarray,
+    device: torch.device,
+    resolved: dict[str, Any],
+    data_sha256: str,
+) -> None:
+    """Both phases, then the files that the next stages read."""
+    started = time.monotonic()
+    run.log(f"Training on {device} with {(~held_out).sum()} clips, validating on {held_out.sum()}")
+    torch.manual_seed(arguments.seed)
+    model = EarlyPersistenceClassifier(profile.tokenizer, profile.classifier).to(device)
+    checkpoint = run.load() if arguments.resume else None
+    fit_tokenizer(run, model, split, held_out, profile, arguments, device, checkpoint)
+    model.tokenizer.requires_grad_(False)
+    shown = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
+    encoded = encode_split(model.tokenizer, split, shown, device)
+    fit_classifier(run, model, encoded, held_out, profile, arguments, device, checkpoint)
+    if not run.world.is_main:
+        return
+    save_model(run.directory.path / "final_model.pt", model)
+    made_with = provenance(vars(arguments), arguments.seed)
+    write_json(
+        run.directory.path / "config.json",
+        {
+            "stage": "config",
+            "schema_version": SCHEMA_VERSION,
+            "profile": arguments.profile,
+            **resolved,
+            "data": {
+                "directory": arguments.data_dir.name,
+                "manifest_sha256": data_sha256,
+                "preset": split.manifest["preset"],
+                "num_clips": {name: part["num_clips"] for name, part in split.manifest["splits"].items()},
+            },
+            "provenance": made_with,
+        },
+    )
+    write_json(
+        run.directory.path / "training_metrics.json",
+        {
+            "stage": "train",
+            "schema_version": SCHEMA_VERSION,
+            "tokenizer": run.health,
+            "epochs": run.epochs,
+            "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "num_training_clips": int((~held_out).sum()),
+            "num_validation_clips": int(held_out.sum()),
+            "device": str(device),
+            "seconds": time.monotonic() - started,
+            "provenance": made_with,
+        },
+    )
+    message = f"training: MagVIT early persistence - {profile.classifier_training.epochs} epochs complete"
+    run.directory.mark_complete("TRAINING", message)
+    run.log(message)
+
+
+if __name__ == "__main__":
+    run_cli(main)
