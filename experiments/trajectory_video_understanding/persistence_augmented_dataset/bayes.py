@@ -1,10 +1,10 @@
 """The generative model of a track, its exact posterior, and the optimal rule for stopping on it.
 
 A track is persistent or transient with probability 1/2 each. A transient lives d frames, d from
-`duration_pmf` over 1..D; a persistent track lives on. While alive it is visible in each frame with probability
-1 - p_miss (always in its first), and each visible frame shows a cue c ~ N(+cue_strength/2, 1) if persistent,
-N(-cue_strength/2, 1) if transient. Nobody who sees only the track can be right more often than the posterior
-computed here.
+`duration_pmf` over 1..D; a persistent track lives on. While alive it is visible in each frame with
+probability 1 - p_miss (always in its first), and each visible frame shows a cue c ~ N(+cue_strength/2, 1) if
+persistent, N(-cue_strength/2, 1) if transient. Nobody who sees only the track can be right more often than
+the posterior computed here.
 
 Legend: n tracks, T frames, D longest transient life, m age at which a track was last visible.
 """
@@ -26,7 +26,7 @@ CUE_STEP = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """One difficulty of the synthetic scenes: the generative model, and how crowded and clear the picture is."""
+    """One difficulty of the synthetic scenes: the generative model, and how crowded and clear a picture is."""
 
     name: str
     cue_strength: float  # d': distance of the two classes' mean cues in standard deviations
@@ -90,9 +90,9 @@ def simulate(preset: Preset, count: int, num_frames: int, rng: np.random.Generat
 def _log_visibility_odds(preset: Preset, num_frames: int) -> np.ndarray:
     """log P(seen pattern | persistent) / P(the same | transient) for each (age t, last visible age m).
 
-    (T + 1, T + 1), ages from 1. Misses before m weigh alike on every life that reaches m, so the pattern counts
-    only through m: the odds are p_miss^(t-m) to the sum over d >= m of P(d) p_miss^(min(d, t) - m). +inf where
-    m > D.
+    (T + 1, T + 1), ages from 1. Misses before m weigh alike on every life that reaches m, so the pattern
+    counts only through m: the odds are p_miss^(t-m) to the sum over d >= m of P(d) p_miss^(min(d, t) - m).
+    +inf where m > D.
     """
     odds = np.full((num_frames + 1, num_frames + 1), np.nan)
     for age in range(1, num_frames + 1):
@@ -130,7 +130,8 @@ class OptimalRule:
     """The rule that minimises E[alpha * error + (1 - alpha) * decision_frame / T] on the exact posterior.
 
     Exact backward induction: at age t the posterior's log-odds and the last visible age m are sufficient, so
-    the value function is one curve over log-odds per (t, m <= D); past D a visible track is persistent for sure.
+    the value function is one curve over log-odds per (t, m <= D); a track visible past D is persistent for
+    sure.
     `expected_cost` is the cost it attains on the generative model.
     """
 

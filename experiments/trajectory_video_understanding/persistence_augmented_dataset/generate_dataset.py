@@ -1,0 +1,348 @@
+"""Generate a synthetic dataset of track clips whose best possible answer is known.
+
+Reads nothing. Writes DIR/manifest.json (last, so a folder with a manifest is whole), DIR/generation.json (the
+parameters, first), and DIR/{train,calibration,test}/shard_XXXXX.npy with its .meta.npz.
+
+Run the same command again after an interruption and it goes on from the last whole shard. The same seed gives
+the same clips, whatever the number of workers; a larger --num_clips only adds clips.
+
+Examples::
+
+    python generate_dataset.py --num_clips 3000 --output_dir data/standard
+    python generate_dataset.py --preset blind --num_clips 2000 --test_clips 5000 --seed 7 --output_dir data/blind
+    python generate_dataset.py --preset hard --num_clips 10000 --output_dir data/hard --workers 8
+    python preview.py --data data/standard --output standard.png        # look at what was made
+
+About 1,000 clips/s on 2 CPU cores; 196,608 bytes a clip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from run_directory import SCHEMA_VERSION, InputError, progress, provenance, read_json, run_cli, write_json
+
+from persistence_augmented_dataset.bayes import PRESETS, Preset, get_preset, posterior
+from persistence_augmented_dataset.dataset import (
+    CLIP_SIZE,
+    METADATA_COLUMNS,
+    NUM_FRAMES,
+    SPLITS,
+    describe_shard,
+    read_manifest,
+    write_manifest,
+    write_shard,
+)
+from persistence_augmented_dataset.rendering import render_scene
+from persistence_augmented_dataset.scenes import PATH_TYPES, Scene, count_objects, objects_in_clips, sample_scene
+from persistence_augmented_dataset.track_clips import cut_clips, track_windows
+
+GENERATOR_VERSION = 1  # raise it when the same seed no longer gives the same clips
+SHARD_CLIPS = 256  # a shard takes whole scenes until it holds at least so many
+SCENES_PER_SPLIT = 1_000_000  # scene_id = split index * this + scene index
+BYTES_PER_CLIP = NUM_FRAMES * CLIP_SIZE * CLIP_SIZE * 3
+MADE_BY = "generate_dataset.py"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardPlan:
+    """One shard: its scenes in order, and how many clips it holds (the last scene may give only some)."""
+
+    split: str
+    index: int
+    scene_indices: tuple[int, ...]
+    num_clips: int
+
+
+def plan_shards(preset: Preset, seed: int, split: str, num_clips: int) -> list[ShardPlan]:
+    """Deal scenes into shards; a plan for fewer clips is a prefix of the plan for more, its last shard cut."""
+    plans: list[ShardPlan] = []
+    scenes: list[int] = []
+    scene_index = filled = planned = 0
+    while planned + filled < num_clips:
+        filled += count_objects(preset, (seed, SPLITS.index(split), scene_index))
+        scenes.append(scene_index)
+        scene_index += 1
+        if filled >= SHARD_CLIPS or planned + filled >= num_clips:
+            filled = min(filled, num_clips - planned)
+            plans.append(ShardPlan(split, len(plans), tuple(scenes), filled))
+            planned, filled, scenes = planned + filled, 0, []
+    return plans
+
+
+def scene_metadata(scene: Scene, crops: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """The METADATA_COLUMNS of all of a scene's clips, without rendering a pixel.
+
+    `crops` as `cut_clips` returns them; worked out from the tracks when not given.
+    """
+    if crops is None:
+        crops = np.array([track_windows(track) for track in scene.tracks()], np.float32)
+    count = len(scene.label)
+    own = np.arange(count)[:, None]
+    frames = scene.geometry.birth[:, None] + np.arange(NUM_FRAMES)
+    visible, cue = scene.visible[own, frames], scene.cue[own, frames]
+    objects, object_kind, num_distractors = objects_in_clips(scene, crops)
+    columns = {
+        "label": scene.label,
+        "duration": scene.duration,
+        "scene_id": np.full(count, scene.key[1] * SCENES_PER_SPLIT + scene.key[2]),
+        "track_id": np.arange(count),
+        "birth_frame": scene.geometry.birth,
+        "path_type": scene.geometry.path_type,
+        "visible": visible,
+        "cue": cue,
+        "boxes": np.array([track.boxes[:NUM_FRAMES] for track in scene.tracks()]),
+        "crops": crops,
+        "objects": objects,
+        "object_kind": object_kind,
+        "num_distractors": num_distractors,
+        "bayes_posterior": posterior(visible, cue, scene.preset),
+    }
+    return {name: columns[name].astype(dtype) for name, (dtype, _) in METADATA_COLUMNS.items()}
+
+
+def generate_shard(preset: Preset, seed: int, plan: ShardPlan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Render one shard: (clips uint8 (n, T, 64, 64, 3), metadata)."""
+    pixels, metadata = [], []
+    for scene_index in plan.scene_indices:
+        scene = sample_scene(preset, (seed, SPLITS.index(plan.split), scene_index))
+        clips = cut_clips(render_scene(scene), scene.tracks())
+        pixels.append(clips.pixels)
+        metadata.append(scene_metadata(scene, clips.crops))
+    columns = {name: np.concatenate([part[name] for part in metadata])[: plan.num_clips] for name in METADATA_COLUMNS}
+    return np.concatenate(pixels)[: plan.num_clips], columns
+
+
+def _make_shard(directory: Path, preset: Preset, seed: int, plan: ShardPlan) -> tuple[ShardPlan, dict[str, Any]]:
+    """Write a shard unless it is on disk, and return its manifest entry.
+
+    Files are renamed into place when whole, the pixels last, so a shard whose .npy exists is whole.
+    """
+    folder = directory / plan.split
+    stem = f"shard_{plan.index:05d}"
+    if (folder / f"{stem}.npy").is_file() and (folder / f"{stem}.meta.npz").is_file():
+        return plan, describe_shard(folder, plan.index, plan.num_clips)
+    try:
+        return plan, write_shard(folder, plan.index, *generate_shard(preset, seed, plan))
+    except OSError as error:
+        raise InputError(f"cannot write {folder / stem}: {error.strerror}; free some space and go on") from None
+
+
+def _start_worker() -> None:
+    """One thread per worker process, and no worker that outlives a killed parent."""
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def leave_with_parent() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+
+
+def _run_plans(
+    directory: Path, preset: Preset, seed: int, plans: list[ShardPlan], workers: int
+) -> Iterator[tuple[ShardPlan, dict[str, Any]]]:
+    if workers == 1:
+        for plan in plans:
+            yield _make_shard(directory, preset, seed, plan)
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    try:
+        futures = [pool.submit(_make_shard, directory, preset, seed, plan) for plan in plans]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool:
+        raise InputError(
+            "a worker process was killed (out of memory?); run the same command again with a smaller --workers"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def generation_parameters(preset: Preset, seed: int, counts: dict[str, int]) -> dict[str, Any]:
+    """What the bytes of a dataset depend on."""
+    description = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(preset).items()
+    }
+    return {"generator_version": GENERATOR_VERSION, "preset": description, "seed": seed, "num_clips": counts}
+
+
+def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Which parameters differ, as `preset 'blind' instead of 'standard', ...`."""
+    parts = []
+    for key, new in wanted.items():
+        old = found.get(key)
+        if old == new:
+            continue
+        if key == "preset" and isinstance(old, dict) and old.get("name") != new["name"]:
+            parts.append(f"preset {old.get('name')!r} instead of {new['name']!r}")
+        else:
+            parts.append(f"{key} {old!r} instead of {new!r}")
+    return ", ".join(parts)
+
+
+def remove_dataset(directory: Path) -> None:
+    """Delete a dataset's own files, the manifest first, and nothing else in the folder."""
+    for name in ("manifest.json", "generation.json"):
+        (directory / name).unlink(missing_ok=True)
+    for split in SPLITS:
+        for file in (directory / split).glob("*shard_*"):
+            file.unlink()
+
+
+def _prepare_directory(directory: Path, parameters: dict[str, Any], force: bool) -> None:
+    """Make the folder ready for new or resumed generation; refuse to touch another dataset without `force`."""
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file; give a folder for --output_dir")
+    if force and directory.is_dir():
+        remove_dataset(directory)
+    record = directory / "generation.json"
+    if record.is_file():
+        found = read_json(record, MADE_BY, stage="generation")["parameters"]
+        if found != parameters:
+            raise InputError(
+                f"{directory} holds another dataset ({_difference(found, parameters)}); "
+                "give another --output_dir, or --force to replace it"
+            )
+        return
+    holds_data = (directory / "manifest.json").exists() or any((directory / split).exists() for split in SPLITS)
+    if holds_data and not force:
+        raise InputError(
+            f"{directory} holds a dataset that {MADE_BY} did not make; give another --output_dir, or --force "
+            "to replace it"
+        )
+    try:
+        write_json(record, {"stage": "generation", "schema_version": SCHEMA_VERSION, "parameters": parameters})
+    except OSError as error:
+        raise InputError(f"cannot write in {directory}: {error.strerror}; give another --output_dir") from None
+
+
+def _is_complete(directory: Path) -> bool:
+    if not (directory / "manifest.json").is_file():
+        return False
+    splits = read_manifest(directory)["splits"]
+    return all(
+        (directory / split / f"{shard['name']}{suffix}").is_file()
+        for split in SPLITS
+        for shard in splits[split]["shards"]
+        for suffix in (".npy", ".meta.npz")
+    )
+
+
+def _missing(directory: Path, plans: list[ShardPlan]) -> list[ShardPlan]:
+    return [plan for plan in plans if not (directory / plan.split / f"shard_{plan.index:05d}.npy").is_file()]
+
+
+def generate_dataset(
+    directory: Path,
+    preset: Preset,
+    seed: int,
+    counts: dict[str, int],
+    workers: int = 1,
+    force: bool = False,
+) -> bool:
+    """Make a dataset of `counts` clips per split in `directory`; False when it was already whole.
+
+    Raises InputError when the folder holds another dataset (without `force`) or the disk has too little space.
+    """
+    parameters = generation_parameters(preset, seed, counts)
+    _prepare_directory(directory, parameters, force)
+    if _is_complete(directory):
+        return False
+    plans = [plan for split in SPLITS for plan in plan_shards(preset, seed, split, counts[split])]
+    to_make = sum(plan.num_clips for plan in _missing(directory, plans))
+    if (free := shutil.disk_usage(directory).free) < to_make * BYTES_PER_CLIP * 1.02:
+        raise InputError(
+            f"{directory} needs {to_make * BYTES_PER_CLIP / 1e9:.1f} GB and its disk has {free / 1e9:.1f} GB "
+            "free; free some space or give a smaller --num_clips"
+        )
+    entries: dict[str, dict[int, dict[str, Any]]] = {split: {} for split in SPLITS}
+    total = sum(plan.num_clips for plan in plans)
+    with progress(None, total, f"generating {preset.name}", unit="clips") as bar:
+        for plan, entry in _run_plans(directory, preset, seed, plans, min(workers, len(plans))):
+            entries[plan.split][plan.index] = entry
+            bar.update(plan.num_clips)
+    shards = {split: [entries[split][index] for index in sorted(entries[split])] for split in SPLITS}
+    description = {
+        "kind": "synthetic",
+        "preset": preset.name,
+        "seed": seed,
+        "path_types": list(PATH_TYPES),
+        "generation": parameters,
+        "provenance": provenance({"preset": preset.name, "counts": counts, "workers": workers}, seed),
+    }
+    write_manifest(directory, shards, description)
+    return True
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative; a seed is 0 or more")
+    return value
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--preset",
+        choices=list(PRESETS),
+        default="standard",
+        help="easy: the colour tells all; standard: the benchmark; blind: no colour cue, a leak detector; "
+        "hard: long clutter, crowded, low contrast (default: standard)",
+    )
+    parser.add_argument("--num_clips", type=_positive, required=True, help="clips of the train split")
+    parser.add_argument("--calibration_clips", type=_positive, help="default: max(500, num_clips // 5)")
+    parser.add_argument("--test_clips", type=_positive, help="default: max(1000, num_clips // 2)")
+    parser.add_argument("--seed", type=_seed, default=0, help="the same seed gives the same clips (default: 0)")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the dataset")
+    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--force", action="store_true", help="replace whatever dataset the folder holds")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Generate the dataset that the command line describes."""
+    args = parse_args()
+    counts = {
+        "train": args.num_clips,
+        "calibration": args.calibration_clips or max(500, args.num_clips // 5),
+        "test": args.test_clips or max(1000, args.num_clips // 2),
+    }
+    started = time.monotonic()
+    made = generate_dataset(args.output_dir, get_preset(args.preset), args.seed, counts, args.workers, args.force)
+    described = ", ".join(f"{count} {split}" for split, count in counts.items())
+    if made:
+        seconds = time.monotonic() - started
+        print(f"{args.output_dir}: {args.preset}, {described} clips in {seconds:.1f} s")
+    else:
+        print(f"{args.output_dir} is already whole: {args.preset}, {described} clips; nothing to do")
+
+
+if __name__ == "__main__":
+    run_cli(main)
