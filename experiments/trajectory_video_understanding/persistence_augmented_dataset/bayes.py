@@ -48,10 +48,10 @@ _LONG_LIVES = (0.30, 0.24, 0.18, 0.13, 0.09, 0.06)
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset("easy", 6.0, 0.0, _SHORT_LIVES, 0, (3, 5), 0.75, 1.0, 5.0),
-        Preset("standard", 1.0, 0.1, _SHORT_LIVES, 3, (7, 10), 0.75, 1.0, 5.0),
-        Preset("blind", 0.0, 0.1, _SHORT_LIVES, 3, (7, 10), 0.75, 1.0, 5.0),
-        Preset("hard", 1.0, 0.2, _LONG_LIVES, 3, (10, 13), 0.0, 0.45, 9.0),
+        Preset("easy", 6.0, 0.0, _SHORT_LIVES, 0, (4, 6), 0.75, 1.0, 5.0),
+        Preset("standard", 1.0, 0.1, _SHORT_LIVES, 3, (9, 12), 0.75, 1.0, 5.0),
+        Preset("blind", 0.0, 0.1, _SHORT_LIVES, 3, (9, 12), 0.75, 1.0, 5.0),
+        Preset("hard", 1.0, 0.2, _LONG_LIVES, 3, (12, 15), 0.0, 0.45, 9.0),
     )
 }
 
