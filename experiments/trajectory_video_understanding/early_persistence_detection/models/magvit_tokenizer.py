@@ -113,9 +113,10 @@ class MagvitTokenizer(nn.Module):
         self.decoder = nn.ModuleList(self._residual(top) for _ in range(config.residual_blocks))
         self.decoder.extend(
             CausalBlock(nn.ConvTranspose2d(above, below, kernel_size=4, stride=2, padding=1), below)
-            for above, below in zip(widths[::-1], (*widths[-2::-1], widths[0]), strict=True)
+            for above, below in zip(widths[:0:-1], widths[-2::-1], strict=True)
         )
-        self.to_pixels = nn.Conv2d(widths[0], 3, kernel_size=3, padding=1)
+        # the last doubling rearranges channels: convolutions at full resolution would cost more than all others
+        self.to_pixels = nn.Sequential(nn.Conv2d(widths[0], 4 * 3, kernel_size=3, padding=1), nn.PixelShuffle(2))
 
     @staticmethod
     def _residual(channels: int) -> CausalBlock:

@@ -1,0 +1,63 @@
+"""A classifier trained from nothing on a given tokenizer's tokens, and its calibrated answers on the test split.
+
+What the token ablation and the leak check share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from persistence_augmented_dataset.dataset import ClipSplit
+from scipy.special import expit
+
+from early_persistence_detection.models.attention_visualization import object_tokens
+from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, PersistenceHead
+from early_persistence_detection.models.magvit_tokenizer import MagvitTokenizer
+from early_persistence_detection.training.calibrate import fit_platt
+from early_persistence_detection.training.classifier_training import (
+    ClassifierTraining,
+    encode_split,
+    predict_logits,
+    train_head,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FreshHead:
+    """Answers on the test split."""
+
+    probabilities: np.ndarray  # (n, T), calibrated on the calibration split
+    labels: np.ndarray  # (n,)
+    bayes_posterior: np.ndarray  # (n, T)
+
+
+def fit_fresh_head(
+    tokenizer: MagvitTokenizer,
+    config: ClassifierConfig,
+    splits: dict[str, ClipSplit],
+    settings: ClassifierTraining,
+    seed: int,
+    device: torch.device,
+    soft: bool = False,
+) -> FreshHead:
+    """Train on `splits["train"]`, calibrate on `["calibration"]`, answer on `["test"]`.
+
+    `soft` reads the latents before rounding instead of the quantized codes.
+    """
+    encoded = {}
+    for name, split in splits.items():
+        shown = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
+        encoded[name] = encode_split(tokenizer, split, shown, device, soft)
+    torch.manual_seed(seed)
+    head = PersistenceHead(config, tokenizer.code_dim).to(device)
+    train_head(head, tokenizer, encoded["train"], None, settings, seed, device)
+    logits = {name: predict_logits(head, tokenizer, encoded[name], device).numpy() for name in ("calibration", "test")}
+    scale, shift = fit_platt(logits["calibration"], encoded["calibration"].labels.numpy())
+    test = splits["test"].metadata
+    return FreshHead(
+        expit(scale * logits["test"] + shift),
+        test["label"].astype(np.int64),
+        test["bayes_posterior"].astype(np.float64),
+    )
