@@ -1,5 +1,7 @@
 """The exact posterior and the optimal stopping rule against independent computations."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -73,6 +75,43 @@ def test_accuracy_at_age_matches_closed_forms():
     # age 2: seen -> persistent: (0.9 + (1 - 2/3 * 0.9)) / 2; age 3: "seen at 3 or at 2 only" by enumeration
     for age, expected in ((1, 0.5), (2, 0.65), (3, 0.80)):
         assert correct[:, age - 1].mean() == pytest.approx(expected, abs=4 * 0.5 / count**0.5)
+
+
+def theoretical_accuracy(preset, age):
+    """Best possible accuracy at an age: over every pattern of appearances, the overlap of two Gaussians.
+
+    Given a pattern with k appearances the sum of the cues is N(+-k d'/2, k) and is all that the cues tell.
+    """
+    accuracy = 0.0
+    lives = [(np.inf, 1.0, True)] + [(d, q, False) for d, q in enumerate(preset.duration_pmf, 1)]
+    for later in itertools.product((True, False), repeat=age - 1):
+        weight = {True: 0.0, False: 0.0}
+        for life, share, persistent in lives:
+            chance = share
+            for frame, seen in enumerate(later, 2):
+                p_seen = (1 - preset.p_miss) * (frame <= life)
+                chance *= p_seen if seen else 1 - p_seen
+            weight[persistent] += chance
+        k, strength = 1 + sum(later), preset.cue_strength
+        high, low = weight[True], weight[False]
+        if strength == 0 or high == 0 or low == 0:
+            accuracy += max(high, low) / 2
+            continue
+        cut = np.log(low / high) / strength  # answer persistent where the cues' sum is above
+        mean, sd = k * strength / 2, k**0.5
+        accuracy += (high * stats.norm.sf(cut, mean, sd) + low * stats.norm.cdf(cut, -mean, sd)) / 2
+    return accuracy
+
+
+@pytest.mark.parametrize("name", PRESET_NAMES)
+def test_accuracy_at_each_age_matches_theory(name):
+    count = 60_000
+    preset, tracks = simulated(name, count, 7)
+    correct = (posterior(tracks.visible, tracks.cue, preset) >= 0.5) == tracks.label[:, None]
+    for age in range(1, 10):
+        expected = theoretical_accuracy(preset, age)
+        spread = (expected * (1 - expected) / count) ** 0.5
+        assert correct[:, age - 1].mean() == pytest.approx(expected, abs=4 * spread + 2e-4), age
 
 
 def test_simulated_tracks_follow_the_generative_model():
