@@ -13,7 +13,7 @@ Examples::
     python generate_dataset.py --preset hard --num_clips 10000 --output_dir data/hard --workers 8
     python preview.py --data data/standard --output standard.png        # look at what was made
 
-About 1,000 clips/s on 2 CPU cores; 196,608 bytes a clip.
+About 700 clips/s on 2 CPU cores; 196,608 bytes a clip.
 """
 
 from __future__ import annotations
