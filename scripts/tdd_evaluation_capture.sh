@@ -8,21 +8,12 @@
 # Reads   experiments/trajectory_video_understanding/early_persistence_detection/evaluation/tests/
 # Writes  artifacts/tdd_evaluation_<phase>.txt: commit, tree state, hash of the tests, time, versions,
 #         pytest's exit code and output. PYTHON names the interpreter (default: .venv/bin/python).
-set -Eeuo pipefail
-shopt -s inherit_errexit
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=lib/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
+
 tests=experiments/trajectory_video_understanding/early_persistence_detection/evaluation/tests/test_evaluation_scripts.py
-python=${PYTHON:-$root/.venv/bin/python}
-
-usage() {
-  sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-}
-
-fail() {
-  printf 'error: %s\n' "$1" >&2
-  exit 2
-}
+python=${PYTHON:-${EARLY_PERSISTENCE_VENV:-$root/.venv}/bin/python}
 
 write_evidence() { # phase, exit code, file with pytest's output
   local tree=clean
@@ -51,7 +42,7 @@ main() {
   case $phase in
     red | green | refactor) ;;
     -h | --help)
-      usage
+      print_help "${BASH_SOURCE[0]}"
       exit 0
       ;;
     *) fail "phase '$phase' is unknown; give red, green or refactor" ;;

@@ -1,0 +1,36 @@
+# shellcheck shell=bash disable=SC2034,SC2154  # variables are shared with the scripts that source this
+# The two sizes of the study. Model size, steps and epochs go with them in training/train_early_persistence.py,
+# which gets --profile. Needs common.sh and `python` from setup.sh.
+
+profile='' profile_reason=''
+train_clips='' calibration_clips='' test_clips='' blind_train_clips='' blind_test_clips=''
+
+choose_profile() { # quick, full or nothing; training clips or nothing. Sets what is above and says why
+  case ${1:-} in
+    quick | full)
+      profile=$1
+      profile_reason="because --$1 was given"
+      ;;
+    *)
+      if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+        profile=full
+        profile_reason='because this machine has a CUDA GPU (--quick for the short one)'
+      else
+        profile=quick
+        profile_reason='because this machine has no CUDA GPU (--full for the whole study, many hours on a CPU)'
+      fi
+      ;;
+  esac
+  case $profile in
+    quick)
+      train_clips=6000 calibration_clips=1000 test_clips=2000
+      blind_train_clips=3000 blind_test_clips=2000
+      ;;
+    full)
+      train_clips=10000 calibration_clips=2000 test_clips=5000
+      blind_train_clips=5000 blind_test_clips=5000
+      ;;
+  esac
+  train_clips=${2:-$train_clips}
+  say "Profile $profile, $profile_reason"
+}
