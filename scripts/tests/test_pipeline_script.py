@@ -1,0 +1,184 @@
+"""The one command: what it says, what it refuses, and that a run cut short goes on. Real script, real stages."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+PIPELINE = SCRIPTS / "run_magvit_early_persistence_pipeline_ec2.sh"
+ENVIRONMENT = {**os.environ, "EARLY_PERSISTENCE_VENV": sys.prefix}
+
+
+def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command],
+        env={**ENVIRONMENT, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 40) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.sh")), ids=lambda path: path.name)
+def test_help_teaches(script: Path):
+    result = run("bash", script, "--help")
+    assert result.returncode == 0 and result.stderr == ""
+    assert f"bash scripts/{script.name}" in result.stdout
+    assert "shellcheck" not in result.stdout
+
+
+def test_help_names_every_flag():
+    shown = run("bash", PIPELINE, "--help").stdout
+    for flag in [
+        "--local",
+        "--quick",
+        "--full",
+        "--results_dir",
+        "--data_dir",
+        "--video",
+        "--detections",
+        "--ground_truth",
+        "--epochs",
+        "--batch_size",
+        "--num_clips",
+        "--seed",
+        "--extractor",
+        "--device",
+        "--help",
+    ]:
+        assert f"  {flag}" in shown, flag
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "remote mode is not part of this version"),
+        (["--local", "--bogus"], "--bogus"),
+        (["--local", "extra"], "extra"),
+        (["--local", "--epochs"], "--epochs"),
+        (["--local", "--epochs", "0"], "--epochs"),
+        (["--local", "--batch_size", "two"], "two"),
+        (["--local", "--seed", "-1"], "-1"),
+        (["--local", "--results_dir"], "--results_dir"),
+        (["--local", "--quick", "--full"], "not both"),
+        (["--local", "--video", "no such file.mp4"], "no such file.mp4"),
+        (["--local", "--detections", str(PIPELINE)], "--video"),
+    ],
+)
+def test_wrong_command_line_is_one_line_and_exit_2(arguments: list[str], message: str):
+    result = run("bash", PIPELINE, *arguments)
+    assert result.returncode == 2
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "cuda", "said"),
+    [
+        ("quick", "True", "Profile quick, because --quick was given"),
+        ("full", "False", "Profile full, because --full was given"),
+        ("", "True", "Profile full, because this machine has a CUDA GPU"),
+        ("", "False", "Profile quick, because this machine has no CUDA GPU"),
+    ],
+)
+def test_the_profile_and_its_reason_are_said(tmp_path: Path, asked: str, cuda: str, said: str):
+    # a torch that answers as the machine at hand would
+    (tmp_path / "torch.py").write_text(f"class cuda:\n    is_available = staticmethod(lambda: {cuda})\n")
+    script = 'source "$1/lib/common.sh"; source "$1/lib/profiles.sh"; python=$2; choose_profile "$3" "$4"; '
+    command = ("bash", "-c", script + 'echo "$train_clips"', "bash", SCRIPTS, sys.executable, asked)
+    result = run(*command, "", PYTHONPATH=str(tmp_path))
+    assert said in result.stdout, result.stderr
+    assert int(result.stdout.split()[-1]) >= 6000
+    assert run(*command, "77", PYTHONPATH=str(tmp_path)).stdout.split()[-1] == "77"
+
+
+class Run:
+    """One results directory and the command that works on it."""
+
+    def __init__(self, path: Path):
+        self.results, self.data = path / "it's the results", path / "the data"
+
+    def start(self) -> subprocess.Popen[str]:
+        command = ["bash", str(PIPELINE), "--local", "--quick", "--results_dir", str(self.results)]
+        return subprocess.Popen(
+            [*command, "--data_dir", str(self.data)],
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def shards(self) -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in self.data.rglob("shard_*.npy")}
+
+    def processes(self) -> list[str]:
+        """Command lines that work in this results or data folder."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "cmdline").read_bytes().decode("utf-8", "replace")
+            except OSError:
+                continue
+            if str(self.data) in words:
+                found.append(words)
+        return found
+
+
+def test_killed_and_interrupted_runs_go_on_from_where_they_were(tmp_path: Path):
+    work = Run(tmp_path)
+
+    first = work.start()
+    wait_for(lambda: len(work.shards()) >= 3)
+    second = work.start()
+    output, _ = second.communicate(timeout=40)
+    assert second.returncode == 2 and f"in use by process {first.pid}" in output
+
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate(timeout=40)
+    wait_for(lambda: not work.processes())
+    before = work.shards()
+    assert not list(work.results.glob("*_COMPLETE.txt"))
+
+    third = work.start()
+    wait_for(lambda: len(work.shards()) > len(before) + 2)
+    os.killpg(third.pid, signal.SIGINT)  # Ctrl-C: to everyone in the terminal's foreground group
+    output, _ = third.communicate(timeout=40)
+    assert third.returncode == 130, output
+    assert not work.processes()
+    after = work.shards()
+    assert {path: after[path] for path in before} == before  # whole shards were not made again
+    assert not list(work.results.glob("*_COMPLETE.txt")) and not list(work.results.glob("*_FAILED.txt"))
+    assert "interrupted" in (work.results / "PROGRESS.txt").read_text()
+
+
+def test_a_failing_stage_stops_the_run_with_its_reason(tmp_path: Path):
+    work = Run(tmp_path)
+    work.data.mkdir()
+    # another dataset already lies where this one belongs
+    folder = work.data / "standard-6000-1000-2000-seed0"
+    (folder / "train").mkdir(parents=True)
+    run_ = work.start()
+    output, _ = run_.communicate(timeout=60)
+    assert run_.returncode == 2
+    marker = (work.results / "GENERATE_STANDARD_FAILED.txt").read_text()
+    assert "exit code 2" in marker and "holds a dataset" in marker
+    assert "generate_standard failed" in output
+    assert not (work.results / ".stages" / "generate_blind.json").exists()
