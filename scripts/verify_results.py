@@ -1,0 +1,306 @@
+#!/usr/bin/env python3
+"""Check that a finished run is whole and good: every line of the verification checklist, one after the other.
+
+    python scripts/verify_results.py --results_dir RESULTS --data_dir data/standard-6000-1000-2000-seed0
+    python scripts/verify_results.py --results_dir RESULTS --figures_only
+
+Reads   RESULTS, and the datasets given with --data_dir (their checksums are computed anew)
+Writes  nothing; prints `ok` or `FAIL` with the reason for each line. Exit code 1 when a line fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from early_persistence_detection.models.checkpoint import load_model
+from early_persistence_detection.models.early_persistence_classifier import frames_to_input
+from persistence_augmented_dataset.dataset import CLIP_SIZE, SPLITS, load_split, read_manifest
+from run_directory import InputError, read_json, run_cli
+
+# file -> (stage, the script that writes it)
+STAGE_FILES = {
+    "config.json": ("config", "train_early_persistence.py"),
+    "training_metrics.json": ("train", "train_early_persistence.py"),
+    "calibration.json": ("calibrate", "calibrate.py"),
+    "evaluation_metrics.json": ("evaluate", "evaluate_model.py"),
+    "efficiency_metrics.json": ("efficiency", "evaluate_model.py"),
+    "token_ablation.json": ("compare_tokens", "compare_tokens.py"),
+    "blind_leak_check.json": ("check_leakage", "check_leakage.py"),
+    "attention_visualizations/attention_analysis.json": ("visualize", "visualize_attention.py"),
+    "efficiency_analysis/efficiency_statistics.json": ("analyze", "analyze_efficiency.py"),
+    "detection/summary.json": ("detect", "detect.py"),
+    "success_criteria.json": ("report", "generate_report.py"),
+}
+PICTURES = (
+    "confusion_matrix.png",
+    "accuracy_earliness.png",
+    "reliability.png",
+    "calibration_reliability.png",
+    "attention_visualizations/overview.png",
+    "efficiency_analysis/decision_frame_histogram.png",
+    "efficiency_analysis/compute_usage_chart.png",
+)
+TEXTS = ("FINAL_REPORT.md", "efficiency_analysis/efficiency_report.md")
+MOT_ROW = re.compile(r"^\d+,-?\d+(,-?[\d.]+){4,}")
+
+
+class CheckFailed(Exception):
+    """A line of the checklist does not hold; the message says why."""
+
+
+def require(holds: bool, reason: str) -> None:
+    """Fail the check with `reason` unless it holds."""
+    if not holds:
+        raise CheckFailed(reason)
+
+
+def check_stage_file(path: Path, stage: str, script: str) -> None:
+    """A valid JSON object of its stage and schema version, without NaN, made with known code."""
+    value = read_json(path, script, stage)
+    require(isinstance(value.get("provenance"), dict), "it does not say what it was made with (provenance)")
+
+
+def check_picture(path: Path) -> None:
+    """A PNG that opens and shows more than one colour."""
+    require(path.is_file(), "it does not exist")
+    image = cv2.imread(str(path))
+    require(image is not None, "it does not open")
+    require(min(image.shape[:2]) >= 64, f"it is only {image.shape[1]} x {image.shape[0]} px")
+    require(float(image.std()) > 1.0, "it is blank")
+
+
+def check_samples(folder: Path) -> None:
+    """The attention pictures of the samples."""
+    samples = sorted(folder.glob("sample_*.png"))
+    require(bool(samples), "there is none")
+    for sample in samples:
+        try:
+            check_picture(sample)
+        except CheckFailed as failure:
+            raise CheckFailed(f"{sample.name}: {failure}") from None
+
+
+def check_text(path: Path) -> None:
+    """A text that exists and says something, with no figure left unfilled."""
+    require(path.is_file(), "it does not exist")
+    text = path.read_text(encoding="utf-8")
+    require(len(text.split()) >= 20, "it says next to nothing")
+    require(not re.search(r"\{\{|\}\}|\bnan\b|\bNone\b", text), "it holds an unfilled or undefined value")
+
+
+class ExternalReferences(HTMLParser):
+    """Collects what a page would load from outside itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.num_images = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note images and every reference that is neither data nor a link for the reader to follow."""
+        self.num_images += tag in {"img", "image", "svg"}
+        for name, value in attrs:
+            loads = name in {"src", "srcset", "poster", "data"} or (name in {"href", "xlink:href"} and tag != "a")
+            if loads and value and not value.startswith(("data:", "#")):
+                self.found.append(value)
+            if name == "style" and value:
+                self.note_css(value)
+
+    def handle_data(self, data: str) -> None:
+        """Style sheets load too."""
+        if self.rawdata and self.cdata_elem == "style":
+            self.note_css(data)
+
+    def note_css(self, css: str) -> None:
+        """Collect `url(...)` and `@import` that are not data."""
+        references = re.findall(r"url\(\s*['\"]?([^)'\"]+)", css) + re.findall(r"@import\s+['\"]([^'\"]+)", css)
+        self.found += [reference for reference in references if not reference.startswith(("data:", "#"))]
+
+
+def check_self_contained(path: Path) -> None:
+    """The page shows pictures and loads nothing from elsewhere."""
+    require(path.is_file(), "it does not exist")
+    page = ExternalReferences()
+    page.feed(path.read_text(encoding="utf-8"))
+    require(not page.found, f"it loads {', '.join(page.found[:3])}")
+    require(page.num_images > 0, "it shows no picture")
+
+
+def check_predictions(results: Path) -> None:
+    """One row per test clip."""
+    with open(results / "predictions.csv", newline="", encoding="utf-8") as file:
+        num_rows = sum(1 for _ in csv.DictReader(file))
+    expected = read_json(results / "evaluation_metrics.json", "evaluate_model.py", "evaluate")["num_clips"]
+    require(num_rows == expected, f"{num_rows} rows, the evaluation counted {expected} clips")
+
+
+def check_training_log(results: Path) -> None:
+    """Every epoch that the configuration asked for is in the log."""
+    epochs = read_json(results / "training_metrics.json", "train_early_persistence.py", "train")["epochs"]
+    logged = re.findall(r"Epoch (\d+)/(\d+): Loss=", (results / "training.log").read_text(encoding="utf-8"))
+    require(bool(logged), "it holds no line `Epoch 1/20: Loss=..., Accuracy=...`")
+    last, total = (int(number) for number in logged[-1])
+    require(last == total == len(epochs), f"it ends with epoch {last} of {total}, the metrics hold {len(epochs)}")
+
+
+def check_markers(results: Path) -> None:
+    """Training said that it is done, nothing said that it failed."""
+    require((results / "TRAINING_COMPLETE.txt").is_file(), "TRAINING_COMPLETE.txt does not exist")
+    failed = [path.name for path in results.glob("*_FAILED.txt") if path.name != "VERIFY_FAILED.txt"]
+    require(not failed, f"there is {', '.join(failed)}")
+
+
+def check_monitoring(results: Path) -> None:
+    """The files by which a run is watched hold lines of the documented form."""
+    stamp = r"^\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] "
+    progress = (results / "PROGRESS.txt").read_text(encoding="utf-8").splitlines()
+    require(bool(progress) and bool(re.match(stamp, progress[-1])), "PROGRESS.txt does not end with a dated line")
+    heartbeat = (results / "HEARTBEAT.txt").read_text(encoding="utf-8")
+    require(bool(re.match(stamp + "Heartbeat: .+ in progress$", heartbeat.strip())), "HEARTBEAT.txt is malformed")
+
+
+def check_model(path: Path) -> None:
+    """The file alone rebuilds a model that gives probabilities."""
+    model = load_model(path, torch.device("cpu"))
+    with torch.inference_mode():
+        frames = torch.zeros((1, 2, CLIP_SIZE, CLIP_SIZE, 3), dtype=torch.uint8)
+        p = model(frames_to_input(frames, torch.device("cpu")))
+    require(bool(((p >= 0) & (p <= 1)).all()), f"it gives {p.tolist()} for a blank clip")
+
+
+def check_tracks(path: Path) -> None:
+    """MOT Challenge text with at least one track."""
+    rows = path.read_text(encoding="utf-8").split()
+    require(bool(rows), "it is empty")
+    malformed = [row for row in rows if not MOT_ROW.match(row)]
+    require(not malformed, f"{malformed[:1]} is not frame,id,x,y,width,height,...")
+
+
+def check_video(path: Path) -> None:
+    """A video whose frames can be read."""
+    require(path.is_file(), "it does not exist")
+    video = cv2.VideoCapture(str(path))
+    opened, frame = video.read()
+    video.release()
+    require(opened and float(frame.std()) > 1.0, "its first frame cannot be read or is blank")
+
+
+def check_leakage(results: Path) -> None:
+    """On clips without a cue nobody beats the Bayes limit."""
+    require(
+        read_json(results / "blind_leak_check.json", "check_leakage.py", "check_leakage")["passed"] is True,
+        "the classifier beat the Bayes limit on blind clips by more than three standard errors",
+    )
+
+
+def check_dataset(directory: Path) -> None:
+    """Every shard of every split has the checksum in the manifest."""
+    for split in SPLITS:
+        load_split(directory, split, verify=True)
+
+
+def check_trained_on(results: Path, directory: Path) -> None:
+    """The model's configuration names this preset and these clips."""
+    data = read_json(results / "config.json", "train_early_persistence.py", "config")["data"]
+    manifest = read_manifest(directory)
+    counts = {name: split["num_clips"] for name, split in manifest["splits"].items()}
+    require(data["preset"] == manifest["preset"], f"trained on preset {data['preset']}, not {manifest['preset']}")
+    require(data["num_clips"] == counts, f"trained on {data['num_clips']} clips, not {counts}")
+
+
+def read_figures(results: Path) -> list[dict[str, Any]]:
+    """The success figures as the report judged them: name, value, target, passed."""
+    return read_json(results / "success_criteria.json", "generate_report.py", "report")["criteria"]
+
+
+def describe_figure(figure: dict[str, Any]) -> str:
+    """One figure in words."""
+    return f"{figure['name']}: {figure['value']} (target {figure['target']})"
+
+
+def check_figure(figure: dict[str, Any]) -> None:
+    """The figure meets the floor."""
+    require(figure["passed"] is True, f"measured {figure['value']}, target {figure['target']}")
+
+
+def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[], None]]]:
+    """Every line with the function that checks it."""
+    lines: list[tuple[str, Callable[[], None]]] = [
+        ("the run's markers: training complete, nothing failed", lambda: check_markers(results)),
+        ("PROGRESS.txt and HEARTBEAT.txt can be watched", lambda: check_monitoring(results)),
+        ("training.log holds every epoch", lambda: check_training_log(results)),
+    ]
+    for name, (stage, script) in STAGE_FILES.items():
+        lines.append((f"{name} is valid", lambda n=name, s=stage, w=script: check_stage_file(results / n, s, w)))
+    for name in PICTURES:
+        lines.append((f"{name} opens and is not blank", lambda n=name: check_picture(results / n)))
+    for name in TEXTS:
+        lines.append((f"{name} is filled in", lambda n=name: check_text(results / n)))
+    for name in ("final_model.pt", "calibrated_model.pt"):
+        lines.append((f"{name} loads alone", lambda n=name: check_model(results / n)))
+    lines += [
+        ("attention pictures of the samples open", lambda: check_samples(results / "attention_visualizations")),
+        ("predictions.csv has a row per test clip", lambda: check_predictions(results)),
+        ("detection/tracks.txt is MOT text", lambda: check_tracks(results / "detection" / "tracks.txt")),
+        ("detection/annotated.mp4 plays", lambda: check_video(results / "detection" / "annotated.mp4")),
+        ("FINAL_REPORT.html is self-contained", lambda: check_self_contained(results / "FINAL_REPORT.html")),
+        ("blind clips leak nothing", lambda: check_leakage(results)),
+    ]
+    for directory in datasets:
+        lines.append((f"checksums of {directory.name}", lambda d=directory: check_dataset(d)))
+    if datasets:
+        lines.append((f"trained on {datasets[0].name}", lambda: check_trained_on(results, datasets[0])))
+    try:
+        figures = read_figures(results)
+    except (InputError, KeyError) as error:
+        raise InputError(f"{results / 'success_criteria.json'} cannot be judged: {error}") from None
+    lines += [(describe_figure(figure), lambda f=figure: check_figure(f)) for figure in figures]
+    return lines
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results_dir", type=Path, required=True, help="a finished run's directory")
+    parser.add_argument(
+        "--data_dir", type=Path, nargs="*", default=[], help="datasets to check; the first is the one trained on"
+    )
+    parser.add_argument("--figures_only", action="store_true", help="print the success figures, check nothing")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Print the figures, or check every line."""
+    arguments = parse_args()
+    if not arguments.results_dir.is_dir():
+        raise InputError(f"{arguments.results_dir} is not a folder; give the --results_dir of a finished run")
+    if arguments.figures_only:
+        for figure in read_figures(arguments.results_dir):
+            print(describe_figure(figure))
+        return
+    num_failed = 0
+    for line, check in checklist(arguments.results_dir, arguments.data_dir):
+        try:
+            check()
+        # a damaged file can hold anything: whatever goes wrong with it, its line fails and the others are checked
+        except (CheckFailed, OSError, ValueError, KeyError, TypeError, cv2.error, json.JSONDecodeError) as failure:
+            num_failed += 1
+            print(f"FAIL  {line}: {' '.join(str(failure).split())}", flush=True)
+        else:
+            print(f"ok    {line}", flush=True)
+    if num_failed:
+        print(f"{num_failed} of the lines above failed")
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    run_cli(main)
