@@ -76,9 +76,9 @@ def portable(text: str, results_dir: Path) -> str:
 def digest_path(path: Path) -> str | None:
     """SHA-256 that stands for a file or folder; None when it does not exist.
 
-    A dataset folder (one with a manifest.json, which holds the checksum of each shard) is told by its manifest and
-    the names and sizes of its arrays, so that gigabytes are not read to find that nothing changed. Any other
-    folder is told by the names and contents of its files.
+    A dataset folder (one with a manifest.json, which holds the checksum of each shard) is told by its manifest, but
+    for when and where it was made, and the names and sizes of its arrays, so that gigabytes are not read to find
+    that nothing changed. Any other folder is told by the names and contents of its files.
     """
     if path.is_file():
         return sha256_file(path)
@@ -88,11 +88,19 @@ def digest_path(path: Path) -> str | None:
     manifest = path / "manifest.json"
     if manifest.is_file():
         arrays = [file for file in files if file.suffix in {".npy", ".npz"}]
-        listing: list[Any] = [sha256_file(manifest)]
+        listing: list[Any] = [_manifest_without_provenance(manifest)]
         listing += [[file.relative_to(path).as_posix(), file.stat().st_size] for file in arrays]
     else:
         listing = [[file.relative_to(path).as_posix(), sha256_file(file)] for file in files]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+
+
+def _manifest_without_provenance(path: Path) -> Any:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        return {key: value for key, value in manifest.items() if key != "provenance"}
+    except (ValueError, AttributeError):  # damaged: the stage that reads it says so
+        return sha256_file(path)
 
 
 def code_digests(command: list[str]) -> dict[str, str]:

@@ -219,6 +219,7 @@ def test_dataset_folder_counts_by_its_manifest_and_files_present(workplace: Work
     (data / "manifest.json").write_text('{"seed": 0}')
     options = ("--inputs", data, "--outputs", workplace.target)
     workplace.run(options=options)
+    (data / "manifest.json").write_text('{"seed": 0, "provenance": {"written_at": "later"}}')
     assert "nothing changed" in workplace.run(options=options).stdout
     (data / "manifest.json").write_text('{"seed": 1}')
     assert "data changed" in workplace.run(options=options).stdout
