@@ -134,15 +134,23 @@ class ClipSplit:
     def __len__(self) -> int:
         return len(self.metadata["label"])
 
-    def clips(self, indices: np.ndarray | slice) -> np.ndarray:
+    def clips(self, indices: np.ndarray) -> np.ndarray:
         """Pixels of the clips at `indices` (any order): uint8 (len(indices), T, 64, 64, 3)."""
+        return self._gather(indices, slice(None))
+
+    def frames(self, indices: np.ndarray, frame_index: int) -> np.ndarray:
+        """Pixels of one frame of the clips at `indices`: uint8 (len(indices), 64, 64, 3). Reads no other frame."""
+        return self._gather(indices, frame_index)
+
+    def _gather(self, indices: np.ndarray, frame: int | slice) -> np.ndarray:
         rows = self.rows[indices]
         starts = np.cumsum([0, *(len(shard) for shard in self.shards)])
         owner = np.searchsorted(starts, rows, side="right") - 1
-        result = np.empty((len(rows), NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3), np.uint8)
+        frame_shape = () if isinstance(frame, int) else (NUM_FRAMES,)
+        result = np.empty((len(rows), *frame_shape, CLIP_SIZE, CLIP_SIZE, 3), np.uint8)
         for shard_index in np.unique(owner):
             owned = np.flatnonzero(owner == shard_index)
-            result[owned] = self.shards[shard_index][rows[owned] - starts[shard_index]]
+            result[owned] = self.shards[shard_index][rows[owned] - starts[shard_index], frame]
         return result
 
     def batches(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -1,0 +1,216 @@
+"""Every metric of the study, defined once. Pure numpy.
+
+Scalar metrics are functions of means over clips, so one paired bootstrap serves them all: resample the clips, take
+the means of the per-clip columns, apply the same function.
+
+Legend: n clips, T frames of a clip, N tokens per frame, k columns, R resamples. Decision frames count from 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+RESAMPLES = 1000
+NUM_CALIBRATION_BINS = 15
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A value and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def as_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+
+def resampled_means(columns: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """Column means of `resamples` bootstrap samples of the rows: (n, k) -> (R, k).
+
+    The rows (clips) are drawn together, so differences between columns are paired. Source: Efron, 1979.
+    """
+    columns = np.asarray(columns, np.float64)
+    count = len(columns)
+    random = np.random.default_rng(seed)
+    means = np.empty((resamples, columns.shape[1]))
+    for start in range(0, resamples, 100):  # the count matrix of all resamples at once would not fit the cache
+        rows = slice(start, min(start + 100, resamples))
+        drawn = random.multinomial(count, np.full(count, 1 / count), size=rows.stop - rows.start)
+        means[rows] = drawn @ columns / count
+    return means
+
+
+def bootstrap(
+    columns: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means[..., 0], seed: int = 0
+) -> Interval:
+    """Value and 95 % percentile interval of a statistic of column means.
+
+    `columns` (n, k) per-clip values; `statistic` maps means (..., k) to values (...). Raises ValueError when there are
+    no rows or a value is not finite.
+    """
+    columns = np.asarray(columns, np.float64)
+    if columns.ndim != 2 or len(columns) == 0 or not np.isfinite(columns).all():
+        raise ValueError(f"bootstrap needs finite columns (n >= 1, k), got shape {columns.shape}")
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may lack what a ratio divides by
+        samples = statistic(resampled_means(columns, seed))
+        value = float(statistic(columns.mean(axis=0)))
+    low, high = np.nanpercentile(samples, [2.5, 97.5])
+    return Interval(value, float(low), float(high))
+
+
+def bootstrap_mean(values: np.ndarray, seed: int = 0) -> Interval:
+    """Mean of per-clip values (n,) with its interval."""
+    return bootstrap(np.asarray(values, np.float64)[:, None], seed=seed)
+
+
+# --- decisions -----------------------------------------------------------------------------------------------------
+
+
+def is_right(decision: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Per clip 1.0 where the label emitted at the decision frame is right, else 0.0."""
+    return (np.asarray(decision) == np.asarray(labels)).astype(np.float64)
+
+
+def is_right_at_age(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n, T) 1.0 where p_t names the label; p_t = 0.5 counts as persistent."""
+    return ((probabilities >= 0.5) == (np.asarray(labels) > 0.5)[:, None]).astype(np.float64)
+
+
+def accuracy(right: np.ndarray, seed: int = 0) -> Interval:
+    """Share of clips whose label, as emitted, is right; `right` (n,) of `is_right`."""
+    return bootstrap_mean(right, seed)
+
+
+def early_stop_rate(decision_frame: np.ndarray, early_stop_frame: int, seed: int = 0) -> Interval:
+    """Share of clips decided at frame `early_stop_frame` or before."""
+    return bootstrap_mean(np.asarray(decision_frame) <= early_stop_frame, seed)
+
+
+def mean_decision_frame(decision_frame: np.ndarray, seed: int = 0) -> Interval:
+    """Mean decision frame, from 1."""
+    return bootstrap_mean(decision_frame, seed)
+
+
+def frames_saved_fraction(decision_frame: np.ndarray, num_frames: int, seed: int = 0) -> Interval:
+    """1 - mean decision frame / T."""
+    return bootstrap_mean(1 - np.asarray(decision_frame, np.float64) / num_frames, seed)
+
+
+def compute_savings(flops_spent: np.ndarray, flops_full: float, seed: int = 0) -> Interval:
+    """1 - FLOPs spent by the gated stream / FLOPs of running every clip to its end.
+
+    `flops_spent` (n,) per clip, `flops_full` of one whole clip.
+    """
+    return bootstrap_mean(1 - np.asarray(flops_spent, np.float64) / flops_full, seed)
+
+
+def harmonic_mean(right: np.ndarray, decision_frame: np.ndarray, num_frames: int, seed: int = 0) -> Interval:
+    """Harmonic mean of accuracy and 1 - mean decision frame / T. Reported, never optimised."""
+
+    def statistic(means: np.ndarray) -> np.ndarray:
+        saved = 1 - means[..., 1] / num_frames
+        return 2 * means[..., 0] * saved / (means[..., 0] + saved)
+
+    return bootstrap(np.column_stack([right, decision_frame]), statistic, seed)
+
+
+def cost_per_clip(right: np.ndarray, decision_frame: np.ndarray, num_frames: int, alpha: float) -> np.ndarray:
+    """alpha * error + (1 - alpha) * decision frame / T, (n,). Source: Bilski and Jastrzebska, CALIMERA, 2023; ml_edm."""
+    return alpha * (1 - np.asarray(right, np.float64)) + (1 - alpha) * np.asarray(decision_frame) / num_frames
+
+
+def average_cost(right: np.ndarray, decision_frame: np.ndarray, num_frames: int, alpha: float) -> float:
+    """Mean of `cost_per_clip`."""
+    return float(cost_per_clip(right, decision_frame, num_frames, alpha).mean())
+
+
+def regret(cost: np.ndarray, optimal_cost: np.ndarray, seed: int = 0) -> Interval:
+    """Mean cost above that of the optimal rule on the Bayes posterior, paired per clip; both (n,)."""
+    return bootstrap_mean(np.asarray(cost) - np.asarray(optimal_cost), seed)
+
+
+def bayes_gap(probabilities: np.ndarray, bayes_posterior: np.ndarray, labels: np.ndarray, age: int) -> np.ndarray:
+    """Per clip, Bayes right minus ours right at `age` (from 1): (n,) in {-1, 0, 1}; its mean is bayes_gap(t)."""
+    column = slice(age - 1, age)
+    ours, best = is_right_at_age(probabilities[:, column], labels), is_right_at_age(bayes_posterior[:, column], labels)
+    return (best - ours)[:, 0]
+
+
+# --- calibration ---------------------------------------------------------------------------------------------------
+
+
+def reliability(probability: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean probability, share persistent and number of clips in each of NUM_CALIBRATION_BINS equal-width bins.
+
+    `probability` (n,), `labels` (n,); empty bins hold NaN and count 0.
+    """
+    bins = np.minimum((np.asarray(probability) * NUM_CALIBRATION_BINS).astype(int), NUM_CALIBRATION_BINS - 1)
+    counts = np.bincount(bins, minlength=NUM_CALIBRATION_BINS)
+    with np.errstate(invalid="ignore"):
+        confidence = np.bincount(bins, probability, NUM_CALIBRATION_BINS) / counts
+        share = np.bincount(bins, labels, NUM_CALIBRATION_BINS) / counts
+    return confidence, share, counts
+
+
+def expected_calibration_error(probability: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over clips of |share persistent - mean probability| of their bin. Source: Naeini et al., AAAI 2015."""
+    confidence, share, counts = reliability(probability, labels)
+    filled = counts > 0
+    return float((counts[filled] * np.abs(share[filled] - confidence[filled])).sum() / counts.sum())
+
+
+def brier_score(probability: np.ndarray, labels: np.ndarray) -> float:
+    """Mean squared difference between probability and label. Source: Brier, 1950."""
+    return float(np.mean((np.asarray(probability, np.float64) - np.asarray(labels)) ** 2))
+
+
+# --- attention -----------------------------------------------------------------------------------------------------
+
+
+def attention_columns(attention: np.ndarray, tokens: np.ndarray, decision_frame: np.ndarray) -> np.ndarray:
+    """Attention and number of tokens on persistent, then on transient objects, among frames 1..decision frame.
+
+    `attention` (n, T, N) of the decision query at the decision frame, `tokens` int8 (n, T, N): 1 shows a persistent
+    object, 0 a transient one, -1 neither; `decision_frame` (n,) from 1. Returns (m, 4), the m clips in which both
+    kinds are visible.
+    """
+    seen = np.arange(tokens.shape[1])[None, :, None] < np.asarray(decision_frame)[:, None, None]
+    columns = []
+    for kind in (1, 0):
+        shows = (tokens == kind) & seen
+        columns += [(attention * shows).sum((1, 2)), shows.sum((1, 2))]
+    table = np.stack(columns, axis=1).astype(np.float64)
+    return table[(table[:, 1] > 0) & (table[:, 3] > 0)]
+
+
+def attention_efficiency_ratio(
+    attention: np.ndarray, tokens: np.ndarray, decision_frame: np.ndarray, seed: int = 0
+) -> Interval | None:
+    """Mean attention per token on persistent objects / the same on transient ones, pooled over clips with both.
+
+    Shapes as in `attention_columns`; None when no clip shows both kinds.
+    """
+    columns = attention_columns(attention, tokens, decision_frame)
+    if len(columns) == 0:
+        return None
+    return bootstrap(columns, lambda means: (means[..., 0] / means[..., 1]) / (means[..., 2] / means[..., 3]), seed)
+
+
+def attention_faithfulness(
+    change_most_attended: np.ndarray, change_random: np.ndarray, seed: int = 0
+) -> Interval | None:
+    """Mean change of p at the decision when the most attended tokens are removed / when random object tokens are.
+
+    Both (n,), not negative; clips where either is NaN (too few object tokens) do not count. None when none is left.
+    """
+    both = np.isfinite(change_most_attended) & np.isfinite(change_random)
+    if not both.any():
+        return None
+    columns = np.column_stack([change_most_attended[both], change_random[both]])
+    return bootstrap(columns, lambda means: means[..., 0] / means[..., 1], seed)

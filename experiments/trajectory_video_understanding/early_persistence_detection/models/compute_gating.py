@@ -1,0 +1,168 @@
+"""The stopping rule, its only home: when to decide, what a decision gets downstream, and the stream that obeys it.
+
+Stop at the first age t with max(p_t, 1 - p_t) >= threshold; at the last age at the latest.
+
+Legend: n clips, T frames, B tracks in one step. Decision frames count from 1, frame indices from 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from early_persistence_detection.models.early_persistence_classifier import (
+    EarlyPersistenceClassifier,
+    StreamState,
+    frames_to_input,
+)
+
+
+class Gate(enum.Enum):
+    """What a track gets downstream."""
+
+    STOP = "stop"  # transient: nothing more is spent on it
+    FULL_BUDGET = "full_budget"  # persistent: everything downstream may run
+    WATCH = "watch"  # undecided: the next frame is stepped
+
+
+@dataclasses.dataclass(frozen=True)
+class Decisions:
+    """The outcome of a rule on n clips."""
+
+    decision: np.ndarray  # int64 (n,): 1 persistent, 0 transient
+    decision_frame: np.ndarray  # int64 (n,), from 1
+    probability: np.ndarray  # float64 (n,): p at the decision frame
+
+
+def is_confident(probability: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
+    """Whether max(p, 1 - p) reaches the threshold; element by element."""
+    return np.maximum(probability, 1 - probability) >= threshold
+
+
+def names_persistent(probability: np.ndarray) -> np.ndarray:
+    """1 where the track is called persistent. A tie is persistent: a real object is never lost silently."""
+    return (probability >= 0.5).astype(np.int64)
+
+
+def gate(probability: float, age: int, threshold: float, last_frame: int) -> Gate:
+    """What a track of `age` frames (from 1) with P(persistent) = `probability` gets now."""
+    if not is_confident(np.float64(probability), threshold) and age < last_frame:
+        return Gate.WATCH
+    return Gate.FULL_BUDGET if names_persistent(np.float64(probability)) else Gate.STOP
+
+
+def decide(probabilities: np.ndarray, threshold: float | np.ndarray, last_frame: int | None = None) -> Decisions:
+    """The stopping rule on whole sequences p (n, T).
+
+    `threshold` in (0.5, 1], one for all ages or one per age (T,); `last_frame` (default T) is where the rule stops at
+    the latest. Raises ValueError on NaN, on a threshold out of range, or a last frame outside 1..T.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    num_frames = probabilities.shape[1]
+    last_frame = num_frames if last_frame is None else last_frame
+    if not np.isfinite(probabilities).all():
+        raise ValueError("p holds NaN or infinity")
+    if np.any(np.asarray(threshold) <= 0.5) or np.any(np.asarray(threshold) > 1):
+        raise ValueError(f"the confidence threshold must lie in (0.5, 1], not {threshold}")
+    if not 1 <= last_frame <= num_frames:
+        raise ValueError(f"the last frame must lie in 1..{num_frames}, not {last_frame}")
+    stops = is_confident(probabilities, threshold)[:, :last_frame]
+    stops[:, -1] = True
+    index = stops.argmax(axis=1)
+    probability = probabilities[np.arange(len(probabilities)), index]
+    return Decisions(names_persistent(probability), index + 1, probability)
+
+
+def confirm_hits(visible: np.ndarray, hits: int, window: int) -> Decisions:
+    """The rule trackers use: persistent once `hits` of the first `window` frames were seen, transient once that fails.
+
+    `visible` bool (n, T): the track was detected. The track is given up as soon as too few frames are left, so the
+    rule is as early as it can be. `probability` is the decision itself. Raises ValueError unless
+    1 <= hits <= window <= T.
+    """
+    if not 1 <= hits <= window <= visible.shape[1]:
+        raise ValueError(f"need 1 <= hits <= window <= {visible.shape[1]}, got {hits} of {window}")
+    seen = np.cumsum(visible[:, :window], axis=1)
+    missed = np.arange(1, window + 1) - seen
+    confirmed, refuted = seen >= hits, missed > window - hits
+    index = (confirmed | refuted).argmax(axis=1)
+    decision = confirmed[np.arange(len(visible)), index].astype(np.int64)
+    return Decisions(decision, index + 1, decision.astype(np.float64))
+
+
+@dataclasses.dataclass(frozen=True)
+class GatedResult:
+    """What a gated stream decided and what it really did."""
+
+    decisions: Decisions
+    steps_at_age: np.ndarray  # int64 (T,): tracks stepped from age t to t + 1
+    seconds: float
+
+    @property
+    def frames_processed(self) -> int:
+        """Frames that went through the model."""
+        return int(self.steps_at_age.sum())
+
+
+@dataclasses.dataclass
+class _Cohort:
+    """Tracks of one age that wait for their next frame."""
+
+    indices: np.ndarray
+    state: StreamState
+
+    def joined(self, other: _Cohort) -> _Cohort:
+        return _Cohort(np.concatenate([self.indices, other.indices]), self.state.append(other.state))
+
+
+def _next_age(waiting: dict[int, _Cohort], batch_size: int, more: bool) -> int | None:
+    """The age to step next: the oldest full batch; else a new one (None); else, in the end, the youngest."""
+    full = [age for age, cohort in waiting.items() if len(cohort.indices) >= batch_size]
+    if full:
+        return max(full)
+    return None if more else min(waiting)
+
+
+@torch.inference_mode()
+def run_gated_stream(
+    model: EarlyPersistenceClassifier,
+    frames_at: Callable[[np.ndarray, int], np.ndarray],
+    num_clips: int,
+    threshold: float,
+    batch_size: int,
+    device: torch.device,
+) -> GatedResult:
+    """Run the stream that really stops: each track is stepped until it is decided and then leaves.
+
+    `frames_at(clip indices, frame index)` gives pixels uint8 (B, 64, 64, 3); a frame past a track's decision is never
+    asked for. Tracks are stepped in batches of one age, about `batch_size` each: those that stay undecided wait for
+    others of their age, so the batches stay full to the end.
+    """
+    num_frames = model.config.num_frames
+    probability, decision_frame = np.full(num_clips, np.nan), np.zeros(num_clips, np.int64)
+    steps_at_age = np.zeros(num_frames, np.int64)
+    waiting: dict[int, _Cohort] = {}
+    started, fed = time.perf_counter(), 0
+    while fed < num_clips or waiting:
+        age = _next_age(waiting, batch_size, fed < num_clips)
+        if age is None:
+            indices = np.arange(fed, min(fed + batch_size, num_clips))
+            cohort, age, fed = _Cohort(indices, model.initial_state(len(indices))), 0, fed + len(indices)
+        else:
+            cohort = waiting.pop(age)
+        p, state = model.step(frames_to_input(frames_at(cohort.indices, age), device), cohort.state)
+        p = p.double().cpu().numpy()
+        steps_at_age[age] += len(p)
+        stops = is_confident(p, threshold) | (age + 1 == num_frames)
+        probability[cohort.indices[stops]], decision_frame[cohort.indices[stops]] = p[stops], age + 1
+        if not stops.all():
+            live = np.flatnonzero(~stops)
+            kept = _Cohort(cohort.indices[live], state.select(torch.from_numpy(live).to(device)))
+            waiting[age + 1] = waiting[age + 1].joined(kept) if age + 1 in waiting else kept
+    decisions = Decisions(names_persistent(probability), decision_frame, probability)
+    return GatedResult(decisions, steps_at_age, time.perf_counter() - started)
