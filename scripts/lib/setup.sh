@@ -76,7 +76,7 @@ use_headless_opencv_where_needed() { # folder of the environment
   version=$("$python" -c 'from importlib.metadata import version; print(version("opencv-python"))')
   say "OpenCV with windows does not load here (no libGL); taking opencv-python-headless $version"
   "$python" -m pip uninstall --disable-pip-version-check -q -y opencv-python
-  "$python" -m pip install --disable-pip-version-check -q --no-deps --log "$1/install.log" "opencv-python-headless==$version" ||
+  "$python" -m pip install --disable-pip-version-check -q --no-deps --force-reinstall --log "$1/install.log" "opencv-python-headless==$version" ||
     fail "pip could not install opencv-python-headless $version; see $1/install.log"
   "$python" -c 'import cv2' || fail 'OpenCV does not load; see the line above'
 }
