@@ -44,7 +44,6 @@ PICTURES = (
     "confusion_matrix.png",
     "accuracy_earliness.png",
     "reliability.png",
-    "calibration_reliability.png",
     "attention_visualizations/overview.png",
     "efficiency_analysis/decision_frame_histogram.png",
     "efficiency_analysis/compute_usage_chart.png",
