@@ -121,7 +121,7 @@ def harmonic_mean(right: np.ndarray, decision_frame: np.ndarray, num_frames: int
 
 
 def cost_per_clip(right: np.ndarray, decision_frame: np.ndarray, num_frames: int, alpha: float) -> np.ndarray:
-    """alpha * error + (1 - alpha) * decision frame / T, (n,). Source: Bilski and Jastrzebska, CALIMERA, 2023; ml_edm."""
+    """alpha * error + (1 - alpha) * decision frame / T, (n,): the definition of ml_edm (Renault et al., 2024)."""
     return alpha * (1 - np.asarray(right, np.float64)) + (1 - alpha) * np.asarray(decision_frame) / num_frames
 
 

@@ -1,0 +1,171 @@
+"""The training command: same seed same weights, exact resumption after kill -9, two processes, bad input."""
+
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from early_persistence_detection import training
+from early_persistence_detection.models.checkpoint import load_model
+from persistence_augmented_dataset import generate_dataset
+
+SCRIPT = Path(training.__file__).parent / "train_early_persistence.py"
+CALIBRATE = SCRIPT.with_name("calibrate.py")
+FLAGS = ["--profile", "quick", "--epochs", "3", "--tokenizer_steps", "6", "--allow_unhealthy_tokenizer"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def run(*arguments: object, launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [*launcher, *map(str, arguments)], capture_output=True, text=True, timeout=240, env=ENVIRONMENT, check=False
+    )
+
+
+def train(data: Path, output: Path, *more: str, launcher: tuple[str, ...] = (sys.executable,)) -> None:
+    result = run(
+        SCRIPT, "--data_dir", data, "--output_dir", output, "--device", "cpu", *FLAGS, *more, launcher=launcher
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def weights(output: Path) -> str:
+    """Hash of every weight, in order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(load_model(output / "final_model.pt").state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("data") / "standard"
+    result = run(
+        generate_dataset.__file__, "--preset", "standard", "--num_clips", 64, "--calibration_clips", 60,
+        "--test_clips", 20, "--seed", 3, "--output_dir", directory, "--workers", 1,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return directory
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("trained")
+    train(data, output)
+    return output
+
+
+def test_writes_what_it_promises(trained, data):
+    log = (trained / "training.log").read_text()
+    assert re.search(r"^Epoch 1/3: Loss=\d\.\d{3}, Accuracy=\d\.\d{3}, ValidationLoss=", log, re.MULTILINE)
+    assert log.count("Epoch ") == 3 and "Tokenizer 6/6" in log
+    metrics = json.loads((trained / "training_metrics.json").read_text())
+    assert [row["epoch"] for row in metrics["epochs"]] == [1, 2, 3]
+    assert metrics["num_training_clips"] + metrics["num_validation_clips"] == 64
+    config = json.loads((trained / "config.json").read_text())
+    assert config["data"]["manifest_sha256"] == hashlib.sha256((data / "manifest.json").read_bytes()).hexdigest()
+    assert config["classifier_training"]["epochs"] == 3 and config["tokenizer_training"]["num_steps"] == 6
+    assert "3 epochs complete" in (trained / "TRAINING_COMPLETE.txt").read_text()
+    assert re.match(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] Heartbeat: training", (trained / "HEARTBEAT.txt").read_text())
+
+
+def test_training_changes_the_tokenizer_then_leaves_it_alone(trained):
+    metrics = json.loads((trained / "training_metrics.json").read_text())
+    assert metrics["tokenizer"]["codebook_size"] == 1000
+    checkpoint = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)
+    final = load_model(trained / "final_model.pt").tokenizer.state_dict()
+    assert all(torch.equal(final[name], tensor) for name, tensor in checkpoint["tokenizer"].items())
+
+
+def test_killed_at_any_moment_and_resumed_ends_with_the_same_weights(trained, data, tmp_path):
+    """Two kills at different phases; the second run of the undisturbed command is the reference."""
+    for marker in ("Tokenizer 6/6", "Epoch 1/3"):
+        with open(tmp_path / "output.txt", "w") as output:
+            process = subprocess.Popen(
+                [sys.executable, SCRIPT, "--data_dir", data, "--output_dir", tmp_path, "--device", "cpu", *FLAGS, "--resume"],
+                stdout=output, stderr=output, env=ENVIRONMENT,
+            )  # fmt: skip
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline and process.poll() is None:
+                log = tmp_path / "training.log"
+                if log.exists() and marker in log.read_text():
+                    break
+                time.sleep(0.02)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert not (tmp_path / "TRAINING_COMPLETE.txt").exists()
+    train(data, tmp_path, "--resume")
+    log = (tmp_path / "training.log").read_text()
+    assert "Resuming in the" in log
+    assert weights(tmp_path) == weights(trained)
+
+
+def test_another_seed_gives_other_weights_and_does_not_resume(trained, data, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.pt").write_bytes((trained / "checkpoints" / "last.pt").read_bytes())
+    train(data, tmp_path, "--resume", "--seed", "5")
+    assert "another configuration" in (tmp_path / "training.log").read_text()
+    assert weights(tmp_path) != weights(trained)
+
+
+def test_two_processes_train_one_model(data, tmp_path):
+    train(
+        data, tmp_path, launcher=(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    )
+    model = load_model(tmp_path / "final_model.pt")
+    assert all(torch.isfinite(tensor).all() for tensor in model.state_dict().values())
+    log = (tmp_path / "training.log").read_text()
+    assert log.count("Epoch 3/3") == 1  # only the main process writes
+    assert len(json.loads((tmp_path / "training_metrics.json").read_text())["epochs"]) == 3
+
+
+def test_a_collapsed_tokenizer_fails_the_stage(data, tmp_path):
+    flags = [flag for flag in FLAGS if flag != "--allow_unhealthy_tokenizer"]
+    result = run(SCRIPT, "--data_dir", data, "--output_dir", tmp_path, "--device", "cpu", *flags)
+    assert result.returncode == 2
+    assert re.search(r"error: the tokenizer('s codebook has collapsed| does not see the objects)", result.stderr)
+    assert not (tmp_path / "final_model.pt").exists() and not (tmp_path / "TRAINING_COMPLETE.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data_dir", "nowhere", "--output_dir", "out"], "nowhere is not a folder"),
+        (["--data_dir", ".", "--output_dir", "out"], "no manifest.json"),
+        (["--data_dir", "{data}", "--output_dir", "out", "--device", "abacus"], "--device abacus is unknown"),
+        (["--data_dir", "{data}", "--output_dir", "out", "--epochs", "0"], "--epochs must be at least 1"),
+        (["--data_dir", "{data}", "--output_dir", "{data}/manifest.json"], "is a file"),
+    ],
+)
+def test_bad_input_is_named_in_one_line(arguments, message, data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(SCRIPT, *(argument.format(data=data) for argument in arguments))
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_calibrate_reads_only_the_calibration_split(trained, data, tmp_path):
+    copy = tmp_path / "data"
+    copy.mkdir()
+    (copy / "manifest.json").write_bytes((data / "manifest.json").read_bytes())
+    (copy / "calibration").symlink_to(data / "calibration")  # no train, no test
+    result = run(CALIBRATE, "--model", trained / "final_model.pt", "--data_dir", copy, "--output_dir", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    model = load_model(tmp_path / "out" / "calibrated_model.pt")
+    assert model.is_calibrated and model.confidence_threshold == figures["confidence_threshold"]
+    np.testing.assert_allclose(model.calibration_scale.numpy(), figures["scale"], rtol=1e-6)
+    assert not load_model(trained / "final_model.pt").is_calibrated
+
+
+def test_calibrate_refuses_what_is_no_model(data, tmp_path):
+    (tmp_path / "model.pt").write_text("nonsense")
+    result = run(CALIBRATE, "--model", tmp_path / "model.pt", "--data_dir", data, "--output_dir", tmp_path / "out")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1 and "model.pt" in result.stderr
+    assert not (tmp_path / "out").exists()
