@@ -40,7 +40,8 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class StageProcess:
     """The stage's process: its own group, its output on our terminal and in the log, our signals passed on."""
 
-    def __init__(self, command: list[str], log_path: Path, lock: int, watch_parent: bool):
+    def __init__(self, command: list[str], log_path: Path, lock: int, watch_parent: bool, announce: Callable[[], None]):
+        """Start `command`. `announce` is called in its process just before, so that no stage runs unannounced."""
         self.stopped_with: int | None = None  # exit code for the shell once a stop was asked for
         self.stop_reason = ""
         self.stop_requested_at: float | None = None
@@ -59,11 +60,12 @@ class StageProcess:
         self.channels = {out, error}
         runner = os.getpid()
 
-        def die_with_runner() -> None:
+        def begin() -> None:
             if LIBC is not None:
                 LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGINT)
                 if os.getppid() != runner:  # it died before the line above
                     os._exit(1)
+            announce()
 
         try:
             self.process = subprocess.Popen(
@@ -74,11 +76,13 @@ class StageProcess:
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 process_group=0,
                 pass_fds=(lock,),
-                preexec_fn=die_with_runner,  # noqa: PLW1509  # no thread of ours has started yet
+                preexec_fn=begin,  # noqa: PLW1509  # no thread of ours has started yet
             )
         except OSError as problem:
             raise InputError(f"cannot start {command[0]}: {problem.strerror}; is the environment installed?") from None
         self.pid = self.process.pid
+        if self.stop_requested_at is not None:  # the signal came before there was a process to pass it to
+            self._signal_group(signal.SIGINT)
         for channel in self.channels:
             os.close(channel.child_end)
 

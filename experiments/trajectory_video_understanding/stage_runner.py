@@ -146,9 +146,14 @@ class StageRun:
         self._drop_outdated_work()
         say(self.directory, f"{name}: started ({_shorten(reasons) or 'runs every time'})")
         started = time.monotonic()
-        process = StageProcess(self.stage.command, self.log_path, lock, watch_parent)
         running = self.folder / "running.json"
-        write_json(running, {"stage": name, **describe_process(process.pid)})
+        process = StageProcess(
+            self.stage.command,
+            self.log_path,
+            lock,
+            watch_parent,
+            lambda: write_json(running, {"stage": name, **describe_process(os.getpid())}),
+        )
         with self.directory.heartbeat(name):
             code = process.wait()
         running.unlink(missing_ok=True)
