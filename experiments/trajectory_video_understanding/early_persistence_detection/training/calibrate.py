@@ -127,7 +127,7 @@ def main() -> None:
     counts = np.bincount(split.metadata["label"], minlength=2)
     if counts.min() < MIN_CLIPS_PER_CLASS:
         raise InputError(
-            f"the calibration split of {arguments.data_dir} has {counts[1]} persistent and {counts[0]} transient clips; "
+            f"{arguments.data_dir}: its calibration split has {counts[1]} persistent and {counts[0]} transient clips; "
             f"at least {MIN_CLIPS_PER_CLASS} of each are needed: make a larger dataset"
         )
     logits = predict_logits_from_pixels(model, split, device)

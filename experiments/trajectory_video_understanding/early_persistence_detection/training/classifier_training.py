@@ -160,7 +160,7 @@ def train_head(
                 sums += (float(loss.detach()) * len(batch), float(right), len(batch))
                 bar.update(1)
             if world.is_main and after_epoch is not None:
-                figures = {"loss": sums[0] / sums[2], "accuracy": sums[1] / sums[2]}
+                figures = {"loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])}
                 if validation is not None:
                     figures |= validate(head, tokenizer, validation, device)
                 after_epoch(epoch, figures, {"epoch": epoch, "optimisation": optimisation.state()})

@@ -86,10 +86,11 @@ def test_training_changes_the_tokenizer_then_leaves_it_alone(trained):
 
 def test_killed_at_any_moment_and_resumed_ends_with_the_same_weights(trained, data, tmp_path):
     """Two kills at different phases; the second run of the undisturbed command is the reference."""
+    paths = ["--data_dir", data, "--output_dir", tmp_path]
     for marker in ("Tokenizer 6/6", "Epoch 1/3"):
         with open(tmp_path / "output.txt", "w") as output:
             process = subprocess.Popen(
-                [sys.executable, SCRIPT, "--data_dir", data, "--output_dir", tmp_path, "--device", "cpu", *FLAGS, "--resume"],
+                [sys.executable, SCRIPT, *paths, "--device", "cpu", *FLAGS, "--resume"],
                 stdout=output, stderr=output, env=ENVIRONMENT,
             )  # fmt: skip
             deadline = time.monotonic() + 120
