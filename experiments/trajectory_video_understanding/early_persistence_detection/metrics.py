@@ -39,10 +39,11 @@ def resampled_means(columns: np.ndarray, seed: int = 0, resamples: int = RESAMPL
     count = len(columns)
     random = np.random.default_rng(seed)
     means = np.empty((resamples, columns.shape[1]))
-    for start in range(0, resamples, 100):  # the count matrix of all resamples at once would not fit the cache
-        rows = slice(start, min(start + 100, resamples))
-        drawn = random.multinomial(count, np.full(count, 1 / count), size=rows.stop - rows.start)
-        means[rows] = drawn @ columns / count
+    for start in range(0, resamples, 100):  # the counts of all resamples at once would not fit the cache
+        rows = np.arange(start, min(start + 100, resamples))
+        drawn = random.integers(0, count, (len(rows), count)) + (rows - start)[:, None] * count
+        times_drawn = np.bincount(drawn.ravel(), minlength=len(rows) * count).reshape(len(rows), count)
+        means[rows] = times_drawn @ columns / count
     return means
 
 

@@ -148,11 +148,12 @@ def run_gated_stream(
     steps_at_age = np.zeros(num_frames, np.int64)
     waiting: dict[int, _Cohort] = {}
     started, fed = time.perf_counter(), 0
+    unborn = model.initial_state(min(batch_size, num_clips))
     while fed < num_clips or waiting:
         age = _next_age(waiting, batch_size, fed < num_clips)
         if age is None:
             indices = np.arange(fed, min(fed + batch_size, num_clips))
-            cohort, age, fed = _Cohort(indices, model.initial_state(len(indices))), 0, fed + len(indices)
+            cohort, age, fed = _Cohort(indices, unborn.select(torch.arange(len(indices), device=device))), 0, fed + len(indices)
         else:
             cohort = waiting.pop(age)
         p, state = model.step(frames_to_input(frames_at(cohort.indices, age), device), cohort.state)
