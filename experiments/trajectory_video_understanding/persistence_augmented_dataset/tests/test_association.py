@@ -135,9 +135,8 @@ def test_background_subtraction_finds_what_moves():
     (track,) = history.tracks()
     assert track.birth_frame == 20 and track.detected.sum() >= 29
     ages = np.flatnonzero(track.detected)
-    np.testing.assert_allclose(
-        track.boxes[ages, 0], 10 + 3 * ages, atol=10
-    )  # half the object: its rear is learned as background
+    # half the object: its rear is learned as background
+    np.testing.assert_allclose(track.boxes[ages, 0], 10 + 3 * ages, atol=10)
 
 
 @pytest.mark.skipif(not PETS.is_dir(), reason=f"no MOT15 files in {SHARED}")

@@ -1,0 +1,241 @@
+"""Clips of real video: the same crops as a dataset's, disjoint splits, what the labels mean, and clear refusals."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from persistence_augmented_dataset import make_clips
+from persistence_augmented_dataset.association import Associator
+from persistence_augmented_dataset.dataset import load_split, read_manifest
+from persistence_augmented_dataset.mot import MotBoxes, make_boxes
+from persistence_augmented_dataset.track_clips import Track, cut_clips
+from persistence_augmented_dataset.track_labels import outlives_clip, pairwise_iou, real_or_clutter
+
+SCRIPT = Path(make_clips.__file__)
+SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
+PETS = SHARED / "MOT15" / "PETS09-S2L1"
+VTEST = SHARED / "video" / "vtest.avi"
+NUM_FRAMES = 120
+BIRTHS = (2, 30, 45, 55, 75, 78, 101, 110)  # by default the splits begin at frames 0, 72 and 96
+LIVES = (20, 18, 4, 45, 1, 17, 18, 2)
+
+
+def walk(track_index, length):
+    """Boxes (length, 4) of a walker in its own lane."""
+    frames = np.arange(length)
+    lane = 6 + 13.0 * track_index
+    return np.stack([10 + 3.0 * frames, np.full(length, lane), np.full(length, 9.0), np.full(length, 12.0)], axis=1)
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """Pixels uint8 (F, 120, 160, 3) and the detections of its walkers."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(60, 100, (NUM_FRAMES, 120, 160, 3)).astype(np.uint8)
+    rows = []
+    for index, (birth, life) in enumerate(zip(BIRTHS, LIVES, strict=True)):
+        for age, box in enumerate(walk(index, life)):
+            x, y, width, height = box.astype(int)
+            frames[birth + age, y : y + height, x : x + width] = 40 + 25 * index
+            rows.append((birth + age, *box))
+    table = np.array(rows)
+    return frames, make_boxes(table[:, 0], table[:, 1:])
+
+
+@pytest.fixture(scope="module")
+def files(scene, tmp_path_factory):
+    """The scene as an AVI and MOT text: (video, detections, ground truth)."""
+    folder = tmp_path_factory.mktemp("scene")
+    frames, boxes = scene
+    writer = cv2.VideoWriter(str(folder / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (160, 120))
+    for frame in frames:
+        writer.write(frame[..., ::-1])
+    writer.release()
+    rows = [
+        (frame + 1, *(float(value) for value in box)) for frame, box in zip(boxes.frame_index, boxes.boxes, strict=True)
+    ]
+    lines = [f"{frame},-1,{x},{y},{width},{height},0.9,-1,-1,-1\n" for frame, x, y, width, height in rows]
+    (folder / "det.txt").write_text("".join(lines))
+    # lane by lane, an object of its own; the two walkers of one frame each are clutter
+    lines = [
+        f"{frame},{int(y)},{x},{y},{width},{height},1,1,1\n"
+        for frame, x, y, width, height in rows
+        if int(y) not in (6 + 13 * 4, 6 + 13 * 7)
+    ]
+    (folder / "gt.txt").write_text("".join(lines))
+    return folder / "a.avi", folder / "det.txt", folder / "gt.txt"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def follow(frames, boxes):
+    return make_clips.follow_tracks(frames, make_clips.Detections(boxes), Associator())
+
+
+def test_streamed_crops_equal_those_cut_offline(scene):
+    frames, boxes = scene
+    followed = follow(frames, boxes)
+    assert [track.birth_frame for track in followed.tracks] == list(BIRTHS)
+    offline = cut_clips(frames, followed.tracks)
+    np.testing.assert_array_equal(followed.pixels, offline.pixels)
+    whole = offline.num_real_frames == 16
+    np.testing.assert_array_equal(followed.crops[whole], offline.crops[whole])
+
+
+def test_later_frames_and_detections_change_no_earlier_pixel_or_crop(scene):
+    frames, boxes = scene
+    cut = 50
+    later_frames = frames.copy()
+    later_frames[cut:] = 255 - later_frames[cut:]
+    moved = boxes.boxes.copy()
+    moved[boxes.frame_index >= cut] += [7, 5, 3, 3]
+    before, after = follow(frames, boxes), follow(later_frames, make_boxes(boxes.frame_index, moved))
+    compared = 0
+    for row, track in enumerate(before.tracks):
+        ages = min(16, cut - track.birth_frame)
+        if ages > 0:
+            np.testing.assert_array_equal(before.pixels[row, :ages], after.pixels[row, :ages])
+            np.testing.assert_array_equal(before.crops[row, :ages], after.crops[row, :ages])
+            compared += 1
+    assert compared == 3 and not np.array_equal(before.pixels, after.pixels)
+
+
+def test_splits_are_disjoint_in_time_and_what_is_left_out_is_counted(files, tmp_path):
+    video, detections, _ = files
+    result = run("--video", video, "--detections", detections, "--output_dir", tmp_path / "d")
+    assert result.returncode == 0, result.stderr
+    manifest = read_manifest(tmp_path / "d")
+    assert manifest["kind"] == "video" and manifest["num_tracks"] == 8
+    assert manifest["left_out"] == {"clip_crosses_a_border": 1, "seen_in_two_segments": 1, "ambiguous": 0}
+    labels, seen = {}, set()
+    for segment in manifest["segments"]:
+        split = load_split(tmp_path / "d", segment["name"])
+        births = split.metadata["birth_frame"]
+        assert (births >= segment["start"]).all() and (births + 16 <= segment["stop"]).all()
+        assert not seen & set(split.metadata["track_id"].tolist())
+        seen |= set(split.metadata["track_id"].tolist())
+        labels |= dict(zip(births.tolist(), split.metadata["label"].tolist(), strict=True))
+        for column in ("cue", "bayes_posterior"):
+            assert np.isnan(split.metadata[column]).all()
+        assert split.metadata["object_kind"][:, 0].tolist() == split.metadata["label"].tolist()
+    assert labels == {2: 1, 30: 1, 45: 0, 75: 0, 78: 1, 101: 1}
+
+
+def test_labels_say_whether_the_track_is_seen_at_the_end_of_its_clip_or_later():
+    def track(ages, birth=0):
+        detected = np.zeros(max(ages), bool)
+        detected[np.array(ages) - 1] = True
+        return Track(1, birth, np.where(detected[:, None], 5.0, np.nan) * np.ones(4), detected)
+
+    tracks = [track([1]), track([1, 15]), track([1, 16]), track([1, 14, 17]), track([1, 16], birth=90)]
+    assert outlives_clip(tracks, 100).tolist() == [0, 0, 1, 1, -1]
+
+
+@pytest.mark.parametrize(
+    ("shifts", "expected"),
+    [
+        ([0], 1),
+        ([3], 1),  # IoU 7 / 13
+        ([4], -1),  # 6 / 14 = 0.43
+        ([6], 0),  # 4 / 16 = 0.25
+        ([50], 0),
+        ([0, 0, 50], 1),
+        ([0, 50, 50], 0),
+    ],
+)
+def test_real_or_clutter_is_the_median_overlap_with_annotated_objects(shifts, expected):
+    boxes = np.array([[20.0 + shift, 20, 10, 10] for shift in shifts])
+    track = Track(1, 0, boxes, np.ones(len(shifts), bool))
+    count = len(shifts)
+    truth = MotBoxes(
+        np.arange(count),
+        np.ones(count, int),
+        np.tile([20.0, 20, 10, 10], (count, 1)),
+        np.ones(count),
+        np.zeros(count, bool),
+    )
+    assert real_or_clutter([track], truth).tolist() == [expected]
+
+
+def test_detections_of_ignored_objects_and_past_the_annotation_are_not_judged():
+    truth = MotBoxes(
+        np.array([0, 0]),
+        np.array([1, 2]),
+        np.array([[0, 0, 10, 10], [50, 50, 10, 10.0]]),
+        np.ones(2),
+        np.array([0, 1], bool),
+    )
+    ignored = Track(1, 0, np.array([[50, 50, 10, 10.0]]), np.ones(1, bool))
+    late = Track(2, 1, np.array([[0, 0, 10, 10.0]]), np.ones(1, bool))
+    assert real_or_clutter([ignored, late], truth).tolist() == [-1, -1]
+
+
+def test_overlap_of_boxes():
+    boxes = np.array([[0, 0, 2, 2], [1, 1, 2, 2], [5, 5, 1, 1.0]])
+    np.testing.assert_allclose(pairwise_iou(boxes, boxes[:2]), [[1, 1 / 7], [1 / 7, 1], [0, 0]])
+
+
+def test_ground_truth_target_is_another_question(files, tmp_path):
+    video, detections, truth = files
+    common = ("--video", video, "--detections", detections, "--ground_truth", truth, "--output_dir", tmp_path / "d")
+    result = run(*common, "--target", "ground_truth")
+    assert result.returncode == 0, result.stderr
+    split = load_split(tmp_path / "d", "train")
+    by_birth = dict(zip(split.metadata["birth_frame"].tolist(), split.metadata["label"].tolist(), strict=True))
+    assert by_birth == {2: 1, 30: 1, 45: 1}  # the track of four frames is real all the same
+    assert split.metadata["duration"].tolist() == [0, 0, 4]
+    again = run(*common)
+    assert again.returncode == 2 and "holds a dataset" in again.stderr and again.stderr.count("error:") == 1
+    assert read_manifest(tmp_path / "d")["target"] == "ground_truth"
+    assert run(*common, "--force").returncode == 0
+    assert read_manifest(tmp_path / "d")["target"] == "outlives_clip"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"detections": ""}, "det.txt is empty"),
+        ({"detections": "1,-1,nan,2,3,4,0.9\n"}, "holds NaN"),
+        ({"detections": "1,-1,5,2,3\n"}, "has 5 columns"),
+        ({"detections": "500,-1,5,20,30,40,0.9\n"}, "has 120 frames"),
+        ({"detections": "1,-1,500,20,30,40,0.9\n"}, "give --box_scale"),
+        ({"detections": "1,-1,50,20,30,40,0.9\n"}, "would be empty"),
+        ({"video": b"not a video"}, "cannot be read as a video"),
+        ({"truncated": True}, "is truncated"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(files, tmp_path, change, message):
+    video, detections, _ = files
+    if "detections" in change:
+        detections = tmp_path / "det.txt"
+        detections.write_text(change["detections"])
+    if "video" in change:
+        video = tmp_path / "b.avi"
+        video.write_bytes(change["video"])
+    if "truncated" in change:
+        data, video = video.read_bytes(), tmp_path / "c.avi"
+        video.write_bytes(data[: len(data) // 2])
+    result = run("--video", video, "--detections", detections, "--output_dir", tmp_path / "d")
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert [line for line in result.stderr.splitlines() if "error" in line] == [result.stderr.splitlines()[-1]]
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.skipif(not (PETS.is_dir() and VTEST.is_file()), reason=f"no PETS09-S2L1 in {SHARED}")
+def test_real_video_gives_clips_of_both_kinds_in_every_split(tmp_path):
+    result = run("--video", VTEST, "--detections", PETS / "det" / "det.txt", "--output_dir", tmp_path / "d")
+    assert result.returncode == 0, result.stderr
+    manifest = read_manifest(tmp_path / "d")
+    kept = sum(split["num_clips"] for split in manifest["splits"].values())
+    assert kept + sum(manifest["left_out"].values()) == manifest["num_tracks"] == 178
+    for name in manifest["splits"]:
+        labels = load_split(tmp_path / "d", name).metadata["label"]
+        assert 0.2 < labels.mean() < 0.8
