@@ -1,0 +1,56 @@
+"""The crops of the live tracks of a video, one frame at a time: what a camera's tracker sees, nothing ahead of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+
+from persistence_augmented_dataset.association import Observation
+from persistence_augmented_dataset.dataset import NUM_FRAMES
+from persistence_augmented_dataset.track_clips import CropTracker, Window, crop_frame
+
+
+@dataclasses.dataclass(frozen=True)
+class LiveCrop:
+    """One followed track in the present frame."""
+
+    track_id: int
+    age: int  # from 1
+    observation: Observation | None  # None where the detector lost the track: the crop goes on at constant velocity
+    window: Window
+    pixels: np.ndarray  # uint8 (64, 64, 3)
+
+
+class LiveCrops:
+    """Follows every track from its birth through `num_frames` frames, or until it is dropped.
+
+    `crops = live.update(frame, observations)`, once per frame in order; the crops come in order of birth. A track
+    goes on while it is unseen, whether the associator still holds it or not.
+    """
+
+    def __init__(self, num_frames: int = NUM_FRAMES):
+        self.num_frames = num_frames
+        self._trackers: dict[int, CropTracker] = {}
+        self._ages: dict[int, int] = {}
+
+    def update(self, frame: np.ndarray, observations: Iterable[Observation]) -> list[LiveCrop]:
+        """Advance every followed track by this frame (H, W, 3); newborns begin, tracks of full age have left."""
+        self.drop([track_id for track_id, age in self._ages.items() if age >= self.num_frames])
+        seen = {observation.track_id: observation for observation in observations}
+        for track_id, observation in seen.items():
+            if observation.newborn:
+                self._trackers[track_id], self._ages[track_id] = CropTracker(), 0
+        crops = []
+        for track_id, tracker in self._trackers.items():
+            observation = seen.get(track_id)
+            window = tracker.update(None if observation is None else observation.box)
+            self._ages[track_id] += 1
+            crops.append(LiveCrop(track_id, self._ages[track_id], observation, window, crop_frame(frame, window)))
+        return crops
+
+    def drop(self, track_ids: Iterable[int]) -> None:
+        """Stop following these tracks."""
+        for track_id in track_ids:
+            del self._trackers[track_id], self._ages[track_id]
