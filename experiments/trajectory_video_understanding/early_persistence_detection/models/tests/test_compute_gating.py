@@ -7,6 +7,7 @@ from early_persistence_detection.models.compute_gating import (
     Gate,
     confirm_hits,
     decide,
+    decide_at_one_frame,
     gate,
     run_gated_stream,
 )
@@ -125,6 +126,27 @@ def test_decide_refuses_nonsense(probabilities, threshold, last_frame, message):
 def test_no_clips_is_no_decision():
     result = decide(np.empty((0, 5)), 0.9)
     assert len(result.decision) == len(result.decision_frame) == len(result.probability) == 0
+
+
+@pytest.mark.parametrize(
+    ("sequence", "expected"),
+    [
+        ([1.0, 0.2, 0.95, 0.1], (1, 3)),  # looks at frame 3 only
+        ([1.0, 0.2, 0.10, 0.9], (0, 3)),
+        ([1.0, 0.2, 0.80, 0.4], (0, 4)),  # not confident there: the last frame decides
+        ([1.0, 0.2, 0.80, 0.5], (1, 4)),
+    ],
+)
+def test_the_predecessor_looks_once(sequence, expected):
+    result = decide_at_one_frame(np.array([sequence]), 0.9, frame=3)
+    assert (result.decision[0], result.decision_frame[0]) == expected
+    assert result.probability[0] == sequence[expected[1] - 1]
+
+
+@pytest.mark.parametrize("frame", [0, 5])
+def test_the_predecessor_looks_within_the_clip(frame):
+    with pytest.raises(ValueError, match=r"1\.\.4"):
+        decide_at_one_frame(np.full((1, 4), 0.5), 0.9, frame)
 
 
 @pytest.mark.parametrize(
