@@ -9,6 +9,7 @@ Legend: n clips, T frames of a clip, N tokens per frame, k columns, R resamples.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -30,21 +31,24 @@ class Interval:
         return dataclasses.asdict(self)
 
 
-def resampled_means(columns: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """Column means of `resamples` bootstrap samples of the rows: (n, k) -> (R, k).
+@functools.lru_cache(maxsize=1)
+def _resample_counts(count: int, seed: int, resamples: int) -> np.ndarray:
+    """How often each of `count` rows is drawn in each bootstrap sample: float64 (R, n). Drawn once per data set."""
+    random = np.random.default_rng(seed)
+    counts = np.empty((resamples, count))
+    for row in counts:
+        row[:] = np.bincount(random.integers(0, count, count), minlength=count)
+    return counts
 
-    The rows (clips) are drawn together, so differences between columns are paired. Source: Efron, 1979.
+
+def resampled_means(columns: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """Column means of `resamples` bootstrap samples of the rows: (n, k) -> float64 (R, k).
+
+    The rows (clips) are drawn together, so differences between columns are paired, as are figures of other calls with
+    the same n and seed. Source: Efron, Bootstrap Methods: Another Look at the Jackknife, 1979.
     """
     columns = np.asarray(columns, np.float64)
-    count = len(columns)
-    random = np.random.default_rng(seed)
-    means = np.empty((resamples, columns.shape[1]))
-    for start in range(0, resamples, 100):  # the counts of all resamples at once would not fit the cache
-        rows = np.arange(start, min(start + 100, resamples))
-        drawn = random.integers(0, count, (len(rows), count)) + (rows - start)[:, None] * count
-        times_drawn = np.bincount(drawn.ravel(), minlength=len(rows) * count).reshape(len(rows), count)
-        means[rows] = times_drawn @ columns / count
-    return means
+    return _resample_counts(len(columns), seed, resamples) @ columns / len(columns)
 
 
 def bootstrap(
@@ -147,9 +151,9 @@ def bayes_gap(probabilities: np.ndarray, bayes_posterior: np.ndarray, labels: np
 
 
 def reliability(probability: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean probability, share persistent and number of clips in each of NUM_CALIBRATION_BINS equal-width bins.
+    """Mean probability, share persistent and number of clips in each of NUM_CALIBRATION_BINS equal-width bins of p.
 
-    `probability` (n,), `labels` (n,); empty bins hold NaN and count 0.
+    `probability` (n,) in [0, 1], `labels` (n,); empty bins hold NaN and count 0.
     """
     bins = np.minimum((np.asarray(probability) * NUM_CALIBRATION_BINS).astype(int), NUM_CALIBRATION_BINS - 1)
     counts = np.bincount(bins, minlength=NUM_CALIBRATION_BINS)
@@ -160,14 +164,18 @@ def reliability(probability: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
 
 
 def expected_calibration_error(probability: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over clips of |share persistent - mean probability| of their bin. Source: Naeini et al., AAAI 2015."""
+    """Mean over clips of |share persistent - mean probability| of their equal-width bin of p, in [0, 1].
+
+    Source: Naeini et al., Obtaining Well Calibrated Probabilities Using Bayesian Binning, AAAI 2015, for P(persistent)
+    rather than the confidence of the answer.
+    """
     confidence, share, counts = reliability(probability, labels)
     filled = counts > 0
     return float((counts[filled] * np.abs(share[filled] - confidence[filled])).sum() / counts.sum())
 
 
 def brier_score(probability: np.ndarray, labels: np.ndarray) -> float:
-    """Mean squared difference between probability and label. Source: Brier, 1950."""
+    """Mean squared difference between probability and label, in [0, 1]. Source: Brier, 1950."""
     return float(np.mean((np.asarray(probability, np.float64) - np.asarray(labels)) ** 2))
 
 

@@ -78,6 +78,21 @@ def decide(probabilities: np.ndarray, threshold: float | np.ndarray, last_frame:
     return Decisions(names_persistent(probability), index + 1, probability)
 
 
+def decide_at_one_frame(probabilities: np.ndarray, threshold: float, frame: int) -> Decisions:
+    """The predecessor's rule: look once, at `frame` (from 1); if not confident there, watch to the last frame.
+
+    `probabilities` (n, T); `threshold` in (0.5, 1]. The predecessor used 0.9 and frame 4. Raises ValueError as
+    `decide`.
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    num_frames = probabilities.shape[1]
+    if not 1 <= frame <= num_frames:
+        raise ValueError(f"the frame must lie in 1..{num_frames}, not {frame}")
+    two_looks = decide(probabilities[:, [frame - 1, num_frames - 1]], threshold)
+    frames = np.array([frame, num_frames])[two_looks.decision_frame - 1]
+    return dataclasses.replace(two_looks, decision_frame=frames)
+
+
 def confirm_hits(visible: np.ndarray, hits: int, window: int) -> Decisions:
     """The rule trackers use: persistent once `hits` of the first `window` frames were seen, transient once that fails.
 
@@ -109,20 +124,27 @@ class GatedResult:
         return int(self.steps_at_age.sum())
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class _Cohort:
     """Tracks of one age that wait for their next frame."""
 
     indices: np.ndarray
     state: StreamState
 
-    def joined(self, other: _Cohort) -> _Cohort:
-        return _Cohort(np.concatenate([self.indices, other.indices]), self.state.append(other.state))
+    def __len__(self) -> int:
+        return len(self.indices)
 
 
-def _next_age(waiting: dict[int, _Cohort], batch_size: int, more: bool) -> int | None:
+def _joined(cohorts: list[_Cohort]) -> _Cohort:
+    state = cohorts[0].state
+    for cohort in cohorts[1:]:
+        state = state.append(cohort.state)
+    return _Cohort(np.concatenate([cohort.indices for cohort in cohorts]), state)
+
+
+def _next_age(waiting: dict[int, list[_Cohort]], batch_size: int, more: bool) -> int | None:
     """The age to step next: the oldest full batch; else a new one (None); else, in the end, the youngest."""
-    full = [age for age, cohort in waiting.items() if len(cohort.indices) >= batch_size]
+    full = [age for age, cohorts in waiting.items() if sum(map(len, cohorts)) >= batch_size]
     if full:
         return max(full)
     return None if more else min(waiting)
@@ -146,24 +168,26 @@ def run_gated_stream(
     num_frames = model.config.num_frames
     probability, decision_frame = np.full(num_clips, np.nan), np.zeros(num_clips, np.int64)
     steps_at_age = np.zeros(num_frames, np.int64)
-    waiting: dict[int, _Cohort] = {}
+    waiting: dict[int, list[_Cohort]] = {}
     started, fed = time.perf_counter(), 0
     unborn = model.initial_state(min(batch_size, num_clips))
     while fed < num_clips or waiting:
         age = _next_age(waiting, batch_size, fed < num_clips)
         if age is None:
             indices = np.arange(fed, min(fed + batch_size, num_clips))
-            cohort, age, fed = _Cohort(indices, unborn.select(torch.arange(len(indices), device=device))), 0, fed + len(indices)
+            state = unborn.select(torch.arange(len(indices), device=device))
+            cohort, age, fed = _Cohort(indices, state), 0, fed + len(indices)
         else:
-            cohort = waiting.pop(age)
+            cohort = _joined(waiting.pop(age))
         p, state = model.step(frames_to_input(frames_at(cohort.indices, age), device), cohort.state)
         p = p.double().cpu().numpy()
         steps_at_age[age] += len(p)
         stops = is_confident(p, threshold) | (age + 1 == num_frames)
         probability[cohort.indices[stops]], decision_frame[cohort.indices[stops]] = p[stops], age + 1
-        if not stops.all():
-            live = np.flatnonzero(~stops)
-            kept = _Cohort(cohort.indices[live], state.select(torch.from_numpy(live).to(device)))
-            waiting[age + 1] = waiting[age + 1].joined(kept) if age + 1 in waiting else kept
+        live = np.flatnonzero(~stops)
+        if len(live):
+            if stops.any():  # else the copy that `select` makes would buy nothing
+                state = state.select(torch.from_numpy(live).to(device))
+            waiting.setdefault(age + 1, []).append(_Cohort(cohort.indices[live], state))
     decisions = Decisions(names_persistent(probability), decision_frame, probability)
     return GatedResult(decisions, steps_at_age, time.perf_counter() - started)
