@@ -208,7 +208,7 @@ class StageRun:
             *(f"    {line}" for line in process.tail),
         ]
         self.directory.mark_failed(name.upper(), "\n".join(reason))
-        say(self.directory, f"{name}: failed, {how}")
+        say(self.directory, f"{name}: {how}")
         with contextlib.suppress(OSError):
             print(
                 f"error: stage {name} {how}; see {self.directory.path / (name.upper() + '_FAILED.txt')} "
