@@ -34,7 +34,7 @@ PYTHON
   )"
   printf 'pytest_exit_code: %s\n\n' "$2"
   # the evidence is committed: no folder of this machine belongs in it
-  sed -e "s#$root/##g" -e "s#$root#.#g" -e 's#/tmp/[^ ]*pytest-of-[^/ ]*/#TMP/#g' "$3"
+  sed -e "s#$python#python#g" -e "s#$root/##g" -e "s#$root#.#g" -e 's#/tmp/[^ ]*pytest-of-[^/ ]*/#TMP/#g' "$3"
 }
 
 main() {

@@ -343,11 +343,14 @@ def results(folder: Path) -> Path:
         "config.json": {
             "stage": "config", "profile": "quick", "extractor": "magvit", "seed": 3,
             "tokenizer": {}, "classifier": {}, "tokenizer_training": {}, "classifier_training": {"epochs": 2},
-            "data": {"directory": "data", "manifest_sha256": "feedface", "preset": "standard", "num_clips": {"test": 6}},
+            "data": {
+                "directory": "data", "manifest_sha256": "feedface", "preset": "standard", "num_clips": {"test": 6},
+            },
         },
         "training_metrics.json": {
             "stage": "train", "tokenizer": health, "epochs": [{"epoch": 1, "loss": 0.3, "accuracy": 0.9}],
-            "num_parameters": 1234, "num_training_clips": 60, "num_validation_clips": 4, "device": "cpu", "seconds": 9.0,
+            "num_parameters": 1234, "num_training_clips": 60, "num_validation_clips": 4, "device": "cpu",
+            "seconds": 9.0,
         },
         "calibration.json": {
             "stage": "calibrate", "num_clips": 60, "num_scenes": 9, "scale": [1.0] * 16, "shift": [0.0] * 16,
