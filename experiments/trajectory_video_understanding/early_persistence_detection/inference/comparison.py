@@ -1,0 +1,107 @@
+"""How decisions on real tracks fare, beside the rule that trackers use: confirm a track after its first few hits.
+
+Each target is a question of its own (`track_labels`), judged on the same tracks for every rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from persistence_augmented_dataset.dataset import NUM_FRAMES
+from persistence_augmented_dataset.mot import MotBoxes
+from persistence_augmented_dataset.track_clips import Track
+from persistence_augmented_dataset.track_labels import outlives_clip, real_or_clutter
+from scipy.stats import binomtest
+
+from early_persistence_detection import metrics
+from early_persistence_detection.models.compute_gating import Decisions, confirm_hits
+
+CONFIRMATION_HITS = (2, 3)
+
+
+def share(count: int, of: int) -> dict[str, float | int] | None:
+    """count / of with its 95 % Wilson interval; None where there is nothing to divide by."""
+    if of == 0:
+        return None
+    interval = binomtest(int(count), int(of)).proportion_ci(method="wilson")
+    return {"value": count / of, "low": interval.low, "high": interval.high, "count": int(count), "of": int(of)}
+
+
+def score(decisions: Decisions, labels: np.ndarray) -> dict[str, Any]:
+    """Accuracy, precision and recall of "persistent" with Wilson intervals; mean decision frame, bootstrapped."""
+    said, true = decisions.decision == 1, labels == 1
+    return {
+        "accuracy": share((said == true).sum(), len(labels)),
+        "precision": share((said & true).sum(), said.sum()),
+        "recall": share((said & true).sum(), true.sum()),
+        "mean_decision_frame": metrics.mean_decision_frame(decisions.decision_frame).as_dict(),
+    }
+
+
+def detected_frames(tracks: Sequence[Track]) -> np.ndarray:
+    """What a hit counter sees: bool (n, T), whether each track was detected at each age."""
+    visible = np.zeros((len(tracks), NUM_FRAMES), bool)
+    for row, track in enumerate(tracks):
+        length = min(NUM_FRAMES, len(track.detected))
+        visible[row, :length] = track.detected[:length]
+    return visible
+
+
+def compare(
+    tracks: Sequence[Track],
+    num_video_frames: int,
+    truth: MotBoxes | None,
+    models: dict[str, Callable[[list[int]], Decisions]],
+) -> dict[str, Any]:
+    """Score every rule on each target. Tracks whose clip the video cuts off, and ambiguous ones, do not count.
+
+    `models` maps a rule's name to its decisions by track id. `confirm_2_hits` calls a track persistent when it is
+    detected in each of its first 2 frames; `always_persistent` shows what a constant answer is worth.
+    """
+    targets = {"outlives_clip": outlives_clip(tracks, num_video_frames)}
+    if truth is not None:
+        targets["real_or_clutter"] = real_or_clutter(tracks, truth)
+    whole = targets["outlives_clip"] >= 0
+    result = {}
+    for name, labels in targets.items():
+        rows = np.flatnonzero(whole & (labels >= 0))
+        result[name] = {
+            "num_tracks": len(rows),
+            "num_persistent": int((labels[rows] == 1).sum()),
+            "num_transient": int((labels[rows] == 0).sum()),
+            "num_left_out": len(tracks) - len(rows),
+            "rules": {},
+        }
+        if len(rows) == 0:
+            continue
+        judged = [tracks[row] for row in rows]
+        seen = detected_frames(judged)
+        rules = {rule: decide([track.track_id for track in judged]) for rule, decide in models.items()}
+        rules |= {f"confirm_{hits}_hits": confirm_hits(seen, hits, hits) for hits in CONFIRMATION_HITS}
+        ones = np.ones(len(rows), np.int64)
+        rules["always_persistent"] = Decisions(ones, ones, ones.astype(np.float64))
+        result[name]["rules"] = {rule: score(decisions, labels[rows]) for rule, decisions in rules.items()}
+    return result
+
+
+def as_text(comparison: dict[str, Any]) -> str:
+    """The comparison as lines for a terminal."""
+    lines = []
+    for target, figures in comparison.items():
+        lines.append(
+            f"{target}: {figures['num_tracks']} tracks, {figures['num_persistent']} persistent, "
+            f"{figures['num_transient']} transient ({figures['num_left_out']} not judged)"
+        )
+        if figures["rules"]:
+            lines.append(f"  {'':20}{'accuracy':22}{'precision':22}{'recall':22}mean decision frame")
+        for rule, scored in figures["rules"].items():
+            cells = [_cell(scored[name]) for name in ("accuracy", "precision", "recall")]
+            frame = scored["mean_decision_frame"]["value"]
+            lines.append(f"  {rule:20}" + "".join(f"{cell:22}" for cell in cells) + f"{frame:.2f}")
+    return "\n".join(lines)
+
+
+def _cell(value: dict[str, float] | None) -> str:
+    return "-" if value is None else f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

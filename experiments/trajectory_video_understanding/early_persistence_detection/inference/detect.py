@@ -1,0 +1,336 @@
+#!/usr/bin/env python3
+"""Decide the tracks of a video, each as early as the model is sure of it.
+
+    python inference/detect.py --model results/calibrated_model.pt --video street.mp4 --output results/detection
+    python inference/detect.py --model results/calibrated_model.pt --video vtest.avi --detections det/det.txt \
+        --ground_truth gt/gt.txt --finetune --output results/detection
+    python inference/detect.py --model results/calibrated_model.pt --synthetic_demo --output results/detection
+
+Reads   MODEL, and VIDEO (a file or a folder of images) with DETECTIONS and GROUND_TRUTH in MOT Challenge text; without
+        DETECTIONS, moving objects are found by background subtraction; with --synthetic_demo, a rendered scene that no
+        training has seen, and the boxes where its objects are visible
+Writes  OUTPUT/tracks.txt      MOT Challenge text in video px; the score is P(persistent) so far
+        OUTPUT/decisions.csv   id, birth_frame (from 1, as in tracks.txt), decision, decision_frame (age, from 1),
+                               probability; the last two as far as the track was judged
+        OUTPUT/summary.json    stage "detect"
+        OUTPUT/annotated.mp4   and stills frame_XXXXX.png of it
+
+The video is read once, frame by frame: every live undecided track is stepped in one batch, and a track that is decided
+costs nothing more. Decisions are compared with confirmation after 2 and 3 hits, on tracks whose whole clip was seen:
+against `outlives_clip` (is the track still seen when its clip ends?) and, with GROUND_TRUTH, against
+`real_or_clutter`. These are different questions.
+
+With --finetune, a copy of the model's head is taught on the first half of the video, by each track's own later life,
+and decides the tracks born in the second half; the model as given (zero shot) decides the same tracks, for comparison
+(decisions_zero_shot.csv). The copy is saved as OUTPUT/finetuned_model.pt. Where the first half holds too few tracks,
+that is said and the model decides as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from persistence_augmented_dataset.association import Associator, Observation, TrackHistory
+from persistence_augmented_dataset.bayes import get_preset
+from persistence_augmented_dataset.live_crops import LiveCrop
+from persistence_augmented_dataset.make_clips import Detections, follow_tracks, load_boxes
+from persistence_augmented_dataset.mot import (
+    MotBoxes,
+    find_sequence_info,
+    make_boxes,
+    read_detections,
+    read_ground_truth,
+    write_tracks,
+)
+from persistence_augmented_dataset.rendering import render_scene
+from persistence_augmented_dataset.scenes import sample_scene
+from persistence_augmented_dataset.track_clips import CROP_SCALE
+from persistence_augmented_dataset.video import choose_box_scale, open_video, read_frames
+from run_directory import SCHEMA_VERSION, InputError, progress, provenance, run_cli, write_json, write_text
+
+from early_persistence_detection import metrics
+from early_persistence_detection.inference.annotate import AnnotatedVideo, TrackView
+from early_persistence_detection.inference.comparison import as_text, compare
+from early_persistence_detection.inference.finetune import Finetuned, finetune, make_splits
+from early_persistence_detection.inference.streaming import TrackRecord, TrackStream
+from early_persistence_detection.models.checkpoint import load_model, resolve_device, save_model
+from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
+
+DEMO_SCENE = (987_654_321, 2, 0)  # a seed that no data set is made with
+DEMO_FPS = 7.0
+VERDICTS = {1: "persistent", 0: "transient", None: "undecided"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Frames, what was detected in them, and what is known of them."""
+
+    frames: Iterator[np.ndarray]
+    num_frames: int  # as promised
+    fps: float
+    detections: Detections
+    truth: MotBoxes | None
+    description: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """Everything that the judged part of a video gave."""
+
+    streams: dict[str, TrackStream]  # the first one's decisions are the result
+    history: TrackHistory
+    rows: list[tuple[int, int, np.ndarray, float]]  # of tracks.txt
+    start: int  # judged frames start..stop-1
+    stop: int
+    association_seconds: float
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt or final_model.pt")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--video", type=Path, help="video file or folder of images")
+    source.add_argument("--synthetic_demo", action="store_true", help="render a held-out synthetic scene instead")
+    parser.add_argument("--detections", type=Path, help="det.txt; default: find moving objects in the video")
+    parser.add_argument("--ground_truth", type=Path, help="gt.txt, to judge the decisions by")
+    parser.add_argument("--finetune", action="store_true", help="learn on the first half, decide the second")
+    parser.add_argument("--confidence_threshold", type=float, help="in (0.5, 1] (default: the model's own)")
+    parser.add_argument(
+        "--box_scale", type=float, help="video width / width of the detections' picture (default: from seqinfo.ini)"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument("--seed", type=int, default=0, help="of the fine-tuning (default: 0)")
+    args = parser.parse_args()
+    if args.confidence_threshold is not None and not 0.5 < args.confidence_threshold <= 1:
+        parser.error(f"--confidence_threshold must lie in (0.5, 1], not {args.confidence_threshold}")
+    if args.synthetic_demo and (args.detections or args.ground_truth or args.finetune):
+        parser.error("--synthetic_demo takes no --detections, --ground_truth or --finetune")
+    if args.output.exists() and not args.output.is_dir():
+        parser.error(f"--output {args.output} is a file; give a folder")
+    return args
+
+
+def open_source(args: argparse.Namespace) -> Source:
+    """The video, or the rendered scene, that the command line names."""
+    if args.synthetic_demo:
+        return _synthetic_source()
+    video = open_video(args.video)
+    if args.finetune and video.num_frames == 0:
+        raise InputError(f"{video.path} does not say how many frames it has, so it has no first half; leave --finetune")
+    boxes = load_boxes(read_detections, args.detections, video, args.box_scale)
+    truth = load_boxes(read_ground_truth, args.ground_truth, video, args.box_scale)
+    scale = 1.0
+    if args.detections is not None:
+        scale = choose_box_scale(video, find_sequence_info(args.detections), args.box_scale)
+    description = {
+        "source": "video",
+        "video": str(video.path),
+        "width": video.width,
+        "height": video.height,
+        "fps": video.fps,
+        "detections": "background subtraction" if args.detections is None else str(args.detections),
+        "box_scale": scale,
+    }
+    return Source(read_frames(video), video.num_frames, video.fps, Detections(boxes), truth, description)
+
+
+def _synthetic_source() -> Source:
+    scene = sample_scene(get_preset("standard"), DEMO_SCENE)
+    frames = render_scene(scene)
+    tracks = scene.tracks()
+    seen = [(track.birth_frame + age, *track.boxes[age]) for track in tracks for age in np.flatnonzero(track.detected)]
+    table = np.array(seen)
+    description = {
+        "source": "synthetic",
+        "video": f"a rendered scene of preset {scene.preset.name}, seed {DEMO_SCENE[0]}, in no training data",
+        "width": frames.shape[2],
+        "height": frames.shape[1],
+        "fps": DEMO_FPS,
+        "detections": "true boxes, where visible",
+        "box_scale": 1.0,
+    }
+    detections = Detections(make_boxes(table[:, 0], table[:, 1:]))
+    return Source(iter(frames), len(frames), DEMO_FPS, detections, None, description)
+
+
+def judge(
+    frames: Iterable[np.ndarray],
+    start: int,
+    detections: Detections,
+    associator: Associator,
+    streams: dict[str, TrackStream],
+    annotated: AnnotatedVideo,
+) -> Outcome:
+    """Decide the tracks born from frame `start` on, whose frames these are, with every stream."""
+    history, rows, association_seconds, stop = TrackHistory(), [], 0.0, start
+    shown = next(iter(streams.values()))
+    for frame_index, frame in enumerate(frames, start=start):
+        began = time.perf_counter()
+        observations = associator.update(*detections.update(frame_index, frame))
+        association_seconds += time.perf_counter() - began
+        history.add(frame_index, observations)
+        crops = {name: stream.update(frame_index, frame, observations) for name, stream in streams.items()}
+        ours = [observation for observation in observations if observation.track_id in shown.records]
+        views = _views(ours, next(iter(crops.values())), shown.records)
+        rows += [(frame_index, seen.track_id, seen.box, shown.records[seen.track_id].probability) for seen in ours]
+        annotated.write(frame, views, frame_index + 1)
+        stop = frame_index + 1
+    return Outcome(streams, history, rows, start, stop, association_seconds)
+
+
+def _views(observations: list[Observation], crops: list[LiveCrop], records: dict[int, TrackRecord]) -> list[TrackView]:
+    """What to draw: every track seen, and the undecided ones that the detector lost."""
+    boxes = [(seen.track_id, tuple(seen.box), True) for seen in observations]
+    for crop in crops:
+        if crop.observation is None:
+            x, y, side = crop.window
+            size = side / CROP_SCALE
+            margin = (side - size) / 2
+            boxes.append((crop.track_id, (x + margin, y + margin, size, size), False))
+    views = []
+    for track_id, box, seen in boxes:
+        record = records[track_id]
+        views.append(TrackView(box, VERDICTS[record.decision], record.probability, len(record.probabilities), seen))
+    return views
+
+
+def summarise(outcome: Outcome, stream: TrackStream) -> dict[str, Any]:
+    """Counts, decision frames, and the work that stopping early saved."""
+    records = list(stream.records.values())
+    num_frames = stream.model.config.num_frames
+    decided = np.array([record.decision_frame for record in records if record.decision is not None])
+    total = sum(min(num_frames, outcome.stop - record.birth_frame) for record in records)
+    counts = {verdict: sum(VERDICTS[record.decision] == verdict for record in records) for verdict in VERDICTS.values()}
+    return {
+        "counts": {"tracks": len(records), **counts},
+        "mean_decision_frame": metrics.mean_decision_frame(decided).as_dict() if len(decided) else None,
+        "stopped_early_fraction": float((decided < num_frames).sum() / len(records)) if records else None,
+        "frames_stepped": stream.frames_stepped,
+        "frames_total": total,
+        "frames_saved_fraction": 1 - stream.frames_stepped / total if total else None,
+        "confidence_threshold": stream.threshold,
+        "ms_per_frame": {
+            "association": 1000 * outcome.association_seconds / max(stream.num_video_frames, 1),
+            "model": 1000 * stream.seconds / max(stream.num_video_frames, 1),
+        },
+    }
+
+
+def compare_streams(outcome: Outcome, truth: MotBoxes | None) -> dict[str, Any]:
+    """The decisions of every stream and of the confirmation rules, on the tracks that the streams judged."""
+    judged = next(iter(outcome.streams.values())).records
+    tracks = [track for track in outcome.history.tracks() if track.track_id in judged]
+    models = {name: stream.decisions for name, stream in outcome.streams.items()}
+    return compare(tracks, outcome.stop, truth, models)
+
+
+def decisions_csv(records: Iterable[TrackRecord]) -> str:
+    """decisions.csv of these tracks."""
+    lines = ["id,birth_frame,decision,decision_frame,probability\n"]
+    for record in records:
+        age = "" if record.decision_frame is None else record.decision_frame
+        lines.append(
+            f"{record.track_id},{record.birth_frame + 1},{VERDICTS[record.decision]},{age},{record.probability:.6f}\n"
+        )
+    return "".join(lines)
+
+
+def teach(
+    model: EarlyPersistenceClassifier,
+    source: Source,
+    frames: Iterator[np.ndarray],
+    associator: Associator,
+    seed: int,
+    device: torch.device,
+) -> tuple[Finetuned | None, dict[str, Any]]:
+    """Fine-tune on the first half of the frames; None, and the reason, where it holds too few tracks."""
+    began = time.perf_counter()
+    first_half = follow_tracks(itertools.islice(frames, source.num_frames // 2), source.detections, associator)
+    try:
+        taught = finetune(model, make_splits(first_half), device, seed)
+    except InputError as error:
+        return None, {"done": False, "reason": str(error)}
+    return taught, {"done": True, **taught.report, "seconds": time.perf_counter() - began}
+
+
+def main() -> None:
+    """Decide the tracks of the video that the command line names."""
+    args = parse_args()
+    device = resolve_device(args.device)
+    model = load_model(args.model, device)
+    source = open_source(args)
+    associator = Associator()
+    given = args.confidence_threshold
+    streams = {"zero_shot": TrackStream(model, given or model.confidence_threshold, device)}
+    start, taught, report = 0, None, None
+    with progress(source.frames, source.num_frames, "frames", "frames") as bar:
+        frames = iter(bar)
+        if args.finetune:
+            taught, report = teach(model, source, frames, associator, args.seed, device)
+            start = source.num_frames // 2
+            if taught is None:
+                print(f"not fine-tuned: {report['reason']}")
+            else:
+                streams = {"finetuned": TrackStream(taught.model, given or taught.threshold, device), **streams}
+        with AnnotatedVideo(args.output, source.fps, source.num_frames - start) as annotated:
+            outcome = judge(frames, start, source.detections, associator, streams, annotated)
+            stills = annotated.close()
+
+    name, shown = next(iter(streams.items()))
+    comparison = compare_streams(outcome, source.truth)
+    summary = {
+        "stage": "detect",
+        "schema_version": SCHEMA_VERSION,
+        **source.description,
+        "first_judged_frame": outcome.start + 1,
+        "last_judged_frame": outcome.stop,
+        "model": str(args.model),
+        "model_is_calibrated": model.is_calibrated,
+        "decided_by": name,
+        **summarise(outcome, shown),
+        "zero_shot": summarise(outcome, streams["zero_shot"]),
+        "finetune": report,
+        "comparison": comparison,
+        "annotated_video": {"file": "annotated.mp4", "codec": annotated.codec, "size": list(annotated.size)},
+        "stills": stills,
+        "provenance": provenance(vars(args), args.seed),
+    }
+    write_tracks(args.output / "tracks.txt", outcome.rows)
+    write_text(args.output / "decisions.csv", decisions_csv(shown.records.values()))
+    if taught is not None:
+        write_text(args.output / "decisions_zero_shot.csv", decisions_csv(streams["zero_shot"].records.values()))
+        save_model(args.output / "finetuned_model.pt", taught.model)
+    write_json(args.output / "summary.json", summary)
+    print_summary(args.output, summary)
+
+
+def print_summary(directory: Path, summary: dict[str, Any]) -> None:
+    """A few lines for the terminal."""
+    counts, frame = summary["counts"], summary["mean_decision_frame"]
+    print(f"{directory}: {summary['source']} source, {summary['video']}")
+    print(
+        f"  frames {summary['first_judged_frame']}-{summary['last_judged_frame']}, {counts['tracks']} tracks: "
+        f"{counts['persistent']} persistent, {counts['transient']} transient, {counts['undecided']} undecided"
+    )
+    if frame is not None:
+        print(
+            f"  decided by {summary['decided_by']} at confidence {summary['confidence_threshold']:g}: mean decision "
+            f"frame {frame['value']:.2f}, {summary['frames_stepped']} of {summary['frames_total']} track frames "
+            f"stepped, {summary['ms_per_frame']['model']:.1f} ms a video frame in the model"
+        )
+    print(f"  annotated.mp4: codec {summary['annotated_video']['codec']}; stills {', '.join(summary['stills'])}")
+    print(as_text(summary["comparison"]))
+
+
+if __name__ == "__main__":
+    run_cli(main)

@@ -1,0 +1,105 @@
+"""A copy of the classifier's head taught on the first part of a video, by each track's own later life.
+
+The tokenizer stays as it is. Nobody labels anything: a track that is still seen at the end of its clip is an example
+of a persistent one. What is learned is judged on the rest of the video, never here.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from persistence_augmented_dataset.dataset import ClipSplit
+from persistence_augmented_dataset.make_clips import VideoTracks, assign_segments, clip_metadata, split_video
+from persistence_augmented_dataset.track_labels import outlives_clip
+from run_directory import InputError
+from scipy.special import expit
+
+from early_persistence_detection.models.attention_visualization import object_tokens
+from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
+from early_persistence_detection.training.calibrate import choose_threshold, fit_platt
+from early_persistence_detection.training.classifier_training import (
+    ClassifierTraining,
+    EncodedSplit,
+    encode_split,
+    predict_logits,
+    train_head,
+)
+
+SEGMENTS = {"train": 0.7, "calibration": 0.3}
+SETTINGS = ClassifierTraining(epochs=8, batch_size=16, learning_rate=5e-4)
+MAX_TRAINING_CLIPS = 1000  # bounds the time; of a longer video the latest clips, which are most like what comes
+MIN_CLIPS_PER_CLASS = 5
+ALPHA = 0.95  # as calibrate.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetuned:
+    """The taught copy and what it was taught on."""
+
+    model: EarlyPersistenceClassifier
+    threshold: float
+    report: dict[str, Any]
+
+
+def make_splits(video: VideoTracks) -> dict[str, ClipSplit]:
+    """The clips of the first part of a video, in memory: its beginning to train on, its end to calibrate on.
+
+    Raises InputError when either has too few clips of one kind.
+    """
+    labels = outlives_clip(video.tracks, video.num_frames)
+    segments = split_video(video.num_frames, SEGMENTS)
+    assigned, _ = assign_segments(video.tracks, segments)
+    splits = {}
+    for index, segment in enumerate(segments):
+        rows = np.flatnonzero((assigned == index) & (labels >= 0))[-MAX_TRAINING_CLIPS:]
+        counts = np.bincount(labels[rows], minlength=2)
+        if counts.min() < MIN_CLIPS_PER_CLASS:
+            raise InputError(
+                f"frames {segment.start + 1}-{segment.stop} hold {counts[1]} persistent and {counts[0]} transient "
+                f"tracks, --finetune needs {MIN_CLIPS_PER_CLASS} of each to {segment.name}; give a longer video"
+            )
+        metadata = clip_metadata(video, labels, assigned, rows)
+        manifest = {"kind": "video", "segment": dataclasses.asdict(segment)}
+        splits[segment.name] = ClipSplit(
+            Path(), segment.name, manifest, [video.pixels[rows]], np.arange(len(rows)), metadata
+        )
+    return splits
+
+
+def _encode(model: EarlyPersistenceClassifier, split: ClipSplit, device: torch.device) -> EncodedSplit:
+    shown = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
+    return encode_split(model.tokenizer, split, shown, device)
+
+
+def finetune(
+    model: EarlyPersistenceClassifier,
+    splits: dict[str, ClipSplit],
+    device: torch.device,
+    seed: int = 0,
+    settings: ClassifierTraining = SETTINGS,
+) -> Finetuned:
+    """Teach a copy of the head on `splits["train"]`; calibrate it and choose its threshold on `["calibration"]`."""
+    taught = copy.deepcopy(model)
+    encoded = {name: _encode(model, split, device) for name, split in splits.items()}
+    train_head(taught.head, taught.tokenizer, encoded["train"], None, settings, seed, device)
+    logits = predict_logits(taught.head, taught.tokenizer, encoded["calibration"], device).numpy()
+    labels = encoded["calibration"].labels.numpy()
+    scale, shift = fit_platt(logits, labels)
+    threshold, _ = choose_threshold(expit(scale * logits + shift), labels, ALPHA)
+    tensors = (torch.from_numpy(values).float().to(device) for values in (scale, shift))
+    taught.set_calibration(*tensors, threshold)
+    taught.eval()
+    report = {
+        name: {
+            **split.manifest["segment"],
+            "num_clips": len(split),
+            "num_persistent": int(split.metadata["label"].sum()),
+        }
+        for name, split in splits.items()
+    }
+    return Finetuned(taught, threshold, {**report, **dataclasses.asdict(settings), "target": "outlives_clip"})

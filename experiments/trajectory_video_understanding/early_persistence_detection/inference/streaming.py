@@ -1,0 +1,103 @@
+"""The streaming classifier on live tracks: each is stepped until it is decided and then costs nothing more.
+
+Nothing here looks ahead: the crop, the probability and the decision of a frame depend on that frame and earlier ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from persistence_augmented_dataset.association import Observation
+from persistence_augmented_dataset.live_crops import LiveCrop, LiveCrops
+
+from early_persistence_detection.models.compute_gating import Decisions, Gate, gate
+from early_persistence_detection.models.early_persistence_classifier import (
+    EarlyPersistenceClassifier,
+    StreamState,
+    frames_to_input,
+)
+
+
+@dataclasses.dataclass
+class TrackRecord:
+    """What the stream knows of one track. Ages and decision frames count from 1."""
+
+    track_id: int
+    birth_frame: int  # frame index, from 0
+    probabilities: list[float] = dataclasses.field(default_factory=list)  # at ages 1, 2, ... until decided
+    decision: int | None = None  # 1 persistent, 0 transient, None undecided
+
+    @property
+    def probability(self) -> float:
+        """P(persistent) at the last age that was judged."""
+        return self.probabilities[-1]
+
+    @property
+    def decision_frame(self) -> int | None:
+        """Age at the decision."""
+        return None if self.decision is None else len(self.probabilities)
+
+
+class TrackStream:
+    """Decides tracks while a video runs: `stream.update(frame_index, frame, observations)`, once per frame in order.
+
+    Only tracks born in a frame that was given are judged. `records` maps every one of them to what became of it.
+    """
+
+    def __init__(self, model: EarlyPersistenceClassifier, threshold: float, device: torch.device):
+        self.model, self.threshold, self.device = model, threshold, device
+        self.records: dict[int, TrackRecord] = {}
+        self.frames_stepped = 0  # track frames that went through the model
+        self.num_video_frames = 0
+        self.seconds = 0.0
+        self._live = LiveCrops(model.config.num_frames)
+        self._state: StreamState | None = None  # of the live tracks, in the order of their crops
+
+    @torch.inference_mode()
+    def update(self, frame_index: int, frame: np.ndarray, observations: Iterable[Observation]) -> list[LiveCrop]:
+        """Step every live undecided track by this frame, all in one batch. Returns the crops that were stepped."""
+        started = time.perf_counter()
+        crops = self._live.update(frame, observations)
+        self.num_video_frames += 1
+        if crops:
+            self._step(frame_index, crops)
+        self.seconds += time.perf_counter() - started
+        return crops
+
+    def _step(self, frame_index: int, crops: list[LiveCrop]) -> None:
+        newborns = [crop.track_id for crop in crops if crop.age == 1]
+        if newborns:
+            self.records |= {track_id: TrackRecord(track_id, frame_index) for track_id in newborns}
+            fresh = self.model.initial_state(len(newborns))
+            self._state = fresh if self._state is None else self._state.append(fresh)
+        pixels = frames_to_input(np.stack([crop.pixels for crop in crops]), self.device)
+        p, self._state = self.model.step(pixels, self._state)
+        self.frames_stepped += len(crops)
+        live = []
+        for row, (crop, probability) in enumerate(zip(crops, p.double().cpu().tolist(), strict=True)):
+            record = self.records[crop.track_id]
+            record.probabilities.append(probability)
+            verdict = gate(probability, crop.age, self.threshold, self.model.config.num_frames)
+            if verdict is Gate.WATCH:
+                live.append(row)
+            else:
+                record.decision = int(verdict is Gate.FULL_BUDGET)
+        if len(live) < len(crops):
+            self._live.drop([crop.track_id for crop in crops if self.records[crop.track_id].decision is not None])
+            rows = torch.tensor(live, dtype=torch.long, device=self.device)
+            self._state = self._state.select(rows) if live else None
+
+    def decisions(self, track_ids: Iterable[int]) -> Decisions:
+        """What was decided of these tracks. Raises ValueError where one is undecided."""
+        records = [self.records[track_id] for track_id in track_ids]
+        if any(record.decision is None for record in records):
+            raise ValueError("a track is still undecided")
+        return Decisions(
+            np.array([record.decision for record in records], np.int64),
+            np.array([record.decision_frame for record in records], np.int64),
+            np.array([record.probability for record in records], np.float64),
+        )
