@@ -1,0 +1,134 @@
+"""Counted FLOPs are those of the stream that really ran; the benchmark times both sides on the same clips."""
+
+import numpy as np
+import pytest
+import torch
+from early_persistence_detection.models.compute_gating import run_gated_stream
+from early_persistence_detection.models.early_persistence_classifier import (
+    ClassifierConfig,
+    EarlyPersistenceClassifier,
+    frames_to_input,
+)
+from early_persistence_detection.models.efficiency_metrics import (
+    count_flops,
+    flops_full_clip,
+    flops_of_step,
+    flops_to_start,
+    gated_flops,
+    measure_wallclock,
+)
+from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+
+NUM_FRAMES = 16
+WIDTH = 32
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> EarlyPersistenceClassifier:
+    """Small, untrained, and scaled so that its confidence varies from clip to clip and grows with age."""
+    torch.manual_seed(0)
+    model = EarlyPersistenceClassifier(
+        TokenizerConfig(channels=(8, 16, 24)), ClassifierConfig(width=WIDTH, num_heads=4, state_width=24)
+    ).eval()
+    with torch.inference_mode():
+        raw = torch.logit(model(frames_to_input(random_pixels(64, seed=9))))
+        scale = torch.linspace(1, 2.5, NUM_FRAMES) / raw.std(dim=0)
+        model.set_calibration(scale, -scale * raw.mean(dim=0), 0.9)
+    return model
+
+
+def random_pixels(count: int, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    level = random.integers(0, 200, (count, 1, 1, 1, 3))
+    return (level + random.integers(0, 56, (count, NUM_FRAMES, 64, 64, 3))).astype(np.uint8)
+
+
+@torch.inference_mode()
+def test_flops_of_a_convolution_and_a_product_by_hand():
+    """One multiply-add is two operations."""
+    conv, linear = torch.nn.Conv2d(3, 5, kernel_size=3, padding=1), torch.nn.Linear(7, 11)
+    assert count_flops(lambda: conv(torch.zeros(2, 3, 8, 8))) == 2 * (2 * 5 * 8 * 8) * (3 * 3 * 3)
+    assert count_flops(lambda: linear(torch.zeros(4, 7))) == 2 * 4 * 7 * 11
+
+
+@torch.inference_mode()
+def test_the_recurrence_and_attention_count_whatever_kernel_runs_them():
+    """Fused kernels are opaque to the counter; their products are counted all the same."""
+    gru = torch.nn.GRU(6, 4, batch_first=True)
+    expected = 2 * 3 * 5 * (3 * 4 * 6 + 3 * 4 * 4)
+    assert count_flops(lambda: gru(torch.zeros(3, 5, 6), torch.zeros(1, 3, 4))) == expected
+    q, k = torch.zeros(2, 4, 3, 8), torch.zeros(2, 4, 10, 8)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    assert count_flops(lambda: attention(q, k, k)) == 2 * (2 * 2 * 4 * 3 * 10 * 8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_flops_by_age_times_tracks_stepped_equal_the_count_around_the_real_stream(model, batch_size):
+    pixels = random_pixels(37, seed=1)
+    results = []
+
+    def stream() -> None:
+        results.append(run_gated_stream(model, lambda rows, t: pixels[rows, t], len(pixels), 0.9, batch_size, CPU))
+
+    counted = count_flops(stream)
+    assert len(np.unique(results[0].decisions.decision_frame)) >= 4, "the clips must leave at different ages"
+    per_step = flops_of_step(model, CPU)
+    assert gated_flops(results[0].steps_at_age, per_step, flops_to_start(model)) == counted
+
+
+@torch.inference_mode()
+def test_flops_of_a_full_clip_scale_with_the_batch(model):
+    clips = frames_to_input(random_pixels(3, seed=2))
+    assert 3 * flops_full_clip(model, CPU) == count_flops(lambda: model(clips))
+
+
+def test_each_age_costs_one_more_frame_of_attention(model):
+    """A step costs the same at every age but for the decision query: two products over 64 more tokens of WIDTH."""
+    per_step = flops_of_step(model, CPU)
+    assert per_step.shape == (NUM_FRAMES,) and (np.diff(per_step) == 2 * 2 * 64 * WIDTH).all()
+    # the batched forward also attends to the masked future, so it costs a little more than its frames one by one
+    full = flops_full_clip(model, CPU)
+    assert 0.9 * full < per_step.sum() <= full
+
+
+def test_stopping_at_once_saves_and_never_stopping_does_not(model):
+    per_step, full, start = flops_of_step(model, CPU), flops_full_clip(model, CPU), flops_to_start(model)
+    first_only = np.zeros(NUM_FRAMES, np.int64)
+    first_only[0] = 100
+    assert gated_flops(first_only, per_step, start) < 100 * full / 14
+    assert gated_flops(np.full(NUM_FRAMES, 100), per_step, start) == pytest.approx(100 * full, rel=0.1)
+
+
+def test_the_benchmark_times_both_sides(model):
+    pixels = random_pixels(24, seed=3)
+    timing = measure_wallclock(model, pixels, 0.6, CPU, full_batch_sizes=(4, 24), gated_batch_sizes=(8, 24), repeats=5)
+    figures = timing.as_dict()
+    assert timing.full_batch_size in (4, 24) and timing.gated_batch_size in (8, 24)
+    assert len(timing.full_seconds) == len(timing.gated_seconds) == 5
+    assert figures["value"] == pytest.approx(np.median(np.divide(timing.full_seconds, timing.gated_seconds)))
+    assert 0 < figures["low"] <= figures["value"] <= figures["high"]
+    assert figures["full_ms_per_clip"] == pytest.approx(1000 * np.median(timing.full_seconds) / 24)
+    assert figures["gated_ms_per_clip"] == pytest.approx(1000 * np.median(timing.gated_seconds) / 24)
+
+
+def test_stopping_after_one_frame_is_measured_as_faster_than_watching_to_the_end(model):
+    pixels = random_pixels(48, seed=5)
+    early, late = (
+        measure_wallclock(model, pixels, threshold, CPU, full_batch_sizes=(16,), gated_batch_sizes=(48,), repeats=3)
+        for threshold in (0.5001, 1.0)
+    )
+    assert early.as_dict()["value"] > 2 * late.as_dict()["value"]
+
+
+def test_the_benchmark_warms_up_and_alternates(model):
+    """One untimed run of each side first, then full and gated in turn, on the same clips."""
+    pixels, seen = random_pixels(6, seed=4), []
+    handle = model.tokenizer.encoder[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    try:
+        timing = measure_wallclock(model, pixels, 1.0, CPU, full_batch_sizes=(6,), gated_batch_sizes=(6,), repeats=3)
+    finally:
+        handle.remove()
+    one_stream = ["gated"] * (1 + NUM_FRAMES)  # a blank frame for the shapes, then every frame
+    assert ["full" if frames == NUM_FRAMES else "gated" for frames in seen] == ["full", *one_stream] * 4
+    assert len(timing.full_seconds) == len(timing.gated_seconds) == 3
