@@ -205,7 +205,8 @@ class EarlyPersistenceClassifier(nn.Module):
         self.threshold.fill_(threshold)
         self.calibrated.fill_(True)
 
-    def _probability(self, logits: Tensor, age_index: Tensor) -> Tensor:
+    def probability(self, logits: Tensor, age_index: Tensor) -> Tensor:
+        """Calibrated P(persistent) of logits (B, T) or (B,) at ages `age_index` (from 0), (T,) or (B,)."""
         return torch.sigmoid(self.calibration_scale[age_index] * logits + self.calibration_shift[age_index])
 
     def _check(self, clips: Tensor) -> None:
@@ -221,7 +222,7 @@ class EarlyPersistenceClassifier(nn.Module):
         """
         self._check(clips)
         logits, _ = self.head(self.tokenizer.encode(clips)[0], removed)
-        return self._probability(logits, torch.arange(clips.shape[1], device=clips.device))
+        return self.probability(logits, torch.arange(clips.shape[1], device=clips.device))
 
     def forward_with_attention(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """As `forward`, and the attention of the decision query: (B, T, T, N), averaged over heads.
@@ -231,7 +232,7 @@ class EarlyPersistenceClassifier(nn.Module):
         """
         self._check(clips)
         logits, attention = self.head(self.tokenizer.encode(clips)[0], explicit=True)
-        return self._probability(logits, torch.arange(clips.shape[1], device=clips.device)), attention.mean(1)
+        return self.probability(logits, torch.arange(clips.shape[1], device=clips.device)), attention.mean(1)
 
     def initial_state(self, batch_size: int) -> StreamState:
         """The state of `batch_size` tracks of which nothing was seen yet."""
@@ -269,7 +270,7 @@ class EarlyPersistenceClassifier(nn.Module):
         cached = torch.arange(keys.shape[1], device=state.age.device)
         blocked = cached > state.age.unsqueeze(1)  # [B, S]
         logits, _ = self.head.decide(states, keys, values, blocked[:, None, :, None])
-        probability = self._probability(logits.squeeze(1), state.age)
+        probability = self.probability(logits.squeeze(1), state.age)
         return probability, StreamState(cache, hidden, keys, values, state.age + 1)
 
 

@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""Draw what the decision query looks at, and measure whether it looks at the right things for the right reason.
+
+    python evaluation/visualize_attention.py --model results/calibrated_model.pt --data data/standard \\
+        --output results/attention_visualizations --num_samples 20
+
+Reads   MODEL, split `test` of DATA
+Writes  OUTPUT/sample_XXXXX.png          frames up to the decision, attention over them, p and the Bayes posterior
+        OUTPUT/overview.png              right and wrong decisions of both kinds, below each other
+        OUTPUT/attention_analysis.json   attention efficiency ratio and faithfulness over the clips, with intervals
+
+The two figures stand together: a query can be taught to look at persistent objects (ratio) without what it looks at
+mattering to its answer (faithfulness).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from persistence_augmented_dataset.dataset import ClipSplit, load_split
+from run_directory import (
+    SCHEMA_VERSION,
+    InputError,
+    RunDirectory,
+    atomic_open,
+    progress,
+    provenance,
+    run_cli,
+    write_json,
+)
+
+from early_persistence_detection import metrics
+from early_persistence_detection.models.attention_visualization import (
+    KIND_NAME,
+    Sample,
+    attention_at_decision,
+    faithfulness_changes,
+    object_tokens,
+    overview_figure,
+    sample_figure,
+)
+from early_persistence_detection.models.checkpoint import load_model, resolve_device
+from early_persistence_detection.models.compute_gating import Decisions, decide
+from early_persistence_detection.models.early_persistence_classifier import (
+    DEFAULT_CONFIDENCE_THRESHOLD,
+    EarlyPersistenceClassifier,
+    frames_to_input,
+)
+
+OVERVIEW_SAMPLES = 6
+OVERVIEW_MAX_FRAMES = 6  # a clip that is watched longer would shrink the others
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt")
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder; its split test is read")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--num_samples", type=int, default=20, help="pictures to draw (default 20)")
+    parser.add_argument("--max_clips", type=int, default=2000, help="clips that are analysed (default 2000)")
+    parser.add_argument(
+        "--confidence_threshold", type=float, default=DEFAULT_CONFIDENCE_THRESHOLD, help="when to stop (default 0.95)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random tokens and intervals (default 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    arguments = parser.parse_args()
+    for name in ("num_samples", "max_clips"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} must be at least 1, not {getattr(arguments, name)}")
+    if not 0.5 < arguments.confidence_threshold <= 1:
+        parser.error(f"--confidence_threshold must lie in (0.5, 1], not {arguments.confidence_threshold}")
+    return arguments
+
+
+@torch.inference_mode()
+def predict(model: EarlyPersistenceClassifier, split: ClipSplit, device: torch.device) -> np.ndarray:
+    """p (n, T) of every clip. Raises InputError when the model gives NaN."""
+    parts = []
+    with progress(None, len(split), "predict test", "clips") as bar:
+        for rows, pixels in split.batches(8 if device.type == "cpu" else 64):
+            parts.append(model(frames_to_input(pixels, device)).double().cpu().numpy())
+            bar.update(len(rows))
+    probabilities = np.concatenate(parts)
+    if not np.isfinite(probabilities).all():
+        raise InputError("the model gives NaN on the test clips; train it again")
+    return probabilities
+
+
+def choose_samples(labels: np.ndarray, decisions: Decisions, count: int, longest: int | None = None) -> np.ndarray:
+    """Indices of `count` clips: both kinds in turn, wrong decisions first among a third of them.
+
+    With `longest`, clips decided later come last.
+    """
+    right = decisions.decision == labels
+    order = np.arange(len(labels))
+    if longest is not None:
+        order = np.concatenate([order[decisions.decision_frame <= longest], order[decisions.decision_frame > longest]])
+    queues = [[i for i in order if labels[i] == kind and right[i]] for kind in (1, 0)]
+    wrong = [i for i in order if not right[i]][: max(1, count // 3)]
+    mixed = [i for pair in zip(*queues, strict=False) for i in pair]
+    rest = [i for queue in queues for i in queue if i not in set(mixed)]
+    return np.array((wrong + mixed + rest)[:count])
+
+
+def build_sample(
+    split: ClipSplit, index: int, decisions: Decisions, probabilities: np.ndarray, attention: np.ndarray
+) -> Sample:
+    """What is drawn of one clip: nothing after its decision."""
+    seen = slice(0, int(decisions.decision_frame[index]))
+    metadata = split.metadata
+    return Sample(
+        clip_index=int(index),
+        frames=split.clips(np.array([index]))[0, seen],
+        attention=attention[index, seen],
+        probabilities=probabilities[index, seen],
+        bayes_posterior=metadata["bayes_posterior"][index, seen],
+        objects=metadata["objects"][index, seen],
+        object_kind=metadata["object_kind"][index],
+        label=int(metadata["label"][index]),
+        decision=int(decisions.decision[index]),
+    )
+
+
+def _png(figure) -> bytes:  # matplotlib.figure.Figure
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def main() -> None:
+    """Draw and measure as the command line says."""
+    arguments = parse_args()
+    device = resolve_device(arguments.device)
+    model = load_model(arguments.model, device)
+    split = load_split(arguments.data, "test").limit(arguments.max_clips)
+    labels = split.metadata["label"].astype(np.int64)
+    probabilities = predict(model, split, device)
+    decisions = decide(probabilities, arguments.confidence_threshold)
+    attention = attention_at_decision(model, split, decisions.decision_frame, device)
+    tokens = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
+    ratio = metrics.attention_efficiency_ratio(attention, tokens, decisions.decision_frame, arguments.seed)
+    changes = faithfulness_changes(model, split, decisions.decision_frame, attention, tokens, device, arguments.seed)
+    faithfulness = metrics.attention_faithfulness(*changes, arguments.seed)
+    by_decision = {
+        KIND_NAME[kind]: metrics.attention_faithfulness(
+            *(np.where(decisions.decision == kind, change, np.nan) for change in changes), arguments.seed
+        )
+        for kind in (1, 0)
+    }
+
+    pictures, listed = {}, []
+    for index in choose_samples(labels, decisions, arguments.num_samples):
+        sample = build_sample(split, index, decisions, probabilities, attention)
+        name = f"sample_{index:05d}.png"
+        pictures[name] = _png(sample_figure(sample))
+        listed.append(
+            {
+                "file": name,
+                "clip_index": sample.clip_index,
+                "label": sample.label,
+                "decision": sample.decision,
+                "decision_frame": int(decisions.decision_frame[index]),
+                "frames_shown": len(sample.frames),
+                "probability": float(decisions.probability[index]),
+            }
+        )
+    chosen = choose_samples(labels, decisions, OVERVIEW_SAMPLES, OVERVIEW_MAX_FRAMES)
+    overview = [build_sample(split, index, decisions, probabilities, attention) for index in chosen]
+    pictures["overview.png"] = _png(overview_figure(overview))
+
+    directory = RunDirectory(arguments.output)
+    for stale in directory.path.glob("sample_*.png"):
+        stale.unlink()
+    for name, content in pictures.items():
+        with atomic_open(directory.path / name, "wb") as file:
+            file.write(content)
+    write_json(
+        directory.path / "attention_analysis.json",
+        {
+            "stage": "visualize",
+            "schema_version": SCHEMA_VERSION,
+            "num_clips": len(split),
+            "num_clips_with_both_kinds": len(metrics.attention_columns(attention, tokens, decisions.decision_frame)),
+            "num_clips_in_faithfulness": int(np.isfinite(changes[0]).sum()),
+            "confidence_threshold": arguments.confidence_threshold,
+            "attention_efficiency_ratio": None if ratio is None else ratio.as_dict(),
+            "attention_faithfulness": None if faithfulness is None else faithfulness.as_dict(),
+            "attention_faithfulness_by_decision": {
+                name: None if part is None else part.as_dict() for name, part in by_decision.items()
+            },
+            "samples": listed,
+            "provenance": provenance(vars(arguments), arguments.seed),
+        },
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)
