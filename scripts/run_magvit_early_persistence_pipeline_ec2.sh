@@ -130,7 +130,7 @@ visualize() {
   local pictures=$results_dir/attention_visualizations
   run_stage visualize --inputs "$model" "$standard_data" --outputs "$pictures" "$pictures"/{overview.png,attention_analysis.json} -- \
     "$python" "$detection/evaluation/visualize_attention.py" --model "$model" --data "$standard_data" \
-    --output "$pictures" --num_samples 20 --device "$device"
+    --output "$pictures" --num_samples 20 --device "$device" --seed "$seed"
 }
 
 analyze() {
@@ -147,13 +147,24 @@ detect() {
   if [ -n "$video" ]; then
     inputs+=("$video")
     source=(--video "$video" --finetune)
-    [ -z "$detections" ] || inputs+=("$detections") source+=(--detections "$detections")
-    [ -z "$ground_truth" ] || inputs+=("$ground_truth") source+=(--ground_truth "$ground_truth")
+    if [ -n "$detections" ]; then
+      inputs+=("$detections")
+      source+=(--detections "$detections")
+      # the scale of the boxes is read from beside them
+      local sequence_info
+      sequence_info=$(dirname "$detections")/../seqinfo.ini
+      [ ! -f "$sequence_info" ] || inputs+=("$sequence_info")
+    fi
+    if [ -n "$ground_truth" ]; then
+      inputs+=("$ground_truth")
+      source+=(--ground_truth "$ground_truth")
+    fi
   else
-    source=(--synthetic)
+    source=(--synthetic_demo)
   fi
-  run_stage detect --inputs "${inputs[@]}" --outputs "$output"/{tracks.txt,summary.json,annotated.mp4} -- \
-    "$python" "$detection/inference/detect.py" --model "$model" "${source[@]}" --output "$output" --device "$device"
+  run_stage detect --inputs "${inputs[@]}" --outputs "$output"/{tracks.txt,decisions.csv,summary.json,annotated.mp4} -- \
+    "$python" "$detection/inference/detect.py" --model "$model" "${source[@]}" --output "$output" --device "$device" \
+    --seed "$seed"
 }
 
 choose_video() { # the given one, else the measured sequence beside the repository, else none

@@ -220,7 +220,7 @@ def check_trained_on(results: Path, directory: Path) -> None:
 
 
 def read_figures(results: Path) -> list[dict[str, Any]]:
-    """The success figures as the report judged them: name, value, target, passed."""
+    """The success figures as the report judged them: name, value, target, whether it is met."""
     return read_json(results / "success_criteria.json", "generate_report.py", "report")["criteria"]
 
 
@@ -233,7 +233,7 @@ def check_figures(results: Path) -> None:
     """Every figure meets the floor."""
     figures = read_figures(results)
     require(len(figures) > 0, "there is none")
-    missed = [describe_figure(figure) for figure in figures if figure["passed"] is not True]
+    missed = [describe_figure(figure) for figure in figures if figure["met"] is not True]
     require(not missed, "; ".join(missed))
 
 

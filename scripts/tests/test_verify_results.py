@@ -41,7 +41,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training_metrics.json": {"epochs": [{"epoch": 1}, {"epoch": 2}]},
         "evaluation_metrics.json": {"num_clips": 4},
         "blind_leak_check.json": {"passed": True},
-        "success_criteria.json": {"criteria": [{"name": "accuracy", "value": 0.97, "target": "> 0.8", "passed": True}]},
+        "success_criteria.json": {"criteria": [{"name": "accuracy", "value": 0.97, "target": 0.8, "met": True}]},
     }
     for name, (stage, _) in VERIFY["STAGE_FILES"].items():
         value = {"stage": stage, "schema_version": SCHEMA_VERSION, "provenance": {}, **extra.get(name, {})}
@@ -127,7 +127,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "missed target": (
         lambda r: change_json(
             r / "success_criteria.json",
-            criteria=[{"name": "accuracy", "value": 0.7, "target": "> 0.8", "passed": False}],
+            criteria=[{"name": "accuracy", "value": 0.7, "target": 0.8, "met": False}],
         ),
         "success figures",
     ),
@@ -162,7 +162,7 @@ def test_command_line_prints_every_line_and_exits_1_when_one_fails(whole_run: Pa
     assert "FAIL  reliability.png opens and is not blank: it does not exist" in result.stdout
     assert result.stdout.count("\nok    ") > 20
     figures = subprocess.run([*command[:4], "--figures_only"], capture_output=True, text=True, check=True)
-    assert figures.stdout == "accuracy: 0.97 (target > 0.8)\n"
+    assert figures.stdout == "accuracy: 0.97 (target 0.8)\n"
 
 
 def test_a_folder_that_is_none_is_exit_2(tmp_path: Path):
