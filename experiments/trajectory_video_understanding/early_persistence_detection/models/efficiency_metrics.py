@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from persistence_augmented_dataset.dataset import ClipSplit
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,8 +25,11 @@ from early_persistence_detection.models.early_persistence_classifier import (
     frames_to_input,
 )
 
-FULL_BATCH_SIZES = (2, 8, 32, 64)
-GATED_BATCH_SIZES = (8, 32, 64)
+# the fastest is taken on either side; a GPU needs more clips at once to be busy
+CPU_BATCH_SIZES = {"full": (2, 8, 32, 64), "gated": (32, 64, 128)}
+GPU_BATCH_SIZES = {"full": (32, 128, 256, 512), "gated": (256, 512, 1024, 2048)}
+TRIAL_SECONDS = 10.0
+NUM_TIMED_CLIPS = {"cpu": 192, "gpu": 2048}
 
 
 # --- FLOPs ---------------------------------------------------------------------------------------------------------
@@ -77,17 +81,25 @@ def gated_flops(steps_at_age: np.ndarray, per_step: np.ndarray, to_start: int) -
 
 
 @dataclasses.dataclass(frozen=True)
+class Setting:
+    """How one side is run."""
+
+    batch_size: int
+    num_threads: int  # of the CPU
+
+
+@dataclasses.dataclass(frozen=True)
 class WallclockTiming:
     """Repeated timings of both sides, taken in turn on the same clips in one process."""
 
     num_clips: int
-    full_batch_size: int  # the fastest tried
-    gated_batch_size: int  # the fastest tried
+    full_setting: Setting  # the fastest tried
+    gated_setting: Setting  # the fastest tried
     full_seconds: list[float]
     gated_seconds: list[float]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON. `value` is the median over repeats of full / gated; `low` and `high` bound all but one in forty."""
+        """For JSON. `value` is the median over repeats of full / gated; `low`, `high`: its percentiles 2.5 and 97.5."""
         ratios = np.divide(self.full_seconds, self.gated_seconds)
         low, high = np.percentile(ratios, [2.5, 97.5])
         return {
@@ -96,8 +108,8 @@ class WallclockTiming:
             "high": float(high),
             "full_ms_per_clip": 1000 * float(np.median(self.full_seconds)) / self.num_clips,
             "gated_ms_per_clip": 1000 * float(np.median(self.gated_seconds)) / self.num_clips,
-            "full_batch_size": self.full_batch_size,
-            "gated_batch_size": self.gated_batch_size,
+            "full_setting": dataclasses.asdict(self.full_setting),
+            "gated_setting": dataclasses.asdict(self.gated_setting),
             "num_clips": self.num_clips,
             "repeats": len(ratios),
         }
@@ -111,12 +123,40 @@ def _finish(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def _timed(run: Callable[[], Any], device: torch.device) -> float:
+def _timed(run: Callable[[int], Any], setting: Setting, device: torch.device) -> float:
+    """Seconds that `run(batch size)` takes."""
+    torch.set_num_threads(setting.num_threads)
     _finish(device)
     started = time.perf_counter()
-    run()
+    run(setting.batch_size)
     _finish(device)
     return time.perf_counter() - started
+
+
+def _fastest(run: Callable[[int], Any], batch_sizes: Sequence[int], threads: set[int], device: torch.device) -> Setting:
+    """The fastest of all batch sizes and thread counts, after a warm-up.
+
+    After TRIAL_SECONDS further thread counts are given up: the machine is so busy that more threads only wait.
+    """
+    started, seconds = time.perf_counter(), {}
+    _timed(run, Setting(batch_sizes[0], min(threads)), device)
+    for count in sorted(threads):
+        for size in batch_sizes:
+            if count > min(threads) and time.perf_counter() - started > TRIAL_SECONDS:
+                break
+            setting = Setting(size, count)
+            seconds[setting] = _timed(run, setting, device)
+    return min(seconds, key=seconds.__getitem__)
+
+
+def measure_speedup(
+    model: EarlyPersistenceClassifier, split: ClipSplit, threshold: float, device: torch.device
+) -> WallclockTiming:
+    """`measure_wallclock` on the first clips of `split`, as many and in such batches as suit the device."""
+    is_cpu = device.type == "cpu"
+    sizes = CPU_BATCH_SIZES if is_cpu else GPU_BATCH_SIZES
+    pixels = split.clips(np.arange(min(len(split), NUM_TIMED_CLIPS["cpu" if is_cpu else "gpu"])))
+    return measure_wallclock(model, pixels, threshold, device, sizes["full"], sizes["gated"])
 
 
 @torch.inference_mode()
@@ -125,16 +165,17 @@ def measure_wallclock(
     pixels: np.ndarray,
     threshold: float,
     device: torch.device,
-    full_batch_sizes: Sequence[int] = FULL_BATCH_SIZES,
-    gated_batch_sizes: Sequence[int] = GATED_BATCH_SIZES,
-    repeats: int = 7,
-    max_seconds: float = 20.0,
+    full_batch_sizes: Sequence[int],
+    gated_batch_sizes: Sequence[int],
+    repeats: int = 9,
+    max_seconds: float = 25.0,
 ) -> WallclockTiming:
-    """Time running every clip whole in batches against the gated stream, from pixels in memory to decisions.
+    """Time running every clip whole in batches against the gated stream, from pixels in memory to probabilities.
 
-    `pixels` uint8 (n, T, 64, 64, 3). Each side runs at the fastest of its batch sizes, found on the same clips after
-    a warm-up; then the two alternate, so that a slow spell of the machine meets both. After 3 repeats the measurement
-    ends once `max_seconds` have passed.
+    `pixels` uint8 (n, T, 64, 64, 3). Each side runs at the fastest of its settings, found on the same clips after a
+    warm-up: its batch sizes, and one thread or all (on a busy machine threads that wait for each other lose). Then the
+    two alternate, so that a slow spell of the machine meets both. After 3 repeats the measurement ends once
+    `max_seconds` have passed.
     """
 
     def full(batch_size: int) -> None:
@@ -144,23 +185,17 @@ def measure_wallclock(
     def gated(batch_size: int) -> None:
         run_gated_stream(model, lambda rows, t: pixels[rows, t], len(pixels), threshold, batch_size, device)
 
-    started = time.perf_counter()
-    full(full_batch_sizes[0])
-    gated(gated_batch_sizes[0])
-    full_batch_size = _fastest(full, full_batch_sizes, device)
-    gated_batch_size = _fastest(gated, gated_batch_sizes, device)
+    all_threads, started = torch.get_num_threads(), time.perf_counter()
+    threads = {1, all_threads} if device.type == "cpu" else {all_threads}
     full_seconds, gated_seconds = [], []
-    for repeat in range(repeats):
-        if repeat >= 3 and time.perf_counter() - started > max_seconds:
-            break
-        full_seconds.append(_timed(lambda: full(full_batch_size), device))
-        gated_seconds.append(_timed(lambda: gated(gated_batch_size), device))
-    return WallclockTiming(len(pixels), full_batch_size, gated_batch_size, full_seconds, gated_seconds)
-
-
-def _fastest(run: Callable[[int], None], batch_sizes: Sequence[int], device: torch.device) -> int:
-    """The batch size with the shortest of two runs; a single candidate is not run."""
-    if len(batch_sizes) == 1:
-        return batch_sizes[0]
-    rounds = [[_timed(lambda size=size: run(size), device) for size in batch_sizes] for _ in range(2)]
-    return batch_sizes[int(np.argmin(np.min(rounds, axis=0)))]
+    try:
+        full_setting = _fastest(full, full_batch_sizes, threads, device)
+        gated_setting = _fastest(gated, gated_batch_sizes, threads, device)
+        for repeat in range(repeats):
+            if repeat >= 3 and time.perf_counter() - started > max_seconds:
+                break
+            full_seconds.append(_timed(full, full_setting, device))
+            gated_seconds.append(_timed(gated, gated_setting, device))
+    finally:
+        torch.set_num_threads(all_threads)
+    return WallclockTiming(len(pixels), full_setting, gated_setting, full_seconds, gated_seconds)

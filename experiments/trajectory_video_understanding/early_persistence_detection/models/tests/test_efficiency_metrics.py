@@ -101,10 +101,12 @@ def test_stopping_at_once_saves_and_never_stopping_does_not(model):
 
 
 def test_the_benchmark_times_both_sides(model):
+    threads = torch.get_num_threads()
     pixels = random_pixels(24, seed=3)
     timing = measure_wallclock(model, pixels, 0.6, CPU, full_batch_sizes=(4, 24), gated_batch_sizes=(8, 24), repeats=5)
     figures = timing.as_dict()
-    assert timing.full_batch_size in (4, 24) and timing.gated_batch_size in (8, 24)
+    assert torch.get_num_threads() == threads
+    assert timing.full_setting.batch_size in (4, 24) and timing.gated_setting.batch_size in (8, 24)
     assert len(timing.full_seconds) == len(timing.gated_seconds) == 5
     assert figures["value"] == pytest.approx(np.median(np.divide(timing.full_seconds, timing.gated_seconds)))
     assert 0 < figures["low"] <= figures["value"] <= figures["high"]
@@ -122,13 +124,19 @@ def test_stopping_after_one_frame_is_measured_as_faster_than_watching_to_the_end
 
 
 def test_the_benchmark_warms_up_and_alternates(model):
-    """One untimed run of each side first, then full and gated in turn, on the same clips."""
+    """Each side warms up and tries its only setting; then full and gated run in turn, on the same clips."""
     pixels, seen = random_pixels(6, seed=4), []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one setting a side
     handle = model.tokenizer.encoder[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
     try:
         timing = measure_wallclock(model, pixels, 1.0, CPU, full_batch_sizes=(6,), gated_batch_sizes=(6,), repeats=3)
     finally:
         handle.remove()
+        torch.set_num_threads(threads)
     one_stream = ["gated"] * (1 + NUM_FRAMES)  # a blank frame for the shapes, then every frame
-    assert ["full" if frames == NUM_FRAMES else "gated" for frames in seen] == ["full", *one_stream] * 4
+    assert ["full" if frames == NUM_FRAMES else "gated" for frames in seen] == ["full"] * 2 + one_stream * 2 + [
+        "full",
+        *one_stream,
+    ] * 3
     assert len(timing.full_seconds) == len(timing.gated_seconds) == 3
