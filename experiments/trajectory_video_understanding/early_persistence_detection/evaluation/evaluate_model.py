@@ -1,0 +1,440 @@
+#!/usr/bin/env python3
+"""Judge a model on the test split: every metric with its interval, the Bayes limit and the usual rules beside it.
+
+    python evaluation/evaluate_model.py --model results/calibrated_model.pt --test_data data/standard --output results
+
+Reads   MODEL, split `test` of TEST_DATA
+Writes  OUTPUT/evaluation_metrics.json    every metric, the Bayes limit, other rules, curves, confusion matrix
+        OUTPUT/efficiency_metrics.json    decision frames, FLOPs and time of the stream that really ran
+        OUTPUT/predictions.csv            per clip: label, decision, decision frame, p and Bayes posterior at every age
+        OUTPUT/confusion_matrix.png  OUTPUT/accuracy_earliness.png  OUTPUT/reliability.png
+
+Figures of decisions come from p at every age, predicted in one batched pass. A second pass runs the gated stream over
+the same clips and stops for real: compute savings are counted on it, and it is stated how many of its decisions differ
+(a value on the border between two codes can round to the other one in another batch).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from persistence_augmented_dataset.bayes import OptimalRule, get_preset
+from persistence_augmented_dataset.dataset import ClipSplit, load_split
+from run_directory import SCHEMA_VERSION, InputError, RunDirectory, atomic_open, provenance, run_cli
+
+from early_persistence_detection import metrics
+from early_persistence_detection.evaluation.evaluation_figures import (
+    EarlinessPlot,
+    OperatingPoint,
+    confusion_figure,
+    earliness_figure,
+    png,
+    reliability_figure,
+)
+from early_persistence_detection.evaluation.visualize_attention import predict
+from early_persistence_detection.models.attention_visualization import (
+    attention_at_decision,
+    faithfulness_changes,
+    object_tokens,
+)
+from early_persistence_detection.models.checkpoint import load_model, resolve_device
+from early_persistence_detection.models.compute_gating import (
+    Decisions,
+    confirm_hits,
+    decide,
+    decide_at_one_frame,
+    run_gated_stream,
+)
+from early_persistence_detection.models.early_persistence_classifier import (
+    DEFAULT_CONFIDENCE_THRESHOLD,
+    EarlyPersistenceClassifier,
+)
+from early_persistence_detection.models.efficiency_metrics import (
+    flops_full_clip,
+    flops_of_step,
+    flops_to_start,
+    gated_flops,
+    measure_speedup,
+)
+
+ALPHAS = (0.5, 0.8, 0.95)
+CURVE_THRESHOLDS = (
+    0.51,
+    0.55,
+    *np.arange(0.6, 0.96, 0.025).round(3),
+    0.96,
+    0.97,
+    0.98,
+    0.985,
+    0.99,
+    0.995,
+    0.998,
+    0.999,
+)
+PREDECESSOR = {"threshold": 0.9, "frame": 4}
+HITS = (2, 3, 4)
+BASELINE_ALPHA = 0.95  # of a hit counter's windows, the one of least average cost on the test clips is stated
+MAX_ATTENTION_CLIPS = 2000
+MAX_STREAM_BATCH = {"cpu": 64, "mps": 256, "cuda": 1024}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt")
+    parser.add_argument("--test_data", type=Path, required=True, help="dataset folder; its split test is read")
+    parser.add_argument("--output", type=Path, required=True, help="results folder")
+    parser.add_argument("--num_samples", type=int, help="clips to evaluate (default all)")
+    parser.add_argument(
+        "--confidence_threshold", type=float, default=DEFAULT_CONFIDENCE_THRESHOLD, help="when to stop (default 0.95)"
+    )
+    parser.add_argument("--early_stop_frame", type=int, default=4, help="a stop by this frame is early (default 4)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of intervals and random tokens (default 0)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    return parser.parse_args()
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raise InputError for values out of range, before anything is computed."""
+    if not 0.5 < arguments.confidence_threshold <= 1:
+        raise InputError(f"--confidence_threshold must lie in (0.5, 1], not {arguments.confidence_threshold}")
+    if arguments.early_stop_frame < 1:
+        raise InputError(f"--early_stop_frame must be at least 1, not {arguments.early_stop_frame}")
+    if arguments.seed < 0:
+        raise InputError(f"--seed must not be negative, it is {arguments.seed}")
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise InputError(f"{arguments.output} is a file; give a folder for the results")
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """What is known of the test clips once p is predicted."""
+
+    labels: np.ndarray  # int64 (n,)
+    visible: np.ndarray  # bool (n, T)
+    probabilities: np.ndarray  # float64 (n, T)
+    bayes_posterior: np.ndarray | None  # float64 (n, T); None on real video
+    threshold: float
+    early_stop_frame: int
+    seed: int
+
+    @property
+    def num_frames(self) -> int:
+        """T."""
+        return self.probabilities.shape[1]
+
+    def interval(self, metric: Callable[..., metrics.Interval], *arguments: Any) -> dict[str, float]:
+        """A metric with this evaluation's seed, for JSON."""
+        return metric(*arguments, seed=self.seed).as_dict()
+
+    def by_age(self, value: Callable[[int], Any]) -> dict[str, Any]:
+        """`value(age)` for every age, keyed as JSON keys are."""
+        return {str(age): value(age) for age in range(1, self.num_frames + 1)}
+
+
+def judge_decisions(judged: Judged, decisions: Decisions) -> dict[str, Any]:
+    """Accuracy and earliness of a rule's decisions."""
+    right = metrics.is_right(decisions.decision, judged.labels)
+    return {
+        "accuracy": judged.interval(metrics.accuracy, right),
+        "mean_decision_frame": judged.interval(metrics.mean_decision_frame, decisions.decision_frame),
+        "early_stop_rate": judged.interval(metrics.early_stop_rate, decisions.decision_frame, judged.early_stop_frame),
+    }
+
+
+def accuracy_by_age(judged: Judged, probabilities: np.ndarray) -> dict[str, Any]:
+    """Accuracy of p_t at every age."""
+    right = metrics.is_right_at_age(probabilities, judged.labels)
+    return judged.by_age(lambda age: judged.interval(metrics.accuracy, right[:, age - 1]))
+
+
+def optimal_decisions(judged: Judged, preset: str) -> dict[float, Decisions]:
+    """What the optimal rule decides on the Bayes posterior, for every alpha."""
+    result = {}
+    for alpha in ALPHAS:
+        rule = OptimalRule(get_preset(preset), alpha, judged.num_frames)
+        decision, decision_frame = rule.decide(judged.bayes_posterior, judged.visible)
+        result[alpha] = Decisions(decision.astype(np.int64), decision_frame, decision.astype(np.float64))
+    return result
+
+
+def judge_model(judged: Judged, decisions: Decisions, optimal: dict[float, Decisions] | None) -> dict[str, Any]:
+    """Every metric that follows from p and the labels; those that need the Bayes posterior are None without it."""
+    labels, num_frames, p = judged.labels, judged.num_frames, judged.probabilities
+
+    def cost(rule: Decisions, alpha: float) -> np.ndarray:
+        return metrics.cost_per_clip(metrics.is_right(rule.decision, labels), rule.decision_frame, num_frames, alpha)
+
+    right, frame = metrics.is_right(decisions.decision, labels), decisions.decision_frame
+    regret = bayes_gap = None
+    if optimal is not None:
+        regret = {
+            str(alpha): judged.interval(metrics.regret, cost(decisions, alpha), cost(optimal[alpha], alpha))
+            for alpha in ALPHAS
+        }
+        bayes_gap = judged.by_age(
+            lambda age: judged.interval(
+                metrics.bootstrap_mean, metrics.bayes_gap(p, judged.bayes_posterior, labels, age)
+            )
+        )
+    return {
+        **judge_decisions(judged, decisions),
+        "full_clip_accuracy": judged.interval(metrics.accuracy, metrics.is_right_at_age(p, labels)[:, -1]),
+        "frames_saved_fraction": judged.interval(metrics.frames_saved_fraction, frame, num_frames),
+        "harmonic_mean": judged.interval(metrics.harmonic_mean, right, frame, num_frames),
+        "average_cost": {
+            str(alpha): judged.interval(metrics.bootstrap_mean, cost(decisions, alpha)) for alpha in ALPHAS
+        },
+        "regret": regret,
+        "accuracy_at_age": accuracy_by_age(judged, p),
+        "bayes_gap": bayes_gap,
+        "expected_calibration_error": judged.by_age(
+            lambda age: metrics.expected_calibration_error(p[:, age - 1], labels)
+        ),
+        "brier_score": judged.by_age(lambda age: metrics.brier_score(p[:, age - 1], labels)),
+    }
+
+
+# --- other rules ---------------------------------------------------------------------------------------------------
+
+
+def operating_point(decisions: Decisions, labels: np.ndarray) -> OperatingPoint:
+    """Accuracy and mean decision frame without intervals."""
+    right = metrics.is_right(decisions.decision, labels)
+    return OperatingPoint(float(right.mean()), float(decisions.decision_frame.mean()))
+
+
+def threshold_curve(probabilities: np.ndarray, labels: np.ndarray) -> list[OperatingPoint]:
+    """Where the stopping rule lands at each of CURVE_THRESHOLDS."""
+    return [operating_point(decide(probabilities, threshold), labels) for threshold in CURVE_THRESHOLDS]
+
+
+def hit_counting(visible: np.ndarray, labels: np.ndarray) -> dict[int, list[OperatingPoint]]:
+    """K-of-N confirmation on the true visibility, the most generous input it can have: hits K -> N = K .. T."""
+    num_frames = visible.shape[1]
+    return {
+        hits: [operating_point(confirm_hits(visible, hits, window), labels) for window in range(hits, num_frames + 1)]
+        for hits in HITS
+    }
+
+
+def other_rules(judged: Judged, counted: dict[int, list[OperatingPoint]]) -> dict[str, dict[str, Any]]:
+    """The predecessor's rule on our p, and every hit counter at its best window."""
+    looked_once = decide_at_one_frame(judged.probabilities, PREDECESSOR["threshold"], PREDECESSOR["frame"])
+    name = f"predecessor_confidence_{PREDECESSOR['threshold']:g}_frame_{PREDECESSOR['frame']}"
+    rules = {name: dataclasses.asdict(operating_point(looked_once, judged.labels))}
+    for hits, points in counted.items():
+        costs = [
+            BASELINE_ALPHA * (1 - point.accuracy) + (1 - BASELINE_ALPHA) * point.mean_decision_frame / judged.num_frames
+            for point in points
+        ]
+        best = int(np.argmin(costs))
+        windows = [{"window": hits + index, **dataclasses.asdict(point)} for index, point in enumerate(points)]
+        rules[f"confirm_{hits}_of_N"] = {**windows[best], "windows": windows}
+    return rules
+
+
+# --- attention, stream ---------------------------------------------------------------------------------------------
+
+
+def judge_attention(
+    model: EarlyPersistenceClassifier, split: ClipSplit, decisions: Decisions, device: torch.device, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Attention ratio and faithfulness on the first MAX_ATTENTION_CLIPS clips, and how many clips they rest on."""
+    split = split.limit(MAX_ATTENTION_CLIPS)
+    frame = decisions.decision_frame[: len(split)]
+    tokens = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
+    attention = attention_at_decision(model, split, frame, device)
+    most, random = faithfulness_changes(model, split, frame, attention, tokens, device, seed)
+    figures = {
+        "attention_efficiency_ratio": metrics.attention_efficiency_ratio(attention, tokens, frame, seed),
+        "attention_faithfulness": metrics.attention_faithfulness(most, random, seed),
+    }
+    counts = {
+        "num_clips": len(split),
+        "num_clips_with_both_kinds": len(metrics.attention_columns(attention, tokens, frame)),
+        "num_clips_with_faithfulness": int(np.isfinite(most).sum()),
+    }
+    return {name: _finite(interval) for name, interval in figures.items()}, counts
+
+
+def _finite(interval: metrics.Interval | None) -> dict[str, float] | None:
+    """For JSON; None for a ratio whose denominator is zero."""
+    if interval is None or not np.isfinite(dataclasses.astuple(interval)).all():
+        return None
+    return interval.as_dict()
+
+
+def judge_efficiency(
+    model: EarlyPersistenceClassifier, split: ClipSplit, judged: Judged, decisions: Decisions, device: torch.device
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Run the gated stream over the split. Returns the content of efficiency_metrics.json, and compute_savings."""
+    batch_size = MAX_STREAM_BATCH[device.type]
+    stream = run_gated_stream(model, split.frames, len(split), judged.threshold, batch_size, device)
+    per_step, to_start = flops_of_step(model, device), flops_to_start(model)
+    spent = gated_flops(stream.steps_at_age, per_step, to_start)
+    # of the two ways to run a clip to its end, in one batched forward or frame by frame, the cheaper one
+    full = min(flops_full_clip(model, device), int(per_step.sum()))
+    per_clip = np.cumsum(per_step)[stream.decisions.decision_frame - 1] + to_start / len(split)
+    savings = judged.interval(metrics.compute_savings, per_clip, full)
+    differs = (stream.decisions.decision != decisions.decision) | (
+        stream.decisions.decision_frame != decisions.decision_frame
+    )
+    efficiency = {
+        "num_clips": len(split),
+        "num_frames": judged.num_frames,
+        "early_stop_frame": judged.early_stop_frame,
+        "confidence_threshold": judged.threshold,
+        "labels": judged.labels.tolist(),
+        "decisions": decisions.decision.tolist(),
+        "decision_frames": decisions.decision_frame.tolist(),
+        "flops_per_clip_full": full,
+        "flops_spent_gated": spent,
+        "flops_full": full * len(split),
+        "flops_per_step_at_age": per_step.tolist(),
+        "compute_savings": savings["value"],
+        "frames_processed": stream.frames_processed,
+        "stream": {"num_clips_that_differ": int(differs.sum()), "seconds": stream.seconds, "batch_size": batch_size},
+        "wallclock": measure_speedup(model, split, judged.threshold, device).as_dict(),
+    }
+    return efficiency, savings
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def predictions_csv(judged: Judged, decisions: Decisions) -> str:
+    """One row per clip; the Bayes columns are empty where the posterior is unknown."""
+    ages = range(1, judged.num_frames + 1)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["clip_index", "label", "decision", "decision_frame", "probability"]
+        + [f"p_{age}" for age in ages]
+        + [f"bayes_{age}" for age in ages]
+    )
+    for index, p in enumerate(judged.probabilities):
+        bayes = [""] * len(p) if judged.bayes_posterior is None else judged.bayes_posterior[index].tolist()
+        outcome = [decisions.decision[index], decisions.decision_frame[index], decisions.probability[index].item()]
+        writer.writerow([index, judged.labels[index], *outcome, *p.tolist(), *bayes])
+    return text.getvalue()
+
+
+def as_json(stage: str, content: dict[str, Any], arguments: argparse.Namespace) -> bytes:
+    """A stage's JSON file. Raises ValueError on NaN, before anything is written."""
+    head = {"stage": stage, "schema_version": SCHEMA_VERSION}
+    tail = {"provenance": provenance(vars(arguments), arguments.seed)}
+    return (json.dumps({**head, **content, **tail}, indent=2, allow_nan=False) + "\n").encode()
+
+
+def evaluate(
+    model: EarlyPersistenceClassifier, split: ClipSplit, arguments: argparse.Namespace, device: torch.device
+) -> tuple[dict[str, bytes], str]:
+    """Judge `model` on `split`: the files to write, by name, and one line that sums them up."""
+    bayes = split.metadata["bayes_posterior"].astype(np.float64)
+    preset = split.manifest["preset"]
+    judged = Judged(
+        labels=split.metadata["label"].astype(np.int64),
+        visible=split.metadata["visible"],
+        probabilities=predict(model, split, device),
+        bayes_posterior=bayes if np.isfinite(bayes).all() else None,
+        threshold=arguments.confidence_threshold,
+        early_stop_frame=arguments.early_stop_frame,
+        seed=arguments.seed,
+    )
+    labels, p = judged.labels, judged.probabilities
+    decisions = decide(p, judged.threshold)
+    attention, attention_counts = judge_attention(model, split, decisions, device, judged.seed)
+    efficiency, savings = judge_efficiency(model, split, judged, decisions, device)
+
+    optimal = bayes_figures = bayes_curve = optimal_points = None
+    if judged.bayes_posterior is not None:
+        optimal = optimal_decisions(judged, preset)
+        optimal_points = {str(alpha): operating_point(rule, labels) for alpha, rule in optimal.items()}
+        bayes_curve = threshold_curve(judged.bayes_posterior, labels)
+        bayes_figures = judge_decisions(judged, decide(judged.bayes_posterior, judged.threshold))
+        bayes_figures["accuracy_at_age"] = accuracy_by_age(judged, judged.bayes_posterior)
+        bayes_figures["optimal_rule"] = {key: dataclasses.asdict(point) for key, point in optimal_points.items()}
+    figures = judge_model(judged, decisions, optimal)
+    figures |= {"compute_savings": savings, "wallclock_speedup": efficiency["wallclock"], **attention}
+    curve, counted = threshold_curve(p, labels), hit_counting(judged.visible, labels)
+    rules = other_rules(judged, counted)
+    matrix = [[int(np.sum((labels == y) & (decisions.decision == d))) for d in (0, 1)] for y in (0, 1)]
+    chosen = judge_decisions(judged, decide(p, model.confidence_threshold))
+
+    report = {
+        "num_clips": len(split),
+        "num_frames": judged.num_frames,
+        "preset": preset,
+        "early_stop_frame": judged.early_stop_frame,
+        "confidence_threshold": judged.threshold,
+        "metrics": figures,
+        "bayes": bayes_figures,
+        "chosen_threshold": {"confidence_threshold": model.confidence_threshold, **chosen},
+        "curve": with_thresholds(curve),
+        "bayes_curve": with_thresholds(bayes_curve) if bayes_curve else None,
+        "rules": rules,
+        "confusion_matrix": matrix,
+        "attention": attention_counts,
+    }
+    predecessor = next(rule for name, rule in rules.items() if name.startswith("predecessor"))
+    plot = EarlinessPlot(
+        curve=curve,
+        ours=operating_point(decisions, labels),
+        confidence_threshold=judged.threshold,
+        bayes_curve=bayes_curve,
+        optimal=optimal_points,
+        predecessor=OperatingPoint(**predecessor),
+        hit_counting=counted,
+    )
+    title = f"{len(split):,} clips, confidence {judged.threshold:g}: accuracy {figures['accuracy']['value']:.4f}"
+    files = {
+        "confusion_matrix.png": png(confusion_figure(matrix, title)),
+        "accuracy_earliness.png": png(earliness_figure(plot)),
+        "reliability.png": png(reliability_figure(p, labels)),
+        "predictions.csv": predictions_csv(judged, decisions).encode(),
+        "efficiency_metrics.json": as_json("efficiency", efficiency, arguments),
+        "evaluation_metrics.json": as_json("evaluate", report, arguments),
+    }
+    summary = (
+        f"Evaluated {len(split)} clips: accuracy {figures['accuracy']['value']:.4f} at mean frame "
+        f"{figures['mean_decision_frame']['value']:.2f}, early-stop rate {figures['early_stop_rate']['value']:.3f}, "
+        f"compute savings {savings['value']:.3f}, speed-up {efficiency['wallclock']['value']:.2f}"
+    )
+    return files, summary
+
+
+def with_thresholds(points: list[OperatingPoint]) -> list[dict[str, float]]:
+    """The points of `threshold_curve`, for JSON."""
+    return [
+        {"threshold": float(threshold), **dataclasses.asdict(point)}
+        for threshold, point in zip(CURVE_THRESHOLDS, points, strict=True)
+    ]
+
+
+def main() -> None:
+    """Evaluate as the command line says."""
+    arguments = parse_args()
+    check_arguments(arguments)
+    device = resolve_device(arguments.device)
+    model = load_model(arguments.model, device)
+    split = load_split(arguments.test_data, "test").limit(arguments.num_samples)
+    files, summary = evaluate(model, split, arguments, device)
+    directory = RunDirectory(arguments.output)
+    for name, content in files.items():
+        with atomic_open(directory.path / name, "wb") as file:
+            file.write(content)
+    directory.log(summary)
+
+
+if __name__ == "__main__":
+    run_cli(main)
