@@ -184,8 +184,8 @@ choose_video() { # the given one, else the measured sequence beside the reposito
 report() {
   run_stage report \
     --inputs "$results_dir"/{config,training_metrics,calibration,evaluation_metrics,efficiency_metrics,token_ablation,blind_leak_check}.json \
-    "$results_dir"/{attention_visualizations,efficiency_analysis,confusion_matrix.png,accuracy_earliness.png,reliability.png} \
-    "$results_dir/detection/summary.json" --code "$detection/evaluation/templates" \
+    "$results_dir"/{attention_visualizations,efficiency_analysis,detection,confusion_matrix.png,accuracy_earliness.png,reliability.png} \
+    --code "$detection/evaluation/templates" \
     --outputs "$results_dir"/{FINAL_REPORT.md,FINAL_REPORT.html,success_criteria.json} -- \
     "$python" "$detection/evaluation/generate_report.py" --results_dir "$results_dir" \
     --output "$results_dir/FINAL_REPORT"

@@ -220,13 +220,15 @@ def check_trained_on(results: Path, directory: Path) -> None:
 
 
 def read_figures(results: Path) -> list[dict[str, Any]]:
-    """The success figures as the report judged them: name, value, target, whether it is met."""
+    """The success figures as the report judged them: name, value, comparison, target, whether it is met."""
     return read_json(results / "success_criteria.json", "generate_report.py", "report")["criteria"]
 
 
 def describe_figure(figure: dict[str, Any]) -> str:
     """One figure in words."""
-    return f"{figure['name']}: {figure['value']} (target {figure['target']})"
+    measured = "not measured" if figure["value"] is None else f"{figure['value']:.4g}"
+    verdict = "met" if figure["met"] else "MISSED"
+    return f"{figure['name']}: {measured} (target {figure['comparison']} {figure['target']}: {verdict})"
 
 
 def check_figures(results: Path) -> None:

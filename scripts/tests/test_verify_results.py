@@ -30,6 +30,10 @@ COUNTS = {"train": 8, "calibration": 4, "test": 4}
 WORDS = "every figure in this text was measured on the run that it lies beside and none was copied by hand at all"
 
 
+def criterion(value: float | None, met: bool | None) -> dict[str, object]:
+    return {"name": "accuracy", "value": value, "comparison": ">", "target": 0.8, "met": met}
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with results/ and data/ of the form that the stages write."""
@@ -41,7 +45,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training_metrics.json": {"epochs": [{"epoch": 1}, {"epoch": 2}]},
         "evaluation_metrics.json": {"num_clips": 4},
         "blind_leak_check.json": {"passed": True},
-        "success_criteria.json": {"criteria": [{"name": "accuracy", "value": 0.97, "target": 0.8, "met": True}]},
+        "success_criteria.json": {"criteria": [criterion(0.97, True)]},
     }
     for name, (stage, _) in VERIFY["STAGE_FILES"].items():
         value = {"stage": stage, "schema_version": SCHEMA_VERSION, "provenance": {}, **extra.get(name, {})}
@@ -125,10 +129,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "leak": (lambda r: change_json(r / "blind_leak_check.json", passed=False), "blind clips"),
     "missed target": (
-        lambda r: change_json(
-            r / "success_criteria.json",
-            criteria=[{"name": "accuracy", "value": 0.7, "target": 0.8, "met": False}],
-        ),
+        lambda r: change_json(r / "success_criteria.json", criteria=[criterion(0.7, False)]),
+        "success figures",
+    ),
+    "unmeasured figure": (
+        lambda r: change_json(r / "success_criteria.json", criteria=[criterion(None, None)]),
         "success figures",
     ),
     "altered shard": (
@@ -162,7 +167,7 @@ def test_command_line_prints_every_line_and_exits_1_when_one_fails(whole_run: Pa
     assert "FAIL  reliability.png opens and is not blank: it does not exist" in result.stdout
     assert result.stdout.count("\nok    ") > 20
     figures = subprocess.run([*command[:4], "--figures_only"], capture_output=True, text=True, check=True)
-    assert figures.stdout == "accuracy: 0.97 (target 0.8)\n"
+    assert figures.stdout == "accuracy: 0.97 (target > 0.8: met)\n"
 
 
 def test_a_folder_that_is_none_is_exit_2(tmp_path: Path):
