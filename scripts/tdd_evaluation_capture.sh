@@ -54,7 +54,7 @@ main() {
   output=$(mktemp)
   # shellcheck disable=SC2064  # the name is fixed now
   trap "rm -f '$output'" EXIT
-  (cd "$root" && "$python" -m pytest "$tests" -v --tb=short -p no:cacheprovider) >"$output" 2>&1 || code=$?
+  (cd "$root" && "$python" -m pytest "$tests" -vv --tb=short -p no:cacheprovider) >"$output" 2>&1 || code=$?
   tail -n 3 "$output"
 
   # pytest: 0 all passed, 1 some failed; anything else means that the tests did not run

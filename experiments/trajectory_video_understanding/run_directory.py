@@ -145,6 +145,12 @@ def _git(*arguments: str) -> str | None:
     return result.stdout.strip()
 
 
+def public_path(path: str | Path) -> str:
+    """A path as it may stand in a result that others see: relative to the repository, or the bare name outside it."""
+    path, root = Path(path).resolve(), Path(__file__).resolve().parents[2]
+    return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+
+
 def provenance(configuration: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
     """What a result was made with: resolved configuration, seed, git commit, versions, machine, time."""
     versions = {"python": platform.python_version()}
@@ -153,7 +159,9 @@ def provenance(configuration: dict[str, Any], seed: int | None = None) -> dict[s
             versions[name] = importlib.metadata.version(name)
     status = _git("status", "--porcelain", "--untracked-files=no")
     return {
-        "configuration": {key: str(item) if isinstance(item, Path) else item for key, item in configuration.items()},
+        "configuration": {
+            key: public_path(item) if isinstance(item, Path) else item for key, item in configuration.items()
+        },
         "seed": seed,
         "git_commit": _git("rev-parse", "HEAD"),
         "git_tree_clean": None if status is None else status == "",
