@@ -117,13 +117,13 @@ evaluate() {
 compare_tokens() {
   run_stage compare_tokens --inputs "$model" "$standard_data" --outputs "$results_dir/token_ablation.json" -- \
     "$python" "$detection/evaluation/compare_tokens.py" --model "$model" --data_dir "$standard_data" \
-    --output "$results_dir" --device "$device" --seed "$seed"
+    --num_samples "$ablation_clips" --epochs "$ablation_epochs" --output "$results_dir" --device "$device" --seed "$seed"
 }
 
 check_leakage() {
   run_stage check_leakage --inputs "$model" "$blind_data" --outputs "$results_dir/blind_leak_check.json" -- \
     "$python" "$detection/evaluation/check_leakage.py" --model "$model" --data_dir "$blind_data" \
-    --output "$results_dir" --device "$device" --seed "$seed"
+    --epochs "$blind_epochs" --output "$results_dir" --device "$device" --seed "$seed"
 }
 
 visualize() {

@@ -4,6 +4,7 @@
 
 profile='' profile_reason=''
 train_clips='' calibration_clips='' test_clips='' blind_train_clips='' blind_test_clips=''
+ablation_clips='' ablation_epochs='' blind_epochs=''
 
 choose_profile() { # quick, full or nothing; training clips or nothing. Sets what is above and says why
   case ${1:-} in
@@ -17,18 +18,20 @@ choose_profile() { # quick, full or nothing; training clips or nothing. Sets wha
         profile_reason='because this machine has a CUDA GPU (--quick for the short one)'
       else
         profile=quick
-        profile_reason='because this machine has no CUDA GPU (--full for the whole study, many hours on a CPU)'
+        profile_reason='because this machine has no CUDA GPU (--full for the whole study)'
       fi
       ;;
   esac
   case $profile in
     quick)
       train_clips=6000 calibration_clips=1000 test_clips=2000
-      blind_train_clips=3000 blind_test_clips=2000
+      blind_train_clips=2000 blind_test_clips=2000
+      ablation_clips=2500 ablation_epochs=3 blind_epochs=3
       ;;
     full)
       train_clips=10000 calibration_clips=2000 test_clips=5000
       blind_train_clips=5000 blind_test_clips=5000
+      ablation_clips=10000 ablation_epochs=8 blind_epochs=6
       ;;
   esac
   train_clips=${2:-$train_clips}

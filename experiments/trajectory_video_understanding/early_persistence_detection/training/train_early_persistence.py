@@ -80,13 +80,13 @@ PROFILES = {
         TokenizerConfig(channels=(24, 48, 96)),
         ClassifierConfig(),
         TokenizerTraining(num_steps=400),
-        ClassifierTraining(epochs=10, batch_size=32),
+        ClassifierTraining(epochs=5, batch_size=32),
     ),
     # the study
     "full": Profile(
         TokenizerConfig(channels=(32, 64, 128)),
         ClassifierConfig(width=96, num_heads=6, state_width=128),
-        TokenizerTraining(num_steps=3000),
+        TokenizerTraining(num_steps=1500),
         ClassifierTraining(epochs=20, batch_size=8, learning_rate=1e-3),
     ),
 }
@@ -100,10 +100,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--profile", choices=PROFILES, default="full", help="model size and training length (default full)"
     )
-    parser.add_argument("--epochs", type=int, help="epochs of the classifier (default: full 20, quick 10)")
+    parser.add_argument("--epochs", type=int, help="epochs of the classifier (default: full 20, quick 5)")
     parser.add_argument("--batch_size", type=int, help="clips per classifier step (default: full 8, quick 32)")
     parser.add_argument("--learning_rate", type=float, help="peak learning rate of the classifier")
-    parser.add_argument("--tokenizer_steps", type=int, help="training steps of the tokenizer (full 3000, quick 400)")
+    parser.add_argument("--tokenizer_steps", type=int, help="training steps of the tokenizer (full 1500, quick 400)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     parser.add_argument("--extractor", choices=EXTRACTORS, default="magvit", help="what turns frames into tokens")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
