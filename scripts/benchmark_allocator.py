@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 
 import torch
-
 from early_persistence_detection.models.checkpoint import keep_freed_memory
 from early_persistence_detection.models.early_persistence_classifier import (
     ClassifierConfig,

@@ -15,12 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from early_persistence_detection.models.checkpoint import load_model, resolve_device
+from early_persistence_detection.training.tokenizer_training import tokenizer_health
 from persistence_augmented_dataset import generate_dataset
 from persistence_augmented_dataset.dataset import load_split
 from run_directory import run_cli
-
-from early_persistence_detection.models.checkpoint import load_model, resolve_device
-from early_persistence_detection.training.tokenizer_training import tokenizer_health
 
 SEED = 987_654
 FIGURES = (
