@@ -89,7 +89,7 @@ def take_lock(results_dir: Path, descriptor: int | None = None) -> int:
         if other is not None and is_same_process(other):
             raise InputError(
                 f"{results_dir} is in use by process {other['pid']} since {other['since']}; "
-                f"wait for it, or stop it with kill -INT {other['pid']}, or give another results directory"
+                f"wait for it, or stop it with kill {other['pid']}, or give another results directory"
             )
         waited = time.monotonic() - started
         if waited > TAKE_OVER_SECONDS:
