@@ -35,6 +35,9 @@ def load_torch(path: str | Path, device: torch.device | str = "cpu") -> dict[str
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist or is no file; make it with {MAKE_IT}")
+    # anything that is no archive would reach the reader of an older format, which fails in many ways (KeyError, …)
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is truncated or not a checkpoint; make it again with {MAKE_IT}")
     try:
         value = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile):

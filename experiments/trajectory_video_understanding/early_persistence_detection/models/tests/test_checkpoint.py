@@ -49,7 +49,9 @@ def test_bad_files_are_refused_in_one_line(model, tmp_path, monkeypatch):
     (tmp_path / "folder.pt").mkdir()
     torch.save(torch.zeros(3), "tensor.pt")
     save_torch("other.pt", {"format": "something else"})
+    (tmp_path / "short.pt").write_text("hi\n")  # reads as a pickle that looks up what was never stored
     (tmp_path / "malicious.pt").write_bytes(pickle.dumps({"format": _Malicious()}))
+    torch.save({"format": _Malicious()}, "archive.pt")
     value = torch.load("good.pt", weights_only=True)
     save_torch("future.pt", value | {"format_version": 99})
     save_torch("unfitting.pt", value | {"classifier": value["classifier"] | {"width": 24}})
@@ -57,7 +59,9 @@ def test_bad_files_are_refused_in_one_line(model, tmp_path, monkeypatch):
     poisoned = dict(value["weights"])
     poisoned["head.position"] = poisoned["head.position"] * float("nan")
     save_torch("nan.pt", value | {"weights": poisoned})
-    names = "missing truncated empty text folder tensor other malicious future unfitting unknown nan".split()  # noqa: SIM905
+    names = (  # noqa: SIM905
+        "missing truncated empty text short folder tensor other malicious archive future unfitting unknown nan"
+    ).split()
     for name in names:
         with pytest.raises(InputError) as caught:
             load_model(f"{name}.pt")
