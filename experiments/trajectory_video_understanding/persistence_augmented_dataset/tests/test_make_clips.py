@@ -1,6 +1,8 @@
 """Clips of real video: the same crops as a dataset's, disjoint splits, what the labels mean, and clear refusals."""
 
-import subprocess
+import contextlib
+import dataclasses
+import io
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from persistence_augmented_dataset.dataset import load_split, read_manifest
 from persistence_augmented_dataset.mot import MotBoxes, make_boxes
 from persistence_augmented_dataset.track_clips import Track, cut_clips
 from persistence_augmented_dataset.track_labels import outlives_clip, pairwise_iou, real_or_clutter
+from run_directory import run_cli
 
 SCRIPT = Path(make_clips.__file__)
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
@@ -69,24 +72,53 @@ def files(scene, tmp_path_factory):
     return folder / "a.avi", folder / "det.txt", folder / "gt.txt"
 
 
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """As a process would have ended; the script runs in this one, which saves the imports."""
+
+    returncode: int
+    stderr: str
+
+
 def run(*arguments):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False
-    )
+    err, code = io.StringIO(), 0
+    with contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        try:
+            run_cli(make_clips.main)
+        except SystemExit as stop:
+            code = stop.code
+    return Result(code, err.getvalue())
 
 
-def follow(frames, boxes):
-    return make_clips.follow_tracks(frames, make_clips.Detections(boxes), Associator())
+def follow(frames, boxes, unseen="blank"):
+    return make_clips.follow_tracks(frames, make_clips.Detections(boxes), Associator(), unseen)
 
 
 def test_streamed_crops_equal_those_cut_offline(scene):
     frames, boxes = scene
-    followed = follow(frames, boxes)
+    followed = follow(frames, boxes, unseen="scene")
     assert [track.birth_frame for track in followed.tracks] == list(BIRTHS)
     offline = cut_clips(frames, followed.tracks)
     np.testing.assert_array_equal(followed.pixels, offline.pixels)
     whole = offline.num_real_frames == 16
     np.testing.assert_array_equal(followed.crops[whole], offline.crops[whole])
+
+
+def test_frames_in_which_a_track_is_not_detected_are_of_one_colour(scene):
+    frames, boxes = scene
+    blank, shown = follow(frames, boxes), follow(frames, boxes, unseen="scene")
+    for row, track in enumerate(blank.tracks):
+        seen = np.zeros(16, bool)
+        seen[: len(track.detected)] = track.detected[:16]
+        np.testing.assert_array_equal(blank.pixels[row, seen], shown.pixels[row, seen])
+        np.testing.assert_array_equal(blank.crops[row], shown.crops[row])
+        for age in np.flatnonzero(~seen)[: NUM_FRAMES - track.birth_frame - 16]:
+            assert (blank.pixels[row, age] == blank.pixels[row, age, 0, 0]).all()
+            picture = shown.pixels[row, age]
+            border = np.concatenate([picture[0], picture[-1], picture[:, 0], picture[:, -1]]).mean(axis=0)
+            np.testing.assert_allclose(blank.pixels[row, age, 0, 0], border, atol=0.51)
+    assert len(blank.tracks[2].boxes) == 4 and blank.pixels[2, 8].std() < shown.pixels[2, 8].std()
 
 
 def test_later_frames_and_detections_change_no_earlier_pixel_or_crop(scene):
