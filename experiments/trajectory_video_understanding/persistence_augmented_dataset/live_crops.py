@@ -1,4 +1,10 @@
-"""The crops of the live tracks of a video, one frame at a time: what a camera's tracker sees, nothing ahead of it."""
+"""The crops of the live tracks of a video, one frame at a time: what a camera's tracker sees, nothing ahead of it.
+
+Where the detector does not see a track, the picture still shows something, often the object itself. A clip must say
+that the track was not seen, as a synthetic clip does by not drawing the object: so by default such a frame is blank,
+of the mean colour of the crop's border. Without it no model can know what every tracker knows, how often a track was
+hit.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +16,14 @@ import numpy as np
 from persistence_augmented_dataset.association import Observation
 from persistence_augmented_dataset.dataset import NUM_FRAMES
 from persistence_augmented_dataset.track_clips import CropTracker, Window, crop_frame
+
+UNSEEN = ("blank", "scene")  # what a frame shows in which the track was not detected
+
+
+def blanked(pixels: np.ndarray) -> np.ndarray:
+    """A picture (H, W, 3) of one colour: the mean of the border pixels of `pixels`."""
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return np.broadcast_to(np.round(border.mean(axis=0)).astype(np.uint8), pixels.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +44,8 @@ class LiveCrops:
     goes on while it is unseen, whether the associator still holds it or not.
     """
 
-    def __init__(self, num_frames: int = NUM_FRAMES):
-        self.num_frames = num_frames
+    def __init__(self, num_frames: int = NUM_FRAMES, unseen: str = "blank"):
+        self.num_frames, self.unseen = num_frames, unseen
         self._trackers: dict[int, CropTracker] = {}
         self._ages: dict[int, int] = {}
 
@@ -47,7 +61,10 @@ class LiveCrops:
             observation = seen.get(track_id)
             window = tracker.update(None if observation is None else observation.box)
             self._ages[track_id] += 1
-            crops.append(LiveCrop(track_id, self._ages[track_id], observation, window, crop_frame(frame, window)))
+            pixels = crop_frame(frame, window)
+            if observation is None and self.unseen == "blank":
+                pixels = blanked(pixels)
+            crops.append(LiveCrop(track_id, self._ages[track_id], observation, window, pixels))
         return crops
 
     def drop(self, track_ids: Iterable[int]) -> None:

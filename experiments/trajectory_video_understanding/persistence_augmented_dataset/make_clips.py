@@ -16,6 +16,9 @@ Targets, which are never merged: `outlives_clip` (the default) labels a track pe
 end of its clip or later; `ground_truth` when the median IoU of its detections with annotated objects is at least 0.5,
 transient when it is below 0.3; what lies between is ambiguous and left out.
 
+A frame in which the track was not detected is blank, so that a model can know it (live_crops.py); --unseen scene shows
+the scene instead.
+
 The splits are contiguous segments of the video. A track is left out where its clip would not end within its segment,
 and where it is seen in two segments; the numbers are printed and stand in manifest.json.
 """
@@ -47,7 +50,7 @@ from persistence_augmented_dataset.dataset import (
     write_shard,
 )
 from persistence_augmented_dataset.generate_dataset import remove_dataset
-from persistence_augmented_dataset.live_crops import LiveCrops
+from persistence_augmented_dataset.live_crops import UNSEEN, LiveCrops
 from persistence_augmented_dataset.mot import MotBoxes, read_detections, read_ground_truth
 from persistence_augmented_dataset.track_clips import Track, ellipses_in_clip
 from persistence_augmented_dataset.track_labels import TARGETS, last_seen_age, outlives_clip, real_or_clutter
@@ -108,9 +111,11 @@ def load_boxes(read: Any, path: Path | None, video: Video, box_scale: float | No
     return boxes
 
 
-def follow_tracks(frames: Iterable[np.ndarray], detections: Detections, associator: Associator) -> VideoTracks:
+def follow_tracks(
+    frames: Iterable[np.ndarray], detections: Detections, associator: Associator, unseen: str = "blank"
+) -> VideoTracks:
     """Associate and cut a stretch of video in one causal pass over its frames, from frame 0 on."""
-    history, live = TrackHistory(), LiveCrops()
+    history, live = TrackHistory(), LiveCrops(unseen=unseen)
     pixels: dict[int, np.ndarray] = {}
     crops: dict[int, np.ndarray] = {}
     num_frames = 0
@@ -290,6 +295,12 @@ def parse_args() -> argparse.Namespace:
         default=MAX_LOST_FRAMES,
         help=f"frames a track may go unseen and still go on (default: {MAX_LOST_FRAMES})",
     )
+    parser.add_argument(
+        "--unseen",
+        choices=UNSEEN,
+        default="blank",
+        help="what a frame shows in which the track was not detected (default: blank, as inference/detect.py has it)",
+    )
     parser.add_argument("--box_scale", type=float, help="video width / width of the detections' picture")
     parser.add_argument("--calibration_fraction", type=float, default=0.2, help="of the video (default: 0.2)")
     parser.add_argument("--test_fraction", type=float, default=0.2, help="of the video, its end (default: 0.2)")
@@ -311,7 +322,7 @@ def main() -> None:
     truth = load_boxes(read_ground_truth, args.ground_truth, video, args.box_scale)
     associator = Associator(args.tracker, args.max_lost_frames)
     with progress(read_frames(video), video.num_frames, f"reading {video.name}", "frames") as frames:
-        followed = follow_tracks(frames, Detections(boxes), associator)
+        followed = follow_tracks(frames, Detections(boxes), associator, args.unseen)
 
     targets = {"outlives_clip": outlives_clip(followed.tracks, followed.num_frames)}
     if truth is not None:
@@ -327,6 +338,7 @@ def main() -> None:
     left_out["ambiguous"] = int(((assigned >= 0) & (labels < 0)).sum())
     description = {
         "target": args.target,
+        "unseen": args.unseen,
         "num_tracks": len(followed.tracks),
         "left_out": left_out,
         "targets_of_all_tracks": {

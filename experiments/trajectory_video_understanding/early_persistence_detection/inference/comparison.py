@@ -30,12 +30,20 @@ def share(count: int, of: int) -> dict[str, float | int] | None:
 
 
 def score(decisions: Decisions, labels: np.ndarray) -> dict[str, Any]:
-    """Accuracy, precision and recall of "persistent" with Wilson intervals; mean decision frame, bootstrapped."""
+    """Accuracy, and precision and recall of "persistent", with Wilson intervals; mean decision frame, bootstrapped.
+
+    `specificity` is the share of transients that are called so, `balanced_accuracy` the mean of it and recall: it is
+    0.5 for every constant answer, however rare one kind is.
+    """
     said, true = decisions.decision == 1, labels == 1
+    recall, specificity = share((said & true).sum(), true.sum()), share((~said & ~true).sum(), (~true).sum())
+    both = recall is not None and specificity is not None
     return {
         "accuracy": share((said == true).sum(), len(labels)),
+        "balanced_accuracy": (recall["value"] + specificity["value"]) / 2 if both else None,
         "precision": share((said & true).sum(), said.sum()),
-        "recall": share((said & true).sum(), true.sum()),
+        "recall": recall,
+        "specificity": specificity,
         "mean_decision_frame": metrics.mean_decision_frame(decisions.decision_frame).as_dict(),
     }
 
@@ -95,11 +103,13 @@ def as_text(comparison: dict[str, Any]) -> str:
             f"{figures['num_transient']} transient ({figures['num_left_out']} not judged)"
         )
         if figures["rules"]:
-            lines.append(f"  {'':20}{'accuracy':22}{'precision':22}{'recall':22}mean decision frame")
+            lines.append(f"  {'':22}{'accuracy':22}{'balanced':10}{'precision':22}{'recall':22}mean decision frame")
         for rule, scored in figures["rules"].items():
-            cells = [_cell(scored[name]) for name in ("accuracy", "precision", "recall")]
+            accuracy, precision, recall = (_cell(scored[name]) for name in ("accuracy", "precision", "recall"))
+            balanced = scored["balanced_accuracy"]
+            balance = "-" if balanced is None else f"{balanced:.3f}"
             frame = scored["mean_decision_frame"]["value"]
-            lines.append(f"  {rule:20}" + "".join(f"{cell:22}" for cell in cells) + f"{frame:.2f}")
+            lines.append(f"  {rule:22}{accuracy:22}{balance:10}{precision:22}{recall:22}{frame:.2f}")
     return "\n".join(lines)
 
 

@@ -1,7 +1,8 @@
 """A copy of the classifier's head taught on the first part of a video, by each track's own later life.
 
 The tokenizer stays as it is. Nobody labels anything: a track that is still seen at the end of its clip is an example
-of a persistent one. What is learned is judged on the rest of the video, never here.
+of a persistent one. Both kinds weigh the same, as in the data that the model was trained on: the clips of the rarer
+kind are repeated, else it would never be named. What is learned is judged on the rest of the video, never here.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from early_persistence_detection.training.classifier_training import (
 )
 
 SEGMENTS = {"train": 0.7, "calibration": 0.3}
-SETTINGS = ClassifierTraining(epochs=8, batch_size=16, learning_rate=5e-4)
+SETTINGS = ClassifierTraining(epochs=10, batch_size=16, learning_rate=1e-3)
 MAX_TRAINING_CLIPS = 1000  # bounds the time; of a longer video the latest clips, which are most like what comes
 MIN_CLIPS_PER_CLASS = 5
 ALPHA = 0.95  # as calibrate.py
@@ -71,6 +72,12 @@ def make_splits(video: VideoTracks) -> dict[str, ClipSplit]:
     return splits
 
 
+def balanced(labels: np.ndarray) -> np.ndarray:
+    """Rows of `labels` (n,) 0/1 in which both kinds are as many: all of the commoner, the rarer repeated."""
+    rarer, commoner = sorted((np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)), key=len)
+    return np.sort(np.concatenate([commoner, np.resize(rarer, len(commoner))]))
+
+
 def _encode(model: EarlyPersistenceClassifier, split: ClipSplit, device: torch.device) -> EncodedSplit:
     shown = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
     return encode_split(model.tokenizer, split, shown, device)
@@ -85,7 +92,9 @@ def finetune(
 ) -> Finetuned:
     """Teach a copy of the head on `splits["train"]`; calibrate it and choose its threshold on `["calibration"]`."""
     taught = copy.deepcopy(model)
-    encoded = {name: _encode(model, split, device) for name, split in splits.items()}
+    encoded = {
+        name: _encode(model, split, device).subset(balanced(split.metadata["label"])) for name, split in splits.items()
+    }
     train_head(taught.head, taught.tokenizer, encoded["train"], None, settings, seed, device)
     logits = predict_logits(taught.head, taught.tokenizer, encoded["calibration"], device).numpy()
     labels = encoded["calibration"].labels.numpy()

@@ -14,7 +14,7 @@ import torch
 from persistence_augmented_dataset.association import Observation
 from persistence_augmented_dataset.live_crops import LiveCrop, LiveCrops
 
-from early_persistence_detection.models.compute_gating import Decisions, Gate, gate
+from early_persistence_detection.models.compute_gating import Decisions, Gate, gate, names_persistent
 from early_persistence_detection.models.early_persistence_classifier import (
     EarlyPersistenceClassifier,
     StreamState,
@@ -48,13 +48,15 @@ class TrackStream:
     Only tracks born in a frame that was given are judged. `records` maps every one of them to what became of it.
     """
 
-    def __init__(self, model: EarlyPersistenceClassifier, threshold: float, device: torch.device):
+    def __init__(
+        self, model: EarlyPersistenceClassifier, threshold: float, device: torch.device, unseen: str = "blank"
+    ):
         self.model, self.threshold, self.device = model, threshold, device
         self.records: dict[int, TrackRecord] = {}
         self.frames_stepped = 0  # track frames that went through the model
         self.num_video_frames = 0
         self.seconds = 0.0
-        self._live = LiveCrops(model.config.num_frames)
+        self._live = LiveCrops(model.config.num_frames, unseen)
         self._state: StreamState | None = None  # of the live tracks, in the order of their crops
 
     @torch.inference_mode()
@@ -91,13 +93,15 @@ class TrackStream:
             rows = torch.tensor(live, dtype=torch.long, device=self.device)
             self._state = self._state.select(rows) if live else None
 
-    def decisions(self, track_ids: Iterable[int]) -> Decisions:
-        """What was decided of these tracks. Raises ValueError where one is undecided."""
+    def decisions(self, track_ids: Iterable[int], last_frame: int | None = None) -> Decisions:
+        """What was decided of these tracks; with `last_frame`, of those undecided by that age, what was thought then.
+
+        Raises ValueError where a track is undecided.
+        """
         records = [self.records[track_id] for track_id in track_ids]
         if any(record.decision is None for record in records):
             raise ValueError("a track is still undecided")
-        return Decisions(
-            np.array([record.decision for record in records], np.int64),
-            np.array([record.decision_frame for record in records], np.int64),
-            np.array([record.probability for record in records], np.float64),
-        )
+        last_frame = self.model.config.num_frames if last_frame is None else last_frame
+        probability = np.array([record.probabilities[:last_frame][-1] for record in records], np.float64)
+        frames = np.array([min(record.decision_frame, last_frame) for record in records], np.int64)
+        return Decisions(names_persistent(probability), frames, probability)
