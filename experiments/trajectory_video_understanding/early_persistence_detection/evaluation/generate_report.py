@@ -14,11 +14,12 @@ import argparse
 import base64
 import math
 import operator
+import os
 import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
+from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined, UndefinedError
 from markdown_it import MarkdownIt
 from run_directory import (
     SCHEMA_VERSION,
@@ -48,7 +49,7 @@ EFFICIENCY_CHARTS = ("decision_frame_histogram.png", "compute_usage_chart.png")
 COMPARISONS = {">": operator.gt, ">=": operator.ge, "<=": operator.le}
 MAX_STILLS = 3
 
-# what the users of this system asked for: the floor
+# the floor: four figures that the users of this system asked for, and a decision by the early-stop frame on average
 SUCCESS_CRITERIA = (
     ("accuracy", ">", 0.80),
     ("early_stop_rate", ">", 0.60),
@@ -80,14 +81,33 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_stages(results: Path) -> dict[str, dict[str, Any] | None]:
+class Fields(dict):
+    """A JSON object that names its file and the script to run when a field is missing."""
+
+    def __init__(self, value: dict[str, Any], path: Path, script: str):
+        super().__init__({key: with_fields(item, path, script) for key, item in value.items()})
+        self.origin = (path, script)
+
+    def __missing__(self, key: str) -> Any:
+        path, script = self.origin
+        raise InputError(f"{path} has no field {key!r}; make it again with {script}")
+
+
+def with_fields(value: Any, path: Path, script: str) -> Any:
+    """`value` with every object in it made `Fields`."""
+    if isinstance(value, dict):
+        return Fields(value, path, script)
+    return [with_fields(item, path, script) for item in value] if isinstance(value, list) else value
+
+
+def read_stages(results: Path) -> dict[str, Fields | None]:
     """Every stage's JSON, None for an optional one that did not run. Raises InputError for a required one."""
     if not results.is_dir():
         raise InputError(f"{results} is not a folder; give the results folder of a run")
-    stages: dict[str, dict[str, Any] | None] = {}
+    stages: dict[str, Fields | None] = {}
     for key, (name, stage, script, required) in STAGES.items():
-        there = (results / name).exists()
-        stages[key] = read_json(results / name, script, stage) if required or there else None
+        path = results / name
+        stages[key] = Fields(read_json(path, script, stage), path, script) if required or path.exists() else None
     return stages
 
 
@@ -99,8 +119,12 @@ def criterion(name: str, value: float | None, comparison: str, target: float) ->
 
 def measured(metrics: dict[str, Any], name: str, path: Path) -> float | None:
     """The value of an interval in the evaluation's metrics, None where it could not be measured."""
-    figure = metrics.get(name)
-    return None if figure is None else require_finite(figure.get("value"), path, name)
+    figure = metrics[name]
+    if figure is None:
+        return None
+    if not isinstance(figure, dict):
+        raise InputError(f"{path} holds {figure!r} for {name}, expected value, low and high; make the file again")
+    return require_finite(figure["value"], path, name)
 
 
 def judge(stages: dict[str, Any], path: Path) -> tuple[list[dict], list[dict]]:
@@ -113,9 +137,9 @@ def judge(stages: dict[str, Any], path: Path) -> tuple[list[dict], list[dict]]:
     targets = []
     for name, (comparison, target) in PROFILE_TARGETS.get(stages["config"]["profile"], {}).items():
         if name == "bayes_gap":
-            gaps = metrics[name] or {}
             for age in BAYES_GAP_AGES:
-                targets.append(criterion(f"bayes_gap at age {age}", measured(gaps, age, path), comparison, target))
+                gap = None if metrics[name] is None else measured(metrics[name], age, path)
+                targets.append(criterion(f"bayes_gap at age {age}", gap, comparison, target))
         else:
             targets.append(criterion(name, measured(metrics, name, path), comparison, target))
     if stages["leak"]:
@@ -124,38 +148,59 @@ def judge(stages: dict[str, Any], path: Path) -> tuple[list[dict], list[dict]]:
     return criteria, targets
 
 
-def number(value: Any) -> str:
+class Markup(str):
+    """Text that is Markdown already."""
+
+    __slots__ = ()
+
+
+def number(value: Any) -> Markup:
     """A figure for reading: three decimals below ten, fewer above; a dash for null."""
-    if value is None:
-        return "-"
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return text(value)
     if isinstance(value, int):
-        return str(value)
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+        return Markup(value)
+    return Markup(f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}")
 
 
-def interval(value: Any) -> str:
+def interval(value: Any) -> Markup:
     """`value [low, high]` of an interval object; a plain number as it is; a dash for null."""
     if not isinstance(value, dict):
         return number(value)
-    return f"{number(value['value'])} [{number(value['low'])}, {number(value['high'])}]"
+    return Markup(f"{number(value['value'])} [{number(value['low'])}, {number(value['high'])}]")
 
 
-def text(value: Any) -> str:
+def text(value: Any) -> Markup:
     """Text from a file, so that it stays text in Markdown: no markup, no table cell's end, no line break."""
-    return re.sub(r"([\\`*{}\[\]<#|!&~])", r"\\\1", " ".join(str(value).split()))
+    if value is None:
+        return Markup("-")
+    return Markup(re.sub(r"([\\`*{}\[\]<#|!&~])", r"\\\1", re.sub(r"\s+", " ", str(value))))
+
+
+def verdict(row: dict[str, Any]) -> Markup:
+    """Whether a criterion is met, for its table."""
+    return Markup({True: "yes", False: "**no**", None: "not measured"}[row["met"]])
+
+
+def finalize(value: Any) -> str:
+    """What the template prints of an expression: everything that is not Markdown by one of the filters is text."""
+    if isinstance(value, StrictUndefined):
+        return str(value)  # raises
+    if isinstance(value, Markup):
+        return value
+    return "" if isinstance(value, Undefined) else text(value)
 
 
 def render_markdown(stages: dict[str, Any], criteria: list[dict], targets: list[dict], results: Path) -> str:
-    """The report as Markdown, pictures by relative path. Raises InputError when a stage's JSON lacks a field."""
+    """The report as Markdown, pictures by path relative to `results`. Raises InputError when a field is missing."""
     environment = Environment(
         loader=PackageLoader("early_persistence_detection.evaluation"),
         undefined=StrictUndefined,
-        autoescape=False,
+        autoescape=False,  # this is Markdown: `finalize` escapes
+        finalize=finalize,
         keep_trailing_newline=True,
-    )  # fmt: skip  (Markdown is escaped by `text`)
-    environment.filters.update(number=number, interval=interval, text=text)
+    )
+    environment.filters.update(number=number, interval=interval, verdict=verdict, basename=os.path.basename)
     stills = sorted(path.name for path in (results / "detection").glob("frame_*.png"))[:MAX_STILLS]
     try:
         return environment.get_template("report.md.j2").render(
@@ -183,8 +228,8 @@ def render_html(markdown: str, results: Path) -> str:
     body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
 
     def embed(match: re.Match) -> str:
-        path = results / match.group(1)
-        if not path.is_file():
+        path = (results / match.group(1)).resolve()
+        if path.suffix != ".png" or not path.is_relative_to(results.resolve()) or not path.is_file():
             raise InputError(f"{path} is missing; run the stage that draws it again")
         return f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"'
 
@@ -205,7 +250,9 @@ def main() -> None:
     markdown = render_markdown(stages, criteria, targets, results)
     html = render_html(markdown, results)
     directory = RunDirectory(output.parent)
-    write_text(output.with_name(output.name + ".md"), markdown)
+    folder = os.path.relpath(results, output.parent)  # where the pictures are, seen from the report
+    linked = markdown if folder == "." else re.sub(r"(!\[[^\]]*\]\()", rf"\g<1>{folder}/", markdown)
+    write_text(output.with_name(output.name + ".md"), linked)
     write_text(output.with_name(output.name + ".html"), html)
     write_json(
         output.with_name("success_criteria.json"),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -100,11 +101,14 @@ def choose_samples(labels: np.ndarray, decisions: Decisions, count: int, longest
     order = np.arange(len(labels))
     if longest is not None:
         order = np.concatenate([order[decisions.decision_frame <= longest], order[decisions.decision_frame > longest]])
-    queues = [[i for i in order if labels[i] == kind and right[i]] for kind in (1, 0)]
-    wrong = [i for i in order if not right[i]][: max(1, count // 3)]
-    mixed = [i for pair in zip(*queues, strict=False) for i in pair]
-    rest = [i for queue in queues for i in queue if i not in set(mixed)]
-    return np.array((wrong + mixed + rest)[:count])
+
+    def in_turn(among: np.ndarray) -> list[int]:
+        """Persistent and transient clips alternately, then what is left of the larger kind."""
+        queues = [[int(i) for i in order if among[i] and labels[i] == kind] for kind in (1, 0)]
+        return [i for pair in itertools.zip_longest(*queues) for i in pair if i is not None]
+
+    wrong = in_turn(~right)[: max(1, count // 3)]
+    return np.array((wrong + in_turn(right))[:count])
 
 
 def build_sample(

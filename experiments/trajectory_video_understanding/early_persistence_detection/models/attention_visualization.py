@@ -73,11 +73,15 @@ def attention_at_decision(
     Zero behind the decision frame; the rest of a clip sums to 1.
     """
     result = np.zeros((len(split), model.config.num_frames, model.config.tokens_per_frame), np.float32)
+    order = np.argsort(decision_frame, kind="stable")  # clips of one length together: no frame is run in vain
     with progress(None, len(split), "attention", "clips") as bar:
-        for rows, pixels in split.batches(batch_size):
-            _, attention = model.forward_with_attention(frames_to_input(pixels, device))
+        for start in range(0, len(split), batch_size):
+            rows = order[start : start + batch_size]
+            longest = int(decision_frame[rows].max())
+            _, attention = model.forward_with_attention(frames_to_input(split.clips(rows)[:, :longest], device))
             last = torch.from_numpy(decision_frame[rows] - 1).to(device)
-            result[rows] = attention[torch.arange(len(rows), device=device), last].cpu().numpy()
+            chosen = attention[torch.arange(len(rows), device=device), last]
+            result[rows, :longest] = chosen.float().cpu().numpy()
             bar.update(len(rows))
     return result
 
