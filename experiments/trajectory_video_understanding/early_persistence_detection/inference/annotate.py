@@ -56,6 +56,8 @@ def draw(frame: np.ndarray, views: Sequence[TrackView], frame_number: int) -> np
         x, y, w, h = (round(value * scale) for value in view.box)
         cv2.rectangle(canvas, (x, y), (x + w, y + h), COLORS[view.verdict], 3 if view.seen else 1, cv2.LINE_AA)
     for view in reversed(order):
+        if not view.seen:
+            continue  # what the detector lost would bury what it sees
         x, y, _, h = (round(value * scale) for value in view.box)
         mark = f"t{view.age}" if view.verdict == "undecided" else f"@{view.age}"
         _label(canvas, f"{view.probability:.2f} {mark}", x, y, h, view.verdict, taken)
