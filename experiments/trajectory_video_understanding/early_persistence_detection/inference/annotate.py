@@ -54,7 +54,7 @@ def draw(frame: np.ndarray, views: Sequence[TrackView], frame_number: int) -> np
     order = sorted(views, key=lambda view: ("transient", "undecided", "persistent").index(view.verdict))
     for view in order:
         x, y, w, h = (round(value * scale) for value in view.box)
-        cv2.rectangle(canvas, (x, y), (x + w, y + h), COLORS[view.verdict], 3 if view.seen else 1, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x, y), (x + w, y + h), COLORS[view.verdict], 3 if view.seen else 1)
     for view in reversed(order):
         if not view.seen:
             continue  # what the detector lost would bury what it sees

@@ -1,5 +1,6 @@
 """The annotated video: three colours that can be told apart, labels, stills, and nothing half-written."""
 
+import dataclasses
 import itertools
 
 import cv2
@@ -19,7 +20,7 @@ def views():
     return [
         TrackView((5, 20, 10, 20), "persistent", 0.97, 3, True),
         TrackView((40, 20, 10, 20), "transient", 0.02, 2, True),
-        TrackView((70, 20, 10, 20), "undecided", 0.6, 5, False),
+        TrackView((70, 20, 10, 20), "undecided", 0.6, 5, True),
     ]
 
 
@@ -42,6 +43,13 @@ def test_small_pictures_are_enlarged_and_every_verdict_is_drawn_in_its_colour():
         assert count(plain[:-LEGEND_HEIGHT_PX], color) == 0
         assert count(plain[-LEGEND_HEIGHT_PX:], color) > 200, view
     assert draw(np.zeros((720, 1280, 3), np.uint8), [], 1).shape[1] == 1280
+
+
+def test_a_lost_track_is_a_thin_box_without_a_label():
+    frame = np.full((60, 97, 3), 90, np.uint8)
+    lost = dataclasses.replace(views()[2], seen=False)
+    drawn = [count(draw(frame, [view], 1)[:-LEGEND_HEIGHT_PX], COLORS["undecided"]) for view in (lost, views()[2])]
+    assert 50 < drawn[0] < drawn[1] / 3
 
 
 def test_boxes_at_and_outside_the_border_are_drawn():
