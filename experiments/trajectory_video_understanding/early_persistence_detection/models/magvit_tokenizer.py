@@ -34,7 +34,7 @@ class TokenizerConfig:
 
     channels: tuple[int, ...] = (24, 48, 96)  # one stride-2 block each
     levels: tuple[int, ...] = (8, 5, 5, 5)  # values per code dimension: 1000 codes
-    residual_blocks: int = 1  # at the token resolution, on either side of the quantizer
+    decoder_residual_blocks: int = 1  # at the token resolution
 
 
 class CausalTimeConv(nn.Module):
@@ -85,6 +85,24 @@ class CausalBlock(nn.Module):
         return (x + y if self.residual else y), past
 
 
+class TokenProjection(nn.Module):
+    """A 1 x 1 convolution whose sums run over the channels in one order, whatever the batch size.
+
+    Matrix kernels choose the order by the size of the batch. A latent on the edge between two codes would then be
+    rounded to one in a batch and to the other in a stream, and p would differ. For the same reason the encoder has
+    stride-2 convolutions only: those gave the same bits at every batch size tried, 3 x 3 ones of stride 1 did not.
+    """
+
+    def __init__(self, channels: int, code_dim: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(code_dim, channels, 1, 1).uniform_(-1, 1) / math.sqrt(channels))
+        self.bias = nn.Parameter(torch.zeros(code_dim, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, Q, H, W)."""
+        return torch.stack([(x * weight).sum(dim=1) for weight in self.weight], dim=1) + self.bias
+
+
 def _run(blocks: nn.ModuleList, x: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
     new_cache = []
     for index, block in enumerate(blocks):
@@ -106,11 +124,10 @@ class MagvitTokenizer(nn.Module):
             for below, above in zip((3, *widths), widths, strict=False)
         )
         top = widths[-1]
-        self.encoder.extend(self._residual(top) for _ in range(config.residual_blocks))
-        self.to_code = nn.Conv2d(top, len(config.levels), kernel_size=1)
+        self.to_code = TokenProjection(top, len(config.levels))
         self.quantizer = FSQ(levels=list(config.levels))
         self.from_code = nn.Conv2d(len(config.levels), top, kernel_size=1)
-        self.decoder = nn.ModuleList(self._residual(top) for _ in range(config.residual_blocks))
+        self.decoder = nn.ModuleList(self._residual(top) for _ in range(config.decoder_residual_blocks))
         self.decoder.extend(
             CausalBlock(nn.ConvTranspose2d(above, below, kernel_size=4, stride=2, padding=1), below)
             for above, below in zip(widths[:0:-1], widths[-2::-1], strict=True)
@@ -134,7 +151,8 @@ class MagvitTokenizer(nn.Module):
 
     def latents(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """Frames (B, T, 3, 64, 64) and the cached past -> latents before quantization (B, T, N, Q), new cache."""
-        x, cache = _run(self.encoder, frames, cache)
+        # one memory layout: the kernels for another one (pixels come channels last) sum in another order
+        x, cache = _run(self.encoder, frames.contiguous(), cache)
         z = self.to_code(x.flatten(0, 1)).unflatten(0, (x.shape[0], -1))
         return rearrange(z, "b t q h w -> b t (h w) q"), cache
 

@@ -47,9 +47,7 @@ def test_streamed_probabilities_and_decisions_equal_the_model_on_cut_clips(model
         record = stream.records[track.track_id]
         assert record.birth_frame == track.birth_frame
         differences.append(np.abs(np.array(record.probabilities) - p[row, : len(record.probabilities)]))
-    # a latent on the edge between two codes may be rounded the other way in a batch of another size
-    differences = np.concatenate(differences)
-    assert (differences < 1e-5).mean() > 0.9 and differences.max() < 0.02
+    assert np.concatenate(differences).max() < 1e-4  # the calibration steepens logits up to eightfold
     expected, got = decide(p, threshold), stream.decisions([track.track_id for track in tracks])
     near = np.abs(np.maximum(p, 1 - p) - threshold).min(axis=1) < 1e-3
     assert near.mean() < 0.5
@@ -99,4 +97,4 @@ def test_only_tracks_born_in_frames_that_were_given_are_judged(model, scene):
     assert set(stream.records) == {track.track_id for track in tracks if track.birth_frame >= 200}
     whole, _ = run_stream(model, frames, rows, 0.8)
     for track_id, record in stream.records.items():
-        np.testing.assert_allclose(record.probabilities, whole.records[track_id].probabilities, atol=0.01)
+        np.testing.assert_allclose(record.probabilities, whole.records[track_id].probabilities, atol=1e-4)

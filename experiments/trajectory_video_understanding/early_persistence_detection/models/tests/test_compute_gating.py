@@ -23,9 +23,7 @@ from hypothesis.extra.numpy import arrays
 
 NUM_FRAMES = 16
 CPU = torch.device("cpu")
-# Convolutions round differently for other batch sizes; a value on the border between two codes may then take the
-# other code, which moves p by more than rounding does.
-ROUNDING = 0.01
+ROUNDING = 1e-5  # of p between the batch and the stream
 
 PROBABILITIES = st.one_of(st.floats(0, 1, width=32), st.sampled_from([0.0, 0.05, 0.5, 0.95, 1.0]))
 SEQUENCES = st.tuples(st.integers(1, 6), st.integers(1, 9)).flatmap(
@@ -228,7 +226,7 @@ def test_the_stream_decides_as_the_batch_and_steps_nothing_else(model, batch_siz
     np.testing.assert_array_equal(result.decisions.decision, expected.decision)
     np.testing.assert_array_equal(result.decisions.decision_frame, expected.decision_frame)
     differs = np.abs(result.decisions.probability - expected.probability)
-    assert np.median(differs) < 1e-5 and differs.max() < ROUNDING
+    assert differs.max() < ROUNDING
     ages = np.arange(1, NUM_FRAMES + 1)
     stepped = ages <= expected.decision_frame[:, None]
     np.testing.assert_array_equal(frames.read, stepped.astype(int))

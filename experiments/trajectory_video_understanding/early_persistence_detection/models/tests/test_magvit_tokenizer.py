@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from early_persistence_detection.models.early_persistence_classifier import frames_to_input
 from early_persistence_detection.models.magvit_tokenizer import (
     MagvitTokenizer,
     TokenizerConfig,
@@ -76,3 +77,17 @@ def test_a_collapsed_tokenizer_is_refused(change, message):
     require_healthy(healthy)
     with pytest.raises(InputError, match=message):
         require_healthy(healthy | change)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 8])
+@torch.inference_mode()
+def test_latents_do_not_depend_on_the_batch_size(batch_size):
+    """To the bit, at the size that is trained: a latent on the edge between two codes must round the same way."""
+    torch.manual_seed(0)
+    tokenizer = MagvitTokenizer().eval()
+    pixels = torch.randint(0, 256, (64, 1, 64, 64, 3), dtype=torch.uint8)
+    pixels[::4] = 90  # blank frames, whose constant latents are the likeliest to lie on an edge
+    frames = frames_to_input(pixels)
+    together, _ = tokenizer.latents(frames)
+    apart = torch.cat([tokenizer.latents(part)[0] for part in frames.split(batch_size)])
+    assert torch.equal(together, apart)
