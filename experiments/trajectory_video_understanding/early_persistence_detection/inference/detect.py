@@ -56,7 +56,16 @@ from persistence_augmented_dataset.rendering import render_scene
 from persistence_augmented_dataset.scenes import sample_scene
 from persistence_augmented_dataset.track_clips import CROP_SCALE
 from persistence_augmented_dataset.video import choose_box_scale, open_video, read_frames
-from run_directory import SCHEMA_VERSION, InputError, progress, provenance, run_cli, write_json, write_text
+from run_directory import (
+    SCHEMA_VERSION,
+    InputError,
+    progress,
+    provenance,
+    public_path,
+    run_cli,
+    write_json,
+    write_text,
+)
 
 from early_persistence_detection import metrics
 from early_persistence_detection.inference.annotate import AnnotatedVideo, TrackView
@@ -143,11 +152,11 @@ def open_source(args: argparse.Namespace) -> Source:
         scale = choose_box_scale(video, find_sequence_info(args.detections), args.box_scale)
     description = {
         "source": "video",
-        "video": str(video.path),
+        "video": public_path(video.path),
         "width": video.width,
         "height": video.height,
         "fps": video.fps,
-        "detections": "background subtraction" if args.detections is None else str(args.detections),
+        "detections": "background subtraction" if args.detections is None else public_path(args.detections),
         "box_scale": scale,
     }
     return Source(read_frames(video), video.num_frames, video.fps, Detections(boxes), truth, description)
@@ -312,7 +321,7 @@ def main() -> None:
         **source.description,
         "first_judged_frame": outcome.start + 1,
         "last_judged_frame": outcome.stop,
-        "model": str(args.model),
+        "model": public_path(args.model),
         "model_is_calibrated": model.is_calibrated,
         "decided_by": name,
         "unseen": args.unseen,
