@@ -125,7 +125,7 @@ def histogram(value: dict[str, Any], found: dict[str, Any]) -> Figure:
     axis.text(0.5, 0.985, "early stop", transform=axis.get_xaxis_transform(), va="top", fontsize=8, color="#666666")
     axis.set(xlabel="decision frame", ylabel="share of the class", xlim=(0.4, len(ages) + 0.6), xticks=ages)
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axis.set_title("When tracks are decided", loc="left")
+    axis.set_title("When tracks are decided", loc="left", pad=30)
     _calm(axis)
     return figure
 
@@ -145,7 +145,7 @@ def compute_chart(found: dict[str, Any]) -> Figure:
     right.set_ylim(0, 1.05)
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     right.set_ylabel("tracks still watched")
-    axis.set_title(f"Compute saved: {found['compute_savings']:.1%}", loc="left")
+    axis.set_title(f"Compute saved: {found['compute_savings']:.1%}", loc="left", pad=30)
     _calm(axis, right)
     return figure
 
@@ -157,7 +157,7 @@ def _calm(*axes) -> None:  # matplotlib.axes.Axes; one legend for all of them
         parts = axis.get_legend_handles_labels()
         handles += parts[0]
         labels += parts[1]
-    axes[-1].legend(handles, labels, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=3)
+    axes[-1].legend(handles, labels, frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 1), ncols=3)
 
 
 def markdown(value: dict[str, Any], found: dict[str, Any]) -> str:
