@@ -14,7 +14,7 @@ from persistence_augmented_dataset.association import Associator
 from persistence_augmented_dataset.dataset import load_split, read_manifest
 from persistence_augmented_dataset.mot import MotBoxes, make_boxes
 from persistence_augmented_dataset.track_clips import Track, cut_clips
-from persistence_augmented_dataset.track_labels import outlives_clip, pairwise_iou, real_or_clutter
+from persistence_augmented_dataset.track_labels import followed_objects, outlives_clip, pairwise_iou, real_or_clutter
 from run_directory import run_cli
 
 SCRIPT = Path(make_clips.__file__)
@@ -207,6 +207,34 @@ def test_detections_of_ignored_objects_and_past_the_annotation_are_not_judged():
     ignored = Track(1, 0, np.array([[50, 50, 10, 10.0]]), np.ones(1, bool))
     late = Track(2, 1, np.array([[0, 0, 10, 10.0]]), np.ones(1, bool))
     assert real_or_clutter([ignored, late], truth).tolist() == [-1, -1]
+
+
+def test_the_object_that_a_track_follows_is_the_one_that_most_of_its_detections_show():
+    truth = MotBoxes(
+        np.array([0, 1, 2]),
+        np.array([7, 7, 8]),
+        np.tile([20.0, 20, 10, 10], (3, 1)),
+        np.ones(3),
+        np.zeros(3, bool),
+    )
+    moving = np.tile([20.0, 20, 10, 10], (3, 1))
+    tracks = [Track(1, 0, moving, np.ones(3, bool)), Track(2, 0, moving + [40, 0, 0, 0], np.ones(3, bool))]
+    assert followed_objects(tracks, truth).tolist() == [7, -1]
+
+
+def test_objects_that_are_in_two_splits_under_two_tracks_are_counted(files, tmp_path):
+    video, detections, truth = files
+    lines = [line.split(",") for line in truth.read_text().splitlines()]
+    last = max(int(line[1]) for line in lines)  # the walker of the test split is now the one of lane 0 as well
+    renamed = [",".join([line[0], "6" if int(line[1]) == last else line[1], *line[2:]]) for line in lines]
+    (tmp_path / "gt.txt").write_text("\n".join(renamed) + "\n")
+    common = ("--video", video, "--detections", detections, "--output_dir", tmp_path / "d", "--force")
+    for ground_truth, expected in ((truth, 0), (tmp_path / "gt.txt", 1)):
+        result = run(*common, "--ground_truth", ground_truth)
+        assert result.returncode == 0, result.stderr
+        assert read_manifest(tmp_path / "d")["objects_in_two_splits"] == expected
+    assert run(*common).returncode == 0
+    assert read_manifest(tmp_path / "d")["objects_in_two_splits"] is None  # nobody knows
 
 
 def test_overlap_of_boxes():

@@ -78,6 +78,7 @@ def test_summary_tracks_and_decisions_agree(finished):
     summary = json.loads((output / "summary.json").read_text())
     rows = read_csv(output / "decisions.csv")
     assert summary["stage"] == "detect" and summary["source"] == "video"
+    assert len(summary["detections_sha256"]) == 64
     assert summary["first_judged_frame"] == 201 and summary["last_judged_frame"] == 400
     counts = summary["counts"]
     assert counts["tracks"] == len(rows) == counts["persistent"] + counts["transient"] + counts["undecided"]
@@ -132,7 +133,7 @@ def test_too_short_for_finetuning_is_said_and_the_model_decides(files, tmp_path)
     assert "not fine-tuned" in result.stdout
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["decided_by"] == "zero_shot" and not summary["finetune"]["done"]
-    assert summary["detections"] == "background subtraction"
+    assert summary["detections"] == "background subtraction" and summary["detections_sha256"] is None
 
 
 def test_synthetic_demo_says_so(files, tmp_path):
