@@ -42,6 +42,25 @@ def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return shared / (boxes[:, 2:].prod(axis=-1)[:, None] + others[:, 2:].prod(axis=-1)[None] - shared)
 
 
+def followed_objects(tracks: Sequence[Track], truth: MotBoxes) -> np.ndarray:
+    """Id of the annotated object that most detections of a track's first T frames show, -1 for none: int64 (n,).
+
+    A detection shows the object of the highest IoU, if that is at least REAL_IOU.
+    """
+    objects = np.full(len(tracks), -1, np.int64)
+    for row, track in enumerate(tracks):
+        shown = []
+        for index in np.flatnonzero(track.detected[:NUM_FRAMES]):
+            annotated = truth.in_frame(track.birth_frame + int(index))
+            iou = pairwise_iou(track.boxes[None, index], annotated.boxes)[0]
+            if iou.max(initial=0.0) >= REAL_IOU:
+                shown.append(int(annotated.track_id[iou.argmax()]))
+        if shown:
+            ids, counts = np.unique(shown, return_counts=True)
+            objects[row] = ids[counts.argmax()]
+    return objects
+
+
 def real_or_clutter(tracks: Sequence[Track], truth: MotBoxes) -> np.ndarray:
     """1 where a track follows annotated objects, 0 where it follows none, -1 where that is ambiguous.
 

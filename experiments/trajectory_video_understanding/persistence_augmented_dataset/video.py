@@ -137,7 +137,7 @@ def choose_box_scale(video: Video, sequence: SequenceInfo | None, requested: flo
     """Factor from the detections' picture to the video's.
 
     `requested` when given; else the ratio of the video's size to the one in the detections' seqinfo.ini; else 1.
-    Raises InputError when the two pictures differ in shape.
+    Raises InputError when seqinfo.ini tells of another shape or length: then the two do not belong together.
     """
     if requested is not None:
         if not 0 < requested < float("inf"):
@@ -150,6 +150,11 @@ def choose_box_scale(video: Video, sequence: SequenceInfo | None, requested: flo
         raise InputError(
             f"{video.path} is {video.width}x{video.height}, the detections' seqinfo.ini says "
             f"{sequence.width}x{sequence.height}: another shape; give the video of these detections or --box_scale"
+        )
+    if video.num_frames and abs(video.num_frames - sequence.num_frames) > MISSING_FRAMES_FRACTION * video.num_frames:
+        raise InputError(
+            f"{video.path} has {video.num_frames} frames, the seqinfo.ini of the boxes says {sequence.num_frames} "
+            f"({sequence.name}); give their video, or --box_scale {horizontal:g} if this is it"
         )
     return horizontal
 

@@ -24,7 +24,8 @@ the first, so read its accuracy beside the mean decision frame.
 With --finetune, a copy of the model's head is taught on the first half of the video, by each track's own later life,
 and decides the tracks born in the second half; the model as given (zero shot) decides the same tracks, for comparison
 (decisions_zero_shot.csv). The copy is saved as OUTPUT/finetuned_model.pt. Where the first half holds too few tracks,
-that is said and the model decides as it is.
+that is said and the model decides as it is. The halves share no track, but they share the
+camera and the objects that come back: what is measured is a model taught where it works, not on another camera.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ from run_directory import (
     provenance,
     public_path,
     run_cli,
+    sha256_file,
     write_json,
     write_text,
 )
@@ -157,6 +159,7 @@ def open_source(args: argparse.Namespace) -> Source:
         "height": video.height,
         "fps": video.fps,
         "detections": "background subtraction" if args.detections is None else public_path(args.detections),
+        "detections_sha256": None if args.detections is None else sha256_file(args.detections),
         "box_scale": scale,
     }
     return Source(read_frames(video), video.num_frames, video.fps, Detections(boxes), truth, description)
@@ -175,6 +178,7 @@ def _synthetic_source() -> Source:
         "height": frames.shape[1],
         "fps": DEMO_FPS,
         "detections": "true boxes, where visible",
+        "detections_sha256": None,
         "box_scale": 1.0,
     }
     detections = Detections(make_boxes(table[:, 0], table[:, 1:]))

@@ -218,7 +218,7 @@ def test_the_object_that_a_track_follows_is_the_one_that_most_of_its_detections_
         np.zeros(3, bool),
     )
     moving = np.tile([20.0, 20, 10, 10], (3, 1))
-    tracks = [Track(1, 0, moving, np.ones(3, bool)), Track(2, 0, moving + [40, 0, 0, 0], np.ones(3, bool))]
+    tracks = [Track(1, 0, moving, np.ones(3, bool)), Track(2, 0, moving + np.array([40, 0, 0, 0]), np.ones(3, bool))]
     assert followed_objects(tracks, truth).tolist() == [7, -1]
 
 

@@ -111,9 +111,7 @@ def test_boxes_of_another_sequence_of_the_same_shape_are_refused(tmp_path, red_f
     video = open_video(write_video(tmp_path / "a.avi", red_frames))
     path = tmp_path / "det.txt"
     boxes = make_boxes(np.zeros(1), np.array([[20, 20, 10, 10]]))
-    (tmp_path / "seqinfo.ini").write_text(
-        "[Sequence]\nname=B\nframeRate=7\nseqLength=20\nimWidth=128\nimHeight=96\n"
-    )
+    (tmp_path / "seqinfo.ini").write_text("[Sequence]\nname=B\nframeRate=7\nseqLength=20\nimWidth=128\nimHeight=96\n")
     with pytest.raises(InputError, match=r"a\.avi has 40 frames, the seqinfo\.ini .* says 20 .* or --box_scale"):
         fit_boxes(boxes, path, video)
     assert fit_boxes(boxes, path, video, box_scale=0.5)[1] == 0.5
