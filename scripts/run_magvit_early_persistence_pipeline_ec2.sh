@@ -10,7 +10,7 @@
 #   --results_dir DIR     everything that comes out (default: results/ of early_persistence_detection)
 #   --data_dir DIR        where the generated datasets are kept (default: data/)
 # How much
-#   --quick               small model, fewer clips
+#   --quick               short training, fewer clips
 #   --full                the study: 20 epochs, batch size 8, 10,000 clips
 #                         neither: full where there is a CUDA GPU, quick otherwise
 #   --num_clips N         training clips, instead of the profile's

@@ -14,7 +14,6 @@ Writes  OUTPUT/decision_frame_histogram.png   decision frames of persistent and 
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from run_directory import (
     write_text,
 )
 
+from early_persistence_detection.evaluation.evaluation_figures import png
 from early_persistence_detection.models.attention_visualization import KIND_COLOR, KIND_NAME
 
 PRODUCED_BY = "evaluate_model.py"
@@ -206,10 +206,8 @@ def main() -> None:
     report = markdown(value, found)
     directory = RunDirectory(arguments.output)
     for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
         with atomic_open(directory.path / name, "wb") as file:
-            file.write(buffer.getvalue())
+            file.write(png(figure))
     write_text(directory.path / "efficiency_report.md", report)
     write_json(
         directory.path / "efficiency_statistics.json",

@@ -40,7 +40,6 @@ from early_persistence_detection.evaluation.evaluation_figures import (
     png,
     reliability_figure,
 )
-from early_persistence_detection.evaluation.visualize_attention import predict
 from early_persistence_detection.models.attention_visualization import (
     attention_at_decision,
     faithfulness_changes,
@@ -65,6 +64,7 @@ from early_persistence_detection.models.efficiency_metrics import (
     gated_flops,
     measure_speedup,
 )
+from early_persistence_detection.models.prediction import predict
 
 ALPHAS = (0.5, 0.8, 0.95)
 CURVE_THRESHOLDS = (

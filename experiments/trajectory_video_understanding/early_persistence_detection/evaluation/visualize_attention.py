@@ -16,25 +16,22 @@ mattering to its answer (faithfulness).
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 from pathlib import Path
 
 import numpy as np
-import torch
 from persistence_augmented_dataset.dataset import ClipSplit, load_split
 from run_directory import (
     SCHEMA_VERSION,
-    InputError,
     RunDirectory,
     atomic_open,
-    progress,
     provenance,
     run_cli,
     write_json,
 )
 
 from early_persistence_detection import metrics
+from early_persistence_detection.evaluation.evaluation_figures import png
 from early_persistence_detection.models.attention_visualization import (
     KIND_NAME,
     Sample,
@@ -48,9 +45,8 @@ from early_persistence_detection.models.checkpoint import load_model, resolve_de
 from early_persistence_detection.models.compute_gating import Decisions, decide
 from early_persistence_detection.models.early_persistence_classifier import (
     DEFAULT_CONFIDENCE_THRESHOLD,
-    EarlyPersistenceClassifier,
-    frames_to_input,
 )
+from early_persistence_detection.models.prediction import predict
 
 OVERVIEW_SAMPLES = 6
 OVERVIEW_MAX_FRAMES = 6  # a clip that is watched longer would shrink the others
@@ -76,20 +72,6 @@ def parse_args() -> argparse.Namespace:
     if not 0.5 < arguments.confidence_threshold <= 1:
         parser.error(f"--confidence_threshold must lie in (0.5, 1], not {arguments.confidence_threshold}")
     return arguments
-
-
-@torch.inference_mode()
-def predict(model: EarlyPersistenceClassifier, split: ClipSplit, device: torch.device) -> np.ndarray:
-    """p (n, T) of every clip. Raises InputError when the model gives NaN."""
-    parts = []
-    with progress(None, len(split), "predict test", "clips") as bar:
-        for rows, pixels in split.batches(8 if device.type == "cpu" else 64):
-            parts.append(model(frames_to_input(pixels, device)).double().cpu().numpy())
-            bar.update(len(rows))
-    probabilities = np.concatenate(parts)
-    if not np.isfinite(probabilities).all():
-        raise InputError("the model gives NaN on the test clips; train it again")
-    return probabilities
 
 
 def choose_samples(labels: np.ndarray, decisions: Decisions, count: int, longest: int | None = None) -> np.ndarray:
@@ -130,12 +112,6 @@ def build_sample(
     )
 
 
-def _png(figure) -> bytes:  # matplotlib.figure.Figure
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
-
-
 def main() -> None:
     """Draw and measure as the command line says."""
     arguments = parse_args()
@@ -161,7 +137,7 @@ def main() -> None:
     for index in choose_samples(labels, decisions, arguments.num_samples):
         sample = build_sample(split, index, decisions, probabilities, attention)
         name = f"sample_{index:05d}.png"
-        pictures[name] = _png(sample_figure(sample))
+        pictures[name] = png(sample_figure(sample))
         listed.append(
             {
                 "file": name,
@@ -175,7 +151,7 @@ def main() -> None:
         )
     chosen = choose_samples(labels, decisions, OVERVIEW_SAMPLES, OVERVIEW_MAX_FRAMES)
     overview = [build_sample(split, index, decisions, probabilities, attention) for index in chosen]
-    pictures["overview.png"] = _png(overview_figure(overview))
+    pictures["overview.png"] = png(overview_figure(overview))
 
     directory = RunDirectory(arguments.output)
     for stale in directory.path.glob("sample_*.png"):

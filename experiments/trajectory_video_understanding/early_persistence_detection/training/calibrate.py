@@ -19,18 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from persistence_augmented_dataset.dataset import ClipSplit, load_split
-from run_directory import SCHEMA_VERSION, InputError, RunDirectory, progress, provenance, run_cli, write_json
+from persistence_augmented_dataset.dataset import load_split
+from run_directory import SCHEMA_VERSION, InputError, RunDirectory, provenance, run_cli, write_json
 from scipy.optimize import minimize
 from scipy.special import expit
 
 from early_persistence_detection import metrics
 from early_persistence_detection.models.checkpoint import load_model, resolve_device, save_model
 from early_persistence_detection.models.compute_gating import decide
-from early_persistence_detection.models.early_persistence_classifier import (
-    EarlyPersistenceClassifier,
-    frames_to_input,
-)
+from early_persistence_detection.models.prediction import predict_uncalibrated_logits
 
 THRESHOLDS = np.round(np.concatenate([np.arange(0.70, 0.99, 0.01), np.arange(0.99, 1.0, 0.001)]), 3)
 MIN_CLIPS_PER_CLASS = 20
@@ -73,7 +70,7 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
             gradient = np.array([(slope * np.exp(log_scale) * column).sum(), slope.sum()])
             return value, gradient + 2 * PSEUDO_CLIPS * parameters
 
-        fitted = minimize(objective, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-3, 3), (-5, 5)])
+        fitted = minimize(objective, np.zeros(2), jac=True, method="L-BFGS-B", bounds=[(-7, 3), (-5, 5)])
         scale[age_index], shift[age_index] = np.exp(fitted.x[0]), fitted.x[1]
     return scale, shift
 
@@ -100,23 +97,6 @@ def choose_threshold(probabilities: np.ndarray, labels: np.ndarray, alpha: float
     return best["confidence_threshold"], tried
 
 
-@torch.inference_mode()
-def predict_logits_from_pixels(
-    model: EarlyPersistenceClassifier, split: ClipSplit, device: torch.device, batch_size: int = 8
-) -> np.ndarray:
-    """Uncalibrated logits (n, T) of a split. Raises InputError when the model gives NaN."""
-    logits = []
-    with progress(None, len(split), f"predict {split.name}", "clips") as bar:
-        for indices, pixels in split.batches(batch_size if device.type == "cpu" else 64):
-            codes, _ = model.tokenizer.encode(frames_to_input(pixels, device))
-            logits.append(model.head(codes)[0].float().cpu().numpy())
-            bar.update(len(indices))
-    result = np.concatenate(logits)
-    if not np.isfinite(result).all():
-        raise InputError("the model gives NaN on the calibration clips; train it again")
-    return result
-
-
 def main() -> None:
     """Calibrate as the command line says."""
     arguments = parse_args()
@@ -130,7 +110,7 @@ def main() -> None:
             f"{arguments.data_dir}: its calibration split has {counts[1]} persistent and {counts[0]} transient clips; "
             f"at least {MIN_CLIPS_PER_CLASS} of each are needed: make a larger dataset"
         )
-    logits = predict_logits_from_pixels(model, split, device)
+    logits = predict_uncalibrated_logits(model, split, device)
     scale, shift = fit_platt(logits, labels)
     probabilities = expit(scale * logits + shift)
     threshold, tried = choose_threshold(probabilities, labels, arguments.alpha)

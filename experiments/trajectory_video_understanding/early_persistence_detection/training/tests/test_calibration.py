@@ -100,3 +100,12 @@ def test_calibrated_answers_are_calibrated():
         before = metrics.expected_calibration_error(expit(overconfident[10000:, age_index]), labels[10000:])
         after = metrics.expected_calibration_error(fixed[:, age_index], labels[10000:])
         assert after < 0.03 < before
+
+
+def test_an_age_that_says_nothing_is_left_without_confidence():
+    """However large its logits are."""
+    random = np.random.default_rng(4)
+    labels = random.integers(0, 2, 4000).astype(float)
+    logits = random.normal(0, 20, (4000, 1))
+    scale, shift = fit_platt(logits, labels)
+    assert np.abs(expit(scale * logits + shift) - 0.5).max() < 0.15  # at logits of 70
