@@ -28,9 +28,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from tqdm import tqdm
-
 HEARTBEAT_SECONDS = 30.0
+RESERVE_BYTES = 1 << 20  # given up for the last lines when the disk is full
 SCHEMA_VERSION = 1
 
 
@@ -177,6 +176,8 @@ def progress(iterable: Iterable | None, total: int, description: str, unit: str 
     Use it as an iterable, or with `iterable=None` as a context manager with `.update(n)`.
     """
     if sys.stderr.isatty():
+        from tqdm import tqdm  # here, because the state of a run must be readable before anything is installed
+
         return tqdm(iterable, total=total, desc=description, unit=unit, leave=False)
     return _MilestoneProgress(iterable, total, description, unit)
 
@@ -232,15 +233,19 @@ class RunDirectory:
         print(line, flush=True)
 
     @contextlib.contextmanager
-    def heartbeat(self, stage: str, seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
-        """Renew HEARTBEAT.txt every `seconds` while the block runs. The thread dies with the process."""
+    def heartbeat(self, stage: str | Callable[[], str], seconds: float = HEARTBEAT_SECONDS) -> Iterator[None]:
+        """Renew HEARTBEAT.txt every `seconds` while the block runs. The thread dies with the process.
+
+        `stage` may be a function that tells the stage at work when asked.
+        """
         stop = threading.Event()
 
         def beat() -> None:
             while True:
                 # a full disk must not kill the watcher: the stage itself will report it
                 with contextlib.suppress(OSError):
-                    write_text(self.path / "HEARTBEAT.txt", f"[{timestamp()}] Heartbeat: {stage} in progress\n")
+                    name = stage if isinstance(stage, str) else stage()
+                    write_text(self.path / "HEARTBEAT.txt", f"[{timestamp()}] Heartbeat: {name} in progress\n")
                 if stop.wait(seconds):
                     return
 
@@ -251,6 +256,18 @@ class RunDirectory:
         finally:
             stop.set()
             thread.join()
+
+    def reserve_space(self) -> None:
+        """Keep a little of the disk for saying how the run ended. Raises InputError when there is none left."""
+        path = self.path / ".stages" / "reserve"
+        if path.exists():
+            return
+        with atomic_open(path, "wb") as file:
+            file.write(bytes(RESERVE_BYTES))
+
+    def release_space(self) -> None:
+        """Give the reserve up: what is written next has room."""
+        (self.path / ".stages" / "reserve").unlink(missing_ok=True)
 
     def mark_complete(self, name: str, message: str) -> None:
         """Write `<NAME>_COMPLETE.txt` and remove an earlier failure's marker."""

@@ -6,6 +6,7 @@ pipeline out. Beside the lock lie::
 
     holder.json     pid, identity and start of the process that took the lock
     running.json    the stage at work and its process group
+    pipeline.json   the pipeline of a job (pipeline_job.py) and its process group
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def take_lock(results_dir: Path, descriptor: int | None = None) -> int:
             raise InputError(
                 f"{folder / 'lock'} is held by a process that this runner does not know; find it with fuser or lsof"
             )
-        _end_orphans(folder, signal.SIGKILL if waited > TERMINATE_SECONDS else signal.SIGTERM)
+        end_remains(results_dir, signal.SIGKILL if waited > TERMINATE_SECONDS else signal.SIGTERM)
         time.sleep(0.2)
     known = read_description(folder / "holder.json")
     if known is None or known["pid"] != holder or not is_same_process(known):
@@ -121,19 +122,19 @@ def _check_descriptor(descriptor: int, lock: Path) -> None:
         raise InputError(f"descriptor {descriptor} is not {lock}; open it in the calling shell first")
 
 
-def _end_orphans(folder: Path, signal_number: int) -> None:
-    """Signal the process group of a stage whose pipeline died, unless its number now belongs to someone else."""
-    running = read_description(folder / "running.json")
-    if running is None or not running["identity"]:
-        return
-    group = int(running["pid"])
-    current = process_identity(group)
-    if current is not None and current != running["identity"]:
-        return
-    if current is None and _boot_of(process_identity(os.getpid())) != _boot_of(running["identity"]):
-        return
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal_number)
+def end_remains(results_dir: Path, signal_number: int) -> None:
+    """Signal the process groups of a pipeline that died, unless their numbers now belong to someone else."""
+    for name in ("running.json", "pipeline.json"):
+        left = read_description(state_folder(results_dir) / name)
+        if left is None or not left["identity"]:
+            continue
+        group = int(left["pid"])
+        current = process_identity(group)
+        if current is None and _boot_of(process_identity(os.getpid())) != _boot_of(left["identity"]):
+            continue
+        if current in (None, left["identity"]):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, signal_number)
 
 
 def _boot_of(identity: str | None) -> str | None:

@@ -102,7 +102,8 @@ class StageProcess:
                     break
         for channel in self.channels:
             channel.close()
-        self.log.close()
+        with contextlib.suppress(OSError):  # a full disk: what could not be written is lost, not the stage
+            self.log.close()
         code = self.process.returncode
         if code in (130, -signal.SIGINT) and self.stopped_with is None:
             self.stopped_with, self.stop_reason = 130, "interrupted"
@@ -123,7 +124,7 @@ class StageProcess:
     def _keep(self, line: str) -> None:
         self.tail.append(line)
         with contextlib.suppress(OSError):  # a full disk is for the stage to report
-            self.log.write(line + "\n")
+            self.log.write(f"[{timestamp()}] {line}\n")
 
     def _on_signal(self, number: int, _frame: object) -> None:
         reason = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"

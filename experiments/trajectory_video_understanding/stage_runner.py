@@ -143,6 +143,7 @@ class StageRun:
         if not self.stage.always or reasons:
             (self.directory.path / "PIPELINE_COMPLETE.txt").unlink(missing_ok=True)
         self.state_path.unlink(missing_ok=True)
+        self.directory.reserve_space()
         self._drop_outdated_work()
         say(self.directory, f"{name}: started ({_shorten(reasons) or 'runs every time'})")
         started = time.monotonic()
@@ -200,6 +201,7 @@ class StageRun:
 
     def _failed(self, code: int, how: str, process: StageProcess) -> int:
         name = self.stage.name
+        self.directory.release_space()
         (self.directory.path / "PIPELINE_COMPLETE.txt").unlink(missing_ok=True)
         reason = [
             f"stage {name} {how}",
