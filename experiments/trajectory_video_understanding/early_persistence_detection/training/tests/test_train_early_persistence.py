@@ -73,6 +73,10 @@ def test_writes_what_it_promises(trained, data):
     assert config["data"]["manifest_sha256"] == hashlib.sha256((data / "manifest.json").read_bytes()).hexdigest()
     assert config["classifier_training"]["epochs"] == 3 and config["tokenizer_training"]["num_steps"] == 6
     assert "3 epochs complete" in (trained / "TRAINING_COMPLETE.txt").read_text()
+    losses = [row["validation_loss"] for row in metrics["epochs"]]
+    assert metrics["kept_epoch"] == 1 + int(np.argmin(losses)) and metrics["accumulation"] == 1
+    assert f"keeping epoch {metrics['kept_epoch']} of 3, validation loss {min(losses):.3f}" in log
+    assert {"flip", "weight_decay", "average_decay", "validation_fraction"} <= set(config["classifier_training"])
     assert re.match(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] Heartbeat: training", (trained / "HEARTBEAT.txt").read_text())
 
 
@@ -108,6 +112,54 @@ def test_killed_at_any_moment_and_resumed_ends_with_the_same_weights(trained, da
     assert weights(tmp_path) == weights(trained)
 
 
+def start(data: Path, output: Path, marker: str, launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.Popen:
+    """The training command, once `marker` stands in its log."""
+    with open(output / "output.txt", "a") as file:
+        process = subprocess.Popen(
+            [*launcher, SCRIPT, "--data_dir", data, "--output_dir", output, "--device", "cpu", *FLAGS, "--resume"],
+            stdout=file, stderr=file, env=ENVIRONMENT, process_group=0,
+        )  # fmt: skip
+    deadline, log = time.monotonic() + 120, output / "training.log"
+    while time.monotonic() < deadline and process.poll() is None:
+        if log.exists() and marker in log.read_text():
+            break
+        time.sleep(0.02)
+    return process
+
+
+def test_a_stop_saves_a_checkpoint_and_resumes_to_the_same_weights(trained, data, tmp_path):
+    """A stop in either phase, by either signal, to the whole process group as the pipeline sends it."""
+    for marker, number, code in (
+        ("Training on", signal.SIGINT, 130),
+        ("Tokenizer 6/6", signal.SIGTERM, 143),
+        ("Epoch 1/3", signal.SIGINT, 130),
+    ):
+        process = start(data, tmp_path, marker)
+        os.killpg(process.pid, number)
+        assert process.wait(60) == code, (tmp_path / "output.txt").read_text()
+        log = (tmp_path / "training.log").read_text()
+        assert re.search(r"^Stopped .*; --resume goes on from here$", log.splitlines()[-1])
+        assert "Traceback" not in (tmp_path / "output.txt").read_text()
+        assert not (tmp_path / "TRAINING_COMPLETE.txt").exists()
+    train(data, tmp_path, "--resume")
+    assert weights(tmp_path) == weights(trained)
+    metrics, undisturbed = (json.loads((path / "training_metrics.json").read_text()) for path in (tmp_path, trained))
+    for name in ("epochs", "kept_epoch", "tokenizer"):
+        assert metrics[name] == undisturbed[name]
+
+
+def test_two_processes_stop_together_and_go_on(data, tmp_path):
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    process = start(data, tmp_path, "Epoch 1/3", launcher)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(90) != 0
+    log = (tmp_path / "training.log").read_text()
+    assert len(re.findall(r"^Stopped .*--resume goes on from here$", log, re.MULTILINE)) == 1, log
+    train(data, tmp_path, "--resume", launcher=launcher)
+    log = (tmp_path / "training.log").read_text()
+    assert "Resuming in the classifier phase" in log and [log.count(f"Epoch {n}/3") for n in (1, 2, 3)] == [1, 1, 1]
+
+
 def test_another_seed_gives_other_weights_and_does_not_resume(trained, data, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.pt").write_bytes((trained / "checkpoints" / "last.pt").read_bytes())
@@ -133,6 +185,47 @@ def test_a_collapsed_tokenizer_fails_the_stage(data, tmp_path):
     assert result.returncode == 2
     assert re.search(r"error: the tokenizer('s codebook has collapsed| does not see the objects)", result.stderr)
     assert not (tmp_path / "final_model.pt").exists() and not (tmp_path / "TRAINING_COMPLETE.txt").exists()
+
+
+def test_the_smoke_profile_proves_the_plumbing_with_any_tokenizer(data, tmp_path):
+    result = run(
+        SCRIPT, "--data_dir", data, "--output_dir", tmp_path, "--device", "cpu", "--profile", "smoke",
+        "--tokenizer_steps", "2",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "Epoch 2/2" in (tmp_path / "training.log").read_text()
+    assert "unhealthy" in (tmp_path / "training.log").read_text()
+    metrics = json.loads((tmp_path / "training_metrics.json").read_text())
+    assert metrics["tokenizer"]["object_codebook_perplexity"] > 0
+    assert json.loads((tmp_path / "config.json").read_text())["profile"] == "smoke"
+
+
+SMALL_GPU = """
+import sys, torch
+from early_persistence_detection.models.early_persistence_classifier import PersistenceHead
+from early_persistence_detection.training import train_early_persistence
+from run_directory import run_cli
+forward, largest = PersistenceHead.forward, int(sys.argv.pop(1))
+def forward_in_small_memory(self, codes, *arguments, **options):
+    if self.training and len(codes) > largest:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return forward(self, codes, *arguments, **options)
+PersistenceHead.forward = forward_in_small_memory
+run_cli(train_early_persistence.main)
+"""
+
+
+def test_out_of_memory_is_halved_once_said_and_recorded(data, tmp_path):
+    (tmp_path / "small.py").write_text(SMALL_GPU)
+    flags = ["--data_dir", data, "--output_dir", tmp_path / "out", "--device", "cpu", *FLAGS, "--batch_size", "16"]
+    result = run(tmp_path / "small.py", 8, *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads((tmp_path / "out" / "training_metrics.json").read_text())["accumulation"] == 2
+    assert "2 parts" in (tmp_path / "out" / "training.log").read_text()
+    checkpoint = torch.load(tmp_path / "out" / "checkpoints" / "last.pt", weights_only=True)
+    assert checkpoint["accumulation"] == 2
+    result = run(tmp_path / "small.py", 7, *flags)
+    assert result.returncode == 2 and "--batch_size" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(

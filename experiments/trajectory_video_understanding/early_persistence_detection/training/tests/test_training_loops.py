@@ -1,0 +1,378 @@
+"""The loops themselves: the epoch that is kept, mirror images, stops between two steps, memory that runs out."""
+
+import copy
+import dataclasses
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from early_persistence_detection.models.attention_visualization import object_tokens
+from early_persistence_detection.models.checkpoint import load_torch, save_torch
+from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, PersistenceHead
+from early_persistence_detection.models.magvit_tokenizer import MagvitTokenizer, TokenizerConfig
+from early_persistence_detection.training.classifier_training import (
+    ClassifierTraining,
+    EncodedSplit,
+    encode_split,
+    train_head,
+    validate,
+)
+from early_persistence_detection.training.distributed import World
+from early_persistence_detection.training.optimisation import MicroBatches, Optimisation
+from early_persistence_detection.training.stopping import Stopped, StopRequest
+from early_persistence_detection.training.tokenizer_training import TokenizerTraining, train_tokenizer
+from early_persistence_detection.training.train_early_persistence import PROFILES, validation_clips
+from persistence_augmented_dataset.dataset import CLIP_SIZE, METADATA_COLUMNS, NUM_FRAMES, ClipSplit, _column_shape
+from run_directory import InputError
+
+CPU = torch.device("cpu")
+SETTINGS = ClassifierTraining(epochs=3, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> MagvitTokenizer:
+    torch.manual_seed(0)
+    return MagvitTokenizer(TokenizerConfig(channels=(8, 8, 16))).eval()
+
+
+def new_head(dropout: float = 0.1, kind: type[PersistenceHead] = PersistenceHead) -> PersistenceHead:
+    torch.manual_seed(1)
+    return kind(ClassifierConfig(width=16, num_heads=2, state_width=8, dropout=dropout), 4)
+
+
+def random_clips(count: int, seed: int) -> EncodedSplit:
+    """Labels that the first frame's tokens tell, so that there is something to learn."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 2, (count,), generator=random)
+    tokens = torch.randint(0, 500, (count, 16, 64), generator=random) + 500 * labels[:, None, None]
+    shown = torch.randint(-1, 2, (count, 16, 64), generator=random)
+    shown[::3] = -1  # clips that the attention loss leaves out, unevenly over the halves of a batch
+    return EncodedSplit(tokens.to(torch.int16), labels.float(), shown.to(torch.int8))
+
+
+def pixel_split(count: int, seed: int) -> ClipSplit:
+    """Random pixels with one bright disc as the candidate."""
+    random = np.random.default_rng(seed)
+    metadata = {name: np.zeros(_column_shape(count, shape), dtype) for name, (dtype, shape) in METADATA_COLUMNS.items()}
+    metadata["label"] = random.integers(0, 2, count).astype(np.uint8)
+    metadata["scene_id"] = np.arange(count, dtype=np.int32)
+    metadata["objects"][:] = np.nan
+    metadata["objects"][:, :, 0] = random.uniform(10, 54, (count, NUM_FRAMES, 4))
+    metadata["objects"][:, :, 0, 2:] = random.uniform(5, 12, (count, NUM_FRAMES, 2))
+    metadata["object_kind"][:] = -1
+    metadata["object_kind"][:, 0] = metadata["label"]
+    pixels = random.integers(0, 256, (count, NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3)).astype(np.uint8)
+    return ClipSplit(None, "train", {}, [pixels], np.arange(count), metadata)
+
+
+def same(first: torch.nn.Module, second: torch.nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+# the epoch that is kept
+
+
+def test_validation_measures_the_average_and_puts_the_weights_back(tokenizer):
+    head = new_head()
+    optimisation = Optimisation(head, 1e-2, 10, CPU, seed=0)
+    for average in optimisation.average:
+        average.mul_(0.5)
+    before = copy.deepcopy(head)
+    with optimisation.averaged():
+        inside = [parameter.detach().clone() for parameter in head.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(inside, optimisation.average, strict=True))
+    assert not torch.equal(inside[0], next(before.parameters())) and same(head, before)
+
+
+def test_the_averaged_weights_of_the_best_epoch_are_kept(tokenizer):
+    """Validation labels that training contradicts get worse with every epoch: an early one must win."""
+    head, clips = new_head(), random_clips(40, 1)
+    validation = dataclasses.replace(random_clips(30, 2))
+    validation = dataclasses.replace(validation, labels=1 - validation.labels)
+    settings = dataclasses.replace(SETTINGS, epochs=6, learning_rate=1e-2)
+    rows = []
+    kept = train_head(head, tokenizer, clips, validation, settings, 0, CPU, after_epoch=lambda *row: rows.append(row))
+    losses = [figures["validation_loss"] for _, figures, _ in rows]
+    assert kept == 1 + int(np.argmin(losses)) and kept < 6
+    assert validate(head, tokenizer, validation, CPU)["validation_loss"] == losses[kept - 1]
+    assert not head.training
+
+
+def test_of_equal_epochs_the_earlier_is_kept(tokenizer):
+    settings = dataclasses.replace(SETTINGS, learning_rate=1e-30, weight_decay=0.0)
+    assert train_head(new_head(), tokenizer, random_clips(20, 1), random_clips(9, 2), settings, 0, CPU) == 1
+
+
+def test_without_validation_the_last_average_is_kept(tokenizer):
+    clips, shorter = random_clips(40, 1), []
+    head = new_head()
+    assert (
+        train_head(head, tokenizer, clips, None, SETTINGS, 0, CPU, after_epoch=lambda *row: shorter.append(row)) is None
+    )
+    last = shorter[-1][2]["optimisation"]
+    assert all(torch.equal(a, b) for a, b in zip(head.parameters(), last["average"], strict=True))
+
+
+# resuming
+
+
+@pytest.mark.parametrize("validated", [True, False])
+@pytest.mark.parametrize("steps_before_stop", [1, 4, 5, 7, 15])
+def test_stopped_after_any_step_and_resumed_ends_with_the_same_weights(
+    tokenizer, steps_before_stop, validated, tmp_path
+):
+    clips, validation = random_clips(40, 1), random_clips(30, 2) if validated else None
+    clips = dataclasses.replace(clips, mirrored=random_clips(40, 1))
+    settings = dataclasses.replace(SETTINGS, flip=True)
+    undisturbed, rows = new_head(), []
+    kept = train_head(
+        undisturbed, tokenizer, clips, validation, settings, 0, CPU, after_epoch=lambda *r: rows.append(r[:2])
+    )
+
+    stop, saved, again, steps = StopRequest(), {}, [], []
+
+    class Signalled(PersistenceHead):
+        def forward(self, *arguments, **options):
+            if self.training:
+                steps.append(1)
+                if len(steps) == steps_before_stop:
+                    os.kill(os.getpid(), signal.SIGINT)
+            return super().forward(*arguments, **options)
+
+    def save(state):
+        save_torch(tmp_path / "last.pt", {"state": state})
+        saved["times"] = saved.get("times", 0) + 1
+
+    def after_epoch(epoch, figures, state):
+        again.append((epoch, figures))
+        save(state)
+
+    with stop, pytest.raises(Stopped) as caught:
+        train_head(
+            new_head(kind=Signalled), tokenizer, clips, validation, settings, 0, CPU,
+            after_epoch=after_epoch, save=save, stop=stop,
+        )  # fmt: skip
+    assert caught.value.code == 130 and len(steps) == steps_before_stop
+    torch.manual_seed(99)  # nothing may hang on the generator's state
+    head = new_head()
+    resumed = load_torch(tmp_path / "last.pt")["state"]
+    assert kept == train_head(
+        head, tokenizer, clips, validation, settings, 0, CPU, resumed=resumed, after_epoch=after_epoch, save=save
+    )
+    assert same(head, undisturbed)
+    assert again == rows
+
+
+def test_the_tokenizer_stopped_after_any_step_ends_with_the_same_weights(tmp_path):
+    split = pixel_split(6, 3)
+    settings = TokenizerTraining(num_steps=5, batch_size=4, num_frames=2, checkpoint_every=3)
+
+    def new(kind: type[MagvitTokenizer] = MagvitTokenizer) -> MagvitTokenizer:
+        torch.manual_seed(4)
+        return kind(TokenizerConfig(channels=(8, 8, 16)))
+
+    undisturbed, lines = new(), []
+    train_tokenizer(undisturbed, split, settings, 0, CPU, World(), None, lambda state: None, lines.append)
+
+    class Signalled(MagvitTokenizer):
+        calls = 0
+
+        def forward(self, frames):
+            Signalled.calls += 1
+            if Signalled.calls == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().forward(frames)
+
+    stop, again = StopRequest(), []
+
+    def save(state):
+        save_torch(tmp_path / "last.pt", {"state": state})
+
+    with stop, pytest.raises(Stopped) as caught:
+        train_tokenizer(new(Signalled), split, settings, 0, CPU, World(), None, save, again.append, stop)
+    assert caught.value.code == 143 and "step 2/5" in caught.value.where
+    tokenizer = new()
+    resumed = load_torch(tmp_path / "last.pt")["state"]
+    train_tokenizer(tokenizer, split, settings, 0, CPU, World(), resumed, save, again.append)
+    assert same(tokenizer, undisturbed) and again == lines
+
+
+# stop requests
+
+
+def test_a_stop_is_put_off_in_a_loop_only_and_a_second_one_never():
+    before = signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        with pytest.raises(Stopped) as caught:
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert caught.value.code == 143
+    with StopRequest() as stop, pytest.raises(Stopped) as caught, stop.put_off():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the second signal did not end it")
+    assert caught.value.code == 143
+    with StopRequest() as stop, pytest.raises(Stopped), stop.put_off():
+        os.kill(os.getpid(), signal.SIGINT)  # nobody heeds it in the loop: it must not be lost
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+# mirror images
+
+
+def test_mirrored_clips_are_encoded_as_mirrored_pixels_with_mirrored_objects(tokenizer):
+    split = pixel_split(5, 7)
+    shown = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
+    mirror = encode_split(tokenizer, split, shown, CPU, mirror=True)
+    flipped = dataclasses.replace(split, shards=[split.shards[0][:, :, :, ::-1].copy()])
+    objects = split.metadata["objects"].copy()
+    objects[..., 0] = CLIP_SIZE - objects[..., 0]
+    expected = encode_split(tokenizer, flipped, object_tokens(objects, split.metadata["object_kind"]), CPU)
+    assert torch.equal(mirror.tokens, expected.tokens) and torch.equal(mirror.labels, expected.labels)
+    assert (mirror.shown == expected.shown).float().mean() > 0.999  # coverage exactly at the limit may round
+    assert not torch.equal(mirror.shown, torch.from_numpy(shown))
+
+
+def test_each_clip_is_shown_as_it_is_or_mirrored(tokenizer):
+    """Over the epochs both versions of about every clip are seen, in a proportion of about one half."""
+    seen = []
+
+    class Watched(PersistenceHead):
+        def forward(self, codes, *arguments, **options):
+            if self.training:
+                seen.append(codes[:, 0, 0].clone())
+            return super().forward(codes, *arguments, **options)
+
+    clips = random_clips(40, 1)
+    mirrored = dataclasses.replace(clips, tokens=torch.full_like(clips.tokens, 7))
+    both = dataclasses.replace(clips, mirrored=mirrored)
+    settings = dataclasses.replace(SETTINGS, flip=True, epochs=4)
+    train_head(new_head(kind=Watched), tokenizer, both, None, settings, 0, CPU)
+    mirror_code = tokenizer.codes_of(torch.full((1, 1, 1), 7, dtype=torch.int32))[0, 0, 0]
+    was_mirrored = (torch.cat(seen) == mirror_code).all(1).reshape(4, 40)
+    assert 0.35 < was_mirrored.float().mean() < 0.65
+    assert len({tuple(row.tolist()) for row in was_mirrored}) == 4  # drawn anew each epoch
+    with pytest.raises(ValueError, match="mirrored"):
+        train_head(new_head(), tokenizer, clips, None, settings, 0, CPU)
+
+
+def test_settings_of_the_profiles():
+    full, quick, smoke = (PROFILES[name].classifier_training for name in ("full", "quick", "smoke"))
+    assert (full.epochs, full.flip, full.average_decay, full.validation_fraction) == (20, True, 0.999, 0.1)
+    assert (quick.epochs, quick.flip, quick.average_decay, quick.validation_fraction) == (5, False, 0.995, 0.05)
+    assert (smoke.epochs, smoke.batch_size, PROFILES["smoke"].tokenizer_training.num_steps) == (2, 16, 30)
+    assert ClassifierTraining().weight_decay == 0.01
+
+
+def test_the_validation_fraction_counts_scenes():
+    split = pixel_split(40, 1)
+    assert validation_clips(split, 0.1).sum() == 4 and validation_clips(split, 0.1)[-4:].all()
+    assert validation_clips(split, 0.001).sum() == 1
+    with pytest.raises(InputError, match="one training scene"):
+        validation_clips(pixel_split(1, 1), 0.1)
+
+
+def test_settings_reach_the_optimizer(tokenizer):
+    optimisation = Optimisation(new_head(), 1e-3, 10, CPU, seed=0, weight_decay=0.25, average_decay=0.5)
+    assert optimisation.optimizer.param_groups[0]["weight_decay"] == 0.25
+    states = []
+    settings = dataclasses.replace(SETTINGS, weight_decay=0.25)
+    train_head(
+        new_head(),
+        tokenizer,
+        random_clips(9, 1),
+        None,
+        settings,
+        0,
+        CPU,
+        after_epoch=lambda *row: states.append(row[2]),
+    )
+    assert states[0]["optimisation"]["optimizer"]["param_groups"][0]["weight_decay"] == 0.25
+
+
+# memory that runs out
+
+
+class SmallMemory(PersistenceHead):
+    """Runs out of memory as CUDA does when a training batch is larger than `largest`."""
+
+    largest = 4
+
+    def forward(self, codes, *arguments, **options):
+        if self.training and len(codes) > self.largest:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(codes, *arguments, **options)
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_two_halves_give_the_gradient_of_the_whole(tokenizer, size):
+    """One step of one batch, so that the parameters' .grad is that of the step."""
+    settings = dataclasses.replace(SETTINGS, epochs=1)
+    heads = [new_head(dropout=0.0), new_head(dropout=0.0)]
+    figures = []
+    for head, count in zip(heads, (1, 2), strict=True):
+        train_head(
+            head, tokenizer, random_clips(size, 5), None, settings, 0, CPU,
+            after_epoch=lambda *row: figures.append(row[1]), micro_batches=MicroBatches(count),
+        )  # fmt: skip
+    for whole, halves in zip(*(head.parameters() for head in heads), strict=True):
+        torch.testing.assert_close(halves.grad, whole.grad, rtol=0, atol=1e-6)
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
+
+
+def test_two_halves_give_the_gradient_of_the_whole_tokenizer():
+    settings = TokenizerTraining(num_steps=1, batch_size=5, num_frames=2)
+    tokenizers, lines = [], []
+    for count in (1, 2):
+        torch.manual_seed(4)
+        tokenizers.append(MagvitTokenizer(TokenizerConfig(channels=(8, 8, 16))))
+        train_tokenizer(
+            tokenizers[-1], pixel_split(6, 3), settings, 0, CPU, World(), None, lambda state: None, lines.append,
+            micro_batches=MicroBatches(count),
+        )  # fmt: skip
+    for whole, halves in zip(*(tokenizer.parameters() for tokenizer in tokenizers), strict=True):
+        torch.testing.assert_close(halves.grad, whole.grad, rtol=0, atol=1e-6)
+    assert lines[0] == lines[1]
+
+
+def test_out_of_memory_halves_the_batch_once_and_repeats_the_step(tokenizer):
+    clips, lines = random_clips(40, 1), []
+    micro_batches = MicroBatches(log=lines.append)
+    head, halved = new_head(kind=SmallMemory), new_head()
+    train_head(head, tokenizer, clips, None, SETTINGS, 0, CPU, micro_batches=micro_batches)
+    train_head(halved, tokenizer, clips, None, SETTINGS, 0, CPU, micro_batches=MicroBatches(2))
+    assert same(head, halved)  # from the first step on, which was not lost
+    assert micro_batches.count == 2 and len(lines) == 1 and "2 parts" in lines[0]
+
+
+def test_out_of_memory_twice_names_the_flag(tokenizer):
+    class Smaller(SmallMemory):
+        largest = 3
+
+    with pytest.raises(InputError, match="--batch_size"):
+        train_head(new_head(kind=Smaller), tokenizer, random_clips(40, 1), None, SETTINGS, 0, CPU)
+
+
+def test_out_of_memory_in_the_tokenizer_halves_its_batch():
+    class Small(MagvitTokenizer):
+        def forward(self, frames):
+            if len(frames) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(frames)
+
+    settings = TokenizerTraining(num_steps=2, batch_size=4, num_frames=2)
+    micro_batches = MicroBatches()
+    torch.manual_seed(4)
+    small = Small(TokenizerConfig(channels=(8, 8, 16)))
+    nothing = lambda _: None  # noqa: E731
+    train_tokenizer(
+        small, pixel_split(6, 3), settings, 0, CPU, World(), None, nothing, nothing, micro_batches=micro_batches
+    )
+    assert micro_batches.count == 2
+    with pytest.raises(InputError, match="--batch_size"):
+        train_tokenizer(
+            small, pixel_split(6, 3), dataclasses.replace(settings, batch_size=8), 0, CPU, World(), None,
+            nothing, nothing, micro_batches=micro_batches,
+        )  # fmt: skip
