@@ -1,7 +1,8 @@
 """Training the classifier on the tokenizer's codes.
 
 The tokenizer is frozen by then, so a data set is encoded once, into 16 x 64 small integers a clip, and an epoch of
-the classifier takes seconds.
+the classifier takes seconds. Of the averaged weights after each epoch, those of least validation loss are kept: a long
+training learns its clips by heart. A training can be stopped after any step and resumed to the same weights.
 
 Legend: n clips, B batch, T frames, N tokens per frame, Q code dimensions.
 """
@@ -20,9 +21,10 @@ from run_directory import progress
 from torch import Tensor
 
 from early_persistence_detection.models.early_persistence_classifier import PersistenceHead, frames_to_input
-from early_persistence_detection.models.magvit_tokenizer import MagvitTokenizer
+from early_persistence_detection.models.magvit_tokenizer import GRID_SIZE, MagvitTokenizer
 from early_persistence_detection.training.distributed import World
-from early_persistence_detection.training.optimisation import Optimisation
+from early_persistence_detection.training.optimisation import MicroBatches, Optimisation
+from early_persistence_detection.training.stopping import StopRequest
 
 LATE_AGE_WEIGHT = 0.3  # of the loss at ages where the answer is plain, against the early ages that matter
 EARLY_AGES = 6
@@ -36,6 +38,10 @@ class ClassifierTraining:
     batch_size: int = 8
     learning_rate: float = 2e-3
     attention_weight: float = 0.05  # of the loss that keeps the decision query on persistent objects
+    flip: bool = False  # each clip as it is or mirrored left to right, drawn anew each epoch
+    weight_decay: float = 0.01
+    average_decay: float = 0.995  # of the exponential average of the weights, per step
+    validation_fraction: float = 0.05  # of the training scenes, held out for choosing the epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +51,7 @@ class EncodedSplit:
     tokens: Tensor  # int16 indices (n, T, N), or float16 codes (n, T, N, Q)
     labels: Tensor  # float32 (n,)
     shown: Tensor  # int8 (n, T, N): 1 token shows a persistent object, 0 a transient one, -1 neither
+    mirrored: EncodedSplit | None = None  # the same clips seen in a mirror, for training with `flip`
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -52,9 +59,21 @@ class EncodedSplit:
     def subset(self, indices: np.ndarray) -> EncodedSplit:
         """The clips at `indices`."""
         chosen = torch.from_numpy(indices)
-        return EncodedSplit(self.tokens[chosen], self.labels[chosen], self.shown[chosen])
+        mirrored = None if self.mirrored is None else self.mirrored.subset(indices)
+        return EncodedSplit(self.tokens[chosen], self.labels[chosen], self.shown[chosen], mirrored)
 
-    def codes(self, indices: Tensor, tokenizer: MagvitTokenizer, device: torch.device) -> Tensor:
+    def as_drawn(self, indices: np.ndarray, in_mirror: np.ndarray) -> EncodedSplit:
+        """The clips at `indices`, those where `in_mirror` (bool, as long) mirrored."""
+        batch = self.subset(indices)
+        if batch.mirrored is None:
+            assert not in_mirror.any()
+            return batch
+        drawn = torch.from_numpy(in_mirror)
+        tokens, shown = batch.tokens.clone(), batch.shown.clone()
+        tokens[drawn], shown[drawn] = batch.mirrored.tokens[drawn], batch.mirrored.shown[drawn]
+        return EncodedSplit(tokens, batch.labels, shown)
+
+    def codes(self, indices: Tensor | slice, tokenizer: MagvitTokenizer, device: torch.device) -> Tensor:
         """Codes float32 (B, T, N, Q) of the clips at `indices`."""
         tokens = self.tokens[indices].to(device)
         return tokens.float() if tokens.is_floating_point() else tokenizer.codes_of(tokens.int())
@@ -68,15 +87,21 @@ def encode_split(
     device: torch.device,
     soft: bool = False,
     batch_size: int = 8,
+    mirror: bool = False,
 ) -> EncodedSplit:
     """Run the encoder over a split. `soft` keeps the latents before rounding, for the ablation.
 
-    `shown` int8 (n, T, N) as `object_tokens` gives it.
+    `shown` int8 (n, T, N) as `object_tokens` gives it. With `mirror` the clips, and with them `shown`, are flipped
+    left to right. That changes neither label nor exact posterior: both follow from when and how bright an object is
+    seen, never from where or in which direction it moves.
     """
+    if mirror:
+        shown = shown.reshape(*shown.shape[:2], GRID_SIZE, GRID_SIZE)[..., ::-1].reshape(shown.shape)
     parts = []
     with progress(None, len(split), f"encode {split.name}", "clips") as bar:
         for indices, pixels in split.batches(batch_size if device.type == "cpu" else 64):
-            latents, _ = tokenizer.latents(frames_to_input(pixels, device))
+            # [B, T, H, W, C]
+            latents, _ = tokenizer.latents(frames_to_input(pixels[..., ::-1, :] if mirror else pixels, device))
             if soft:
                 parts.append(tokenizer.soft_codes(latents).half().cpu())
             else:
@@ -92,6 +117,11 @@ def persistence_loss(logits: Tensor, labels: Tensor) -> Tensor:
     weight[:EARLY_AGES] = 1.0
     loss = F.binary_cross_entropy_with_logits(logits, labels.unsqueeze(1).expand_as(logits), reduction="none")
     return (loss * weight).mean(0).sum() / weight.sum()
+
+
+def attention_judged(shown: Tensor) -> Tensor:
+    """bool (B, T): the queries that `attention_loss` counts, from `shown` (B, T, N)."""
+    return (shown == 1).any(-1).cummax(1).values & (shown == 0).any(-1).cummax(1).values
 
 
 def attention_loss(attention: Tensor, shown: Tensor) -> Tensor:
@@ -124,48 +154,105 @@ def train_head(
     world: World | None = None,
     resumed: dict[str, Any] | None = None,
     after_epoch: Callable[[int, dict[str, float], dict[str, Any]], None] | None = None,
-) -> None:
-    """Train in place; `after_epoch(epoch from 1, figures, resumable state)` is called on the main process.
+    save: Callable[[dict[str, Any]], None] | None = None,
+    stop: StopRequest | None = None,
+    micro_batches: MicroBatches | None = None,
+) -> int | None:
+    """Train in place and return the epoch (from 1) whose averaged weights the head has at the end.
 
-    The order of the clips and the dropout of an epoch depend on `seed` and the epoch only, so a resumed run ends
-    with the weights of an undisturbed one (bit for bit on the CPU).
+    That is the epoch of least validation loss, the earlier of equals; on the main process, which alone measures it.
+    Without `validation` it is the average at the end, and None is returned.
+
+    On the main process `after_epoch(epoch, figures, resumable state)` is called after each epoch and `save(state)`
+    when `stop` ends the training between two steps. The order of the clips and which are mirrored depend on `seed` and
+    the epoch only, dropout on `seed` and the step, so a training that is `resumed` from either state ends with the
+    weights of an undisturbed one (bit for bit on the CPU). Raises Stopped, and InputError when memory runs out.
     """
-    world = world or World()
+    world, stop = world or World(), stop or StopRequest()
+    if settings.flip and encoded.mirrored is None:
+        raise ValueError("training with flip needs the mirrored clips too: encode_split(..., mirror=True)")
     steps_per_epoch = -(-len(encoded) // settings.batch_size)
-    optimisation = Optimisation(head, settings.learning_rate, settings.epochs * steps_per_epoch, device)
-    first_epoch = 1
+    optimisation = Optimisation(
+        head,
+        settings.learning_rate,
+        settings.epochs * steps_per_epoch,
+        device,
+        seed,
+        world.rank,
+        settings.weight_decay,
+        settings.average_decay,
+        micro_batches,
+    )
+    first_epoch, first_step = 1, 0
+    sums = np.zeros(3)  # of this epoch so far: loss, right decisions at the last age, clips
+    best: dict[str, Any] | None = None
     if resumed is not None:
         optimisation.load_state(resumed["optimisation"])
-        first_epoch = resumed["epoch"] + 1
+        first_epoch, first_step, best = resumed["epoch"], resumed["steps_in_epoch"], resumed["best"]
+        sums = np.array(resumed["sums"])
+
+    def state(epoch: int, steps_in_epoch: int) -> dict[str, Any]:
+        return {
+            "epoch": epoch,
+            "steps_in_epoch": steps_in_epoch,
+            "sums": sums.tolist(),
+            "best": best,
+            "optimisation": optimisation.state(),
+        }
+
     network = world.wrap(head)
-    with progress(None, settings.epochs * steps_per_epoch, "classifier", "steps") as bar:
-        bar.update((first_epoch - 1) * steps_per_epoch)
+    with stop.put_off(), progress(None, settings.epochs * steps_per_epoch, "classifier", "steps") as bar:
+        bar.update(optimisation.step_index)
         for epoch in range(first_epoch, settings.epochs + 1):
             head.train()
-            order = np.random.default_rng([seed, 2, epoch]).permutation(len(encoded))
-            torch.manual_seed(seed * 100_003 + epoch * 101 + world.rank)
-            sums = np.zeros(3)  # loss, right decisions at the last age, clips
-            for start in range(0, len(order), settings.batch_size):
-                batch = torch.from_numpy(world.share(order[start : start + settings.batch_size]))
-                labels = encoded.labels[batch].to(device)
-                with optimisation.autocast():
-                    logits, attention = network(encoded.codes(batch, tokenizer, device), explicit=True)
-                logits = logits.float()
-                loss = persistence_loss(logits, labels)
-                total = loss + settings.attention_weight * attention_loss(
-                    attention.float(), encoded.shown[batch].to(device)
-                )
-                optimisation.step(total)
-                right = ((logits[:, -1] > 0) == (labels > 0.5)).sum()
-                sums += (float(loss.detach()) * len(batch), float(right), len(batch))
+            random = np.random.default_rng([seed, 2, epoch])
+            order = random.permutation(len(encoded))
+            in_mirror = random.random(len(encoded)) < (0.5 if settings.flip else 0.0)
+            for step in range(first_step, steps_per_epoch):
+                chosen = world.share(order[step * settings.batch_size : (step + 1) * settings.batch_size])
+                batch = encoded.as_drawn(chosen, in_mirror[chosen])
+                judged = int(attention_judged(batch.shown).sum())
+
+                def loss_of(
+                    rows: slice, batch: EncodedSplit = batch, judged: int = judged
+                ) -> tuple[Tensor, tuple[float, ...]]:
+                    labels, shown = batch.labels[rows].to(device), batch.shown[rows]
+                    with optimisation.autocast():
+                        logits, attention = network(batch.codes(rows, tokenizer, device), explicit=True)
+                    logits = logits.float()
+                    loss = persistence_loss(logits, labels)
+                    # each mean counts by how much of what it is taken over lies in these rows
+                    judged_share = int(attention_judged(shown).sum()) / max(judged, 1)
+                    total = len(labels) / len(batch) * loss + settings.attention_weight * judged_share * attention_loss(
+                        attention.float(), shown.to(device)
+                    )
+                    right = ((logits[:, -1] > 0) == (labels > 0.5)).sum()
+                    return total, (float(loss.detach()) * len(labels), float(right), len(labels))
+
+                sums += optimisation.step(len(batch), loss_of)
                 bar.update(1)
-            if world.is_main and after_epoch is not None:
+                if step + 1 < steps_per_epoch:
+                    stop.heed(
+                        world,
+                        f"at step {step + 1}/{steps_per_epoch} of epoch {epoch}/{settings.epochs}",
+                        lambda epoch=epoch, steps=step + 1: None if save is None else save(state(epoch, steps)),
+                    )
+            if world.is_main:
                 figures = {"loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])}
                 if validation is not None:
-                    figures |= validate(head, tokenizer, validation, device)
-                after_epoch(epoch, figures, {"epoch": epoch, "optimisation": optimisation.state()})
-    optimisation.adopt_average()
+                    with optimisation.averaged():
+                        figures |= validate(head, tokenizer, validation, device)
+                    if best is None or figures["validation_loss"] < best["validation_loss"]:
+                        weights = [average.clone() for average in optimisation.average]
+                        best = {"epoch": epoch, "validation_loss": figures["validation_loss"], "weights": weights}
+                sums = np.zeros(3)
+                if after_epoch is not None:
+                    after_epoch(epoch, figures, state(epoch + 1, 0))
+            sums, first_step = np.zeros(3), 0
+            stop.heed(world, f"at the end of epoch {epoch}/{settings.epochs}", lambda: None)
+    optimisation.adopt(None if best is None else best["weights"])
     head.eval()
+    return None if best is None else best["epoch"]
 
 
 @torch.inference_mode()

@@ -39,6 +39,15 @@ class World:
         if self.size > 1:
             distributed.barrier()
 
+    def largest(self, number: int) -> int:
+        """The largest of all processes' numbers, the same answer on each."""
+        if self.size == 1:
+            return number
+        device = torch.device("cuda" if distributed.get_backend() == "nccl" else "cpu")
+        shared = torch.tensor(number, device=device)
+        distributed.all_reduce(shared, distributed.ReduceOp.MAX)
+        return int(shared)
+
 
 @contextlib.contextmanager
 def joined_world(device: torch.device) -> Iterator[tuple[World, torch.device]]:

@@ -1,5 +1,7 @@
 """Training the tokenizer on reconstruction, and measuring whether it is healthy.
 
+A training can be stopped after any step and resumed to the same weights.
+
 Legend: n clips, B batch, T frames, M object slots, N tokens per frame, Q code dimensions.
 """
 
@@ -28,7 +30,8 @@ from early_persistence_detection.models.magvit_tokenizer import (
     reconstruction_loss,
 )
 from early_persistence_detection.training.distributed import World
-from early_persistence_detection.training.optimisation import Optimisation
+from early_persistence_detection.training.optimisation import MicroBatches, Optimisation
+from early_persistence_detection.training.stopping import StopRequest
 
 # a healthy tokenizer of this size scores far above these; a collapsed one falls below at once
 MIN_PERPLEXITY = 10.0
@@ -67,16 +70,31 @@ def train_tokenizer(
     resumed: dict[str, Any] | None,
     save: Callable[[dict[str, Any]], None],
     log: Callable[[str], None],
+    stop: StopRequest | None = None,
+    micro_batches: MicroBatches | None = None,
 ) -> None:
-    """Train in place on windows of `split`'s clips. `save(state)` is called every `checkpoint_every` steps."""
+    """Train in place on windows of `split`'s clips.
+
+    `save(resumable state)` is called every `checkpoint_every` steps and when `stop` ends the training; a training that
+    is `resumed` from it ends with the weights of an undisturbed one (bit for bit on the CPU). Raises Stopped, and
+    InputError when memory runs out.
+    """
+    stop = stop or StopRequest()
     tokenizer.train()
-    optimisation = Optimisation(tokenizer, settings.learning_rate, settings.num_steps, device)
+    optimisation = Optimisation(
+        tokenizer, settings.learning_rate, settings.num_steps, device, seed, world.rank, micro_batches=micro_batches
+    )
+    recent: list[float] = []  # losses since the last line of the log
     if resumed is not None:
-        optimisation.load_state(resumed)
+        optimisation.load_state(resumed["optimisation"])
+        recent = list(resumed["recent"])
     network = world.wrap(tokenizer)
     objects = torch.from_numpy(split.metadata["objects"])
-    recent: list[float] = []
-    with progress(None, settings.num_steps, "tokenizer", "steps") as bar:
+
+    def save_here() -> None:
+        save({"optimisation": optimisation.state(), "recent": recent})
+
+    with stop.put_off(), progress(None, settings.num_steps, "tokenizer", "steps") as bar:
         bar.update(optimisation.step_index)
         while optimisation.step_index < settings.num_steps:
             step = optimisation.step_index
@@ -84,21 +102,31 @@ def train_tokenizer(
             batch = world.share(random.choice(len(split), settings.batch_size))
             start = int(random.integers(0, NUM_FRAMES - settings.num_frames + 1))
             window = slice(start, start + settings.num_frames)
-            frames = frames_to_input(split.clips(batch)[:, window], device)
-            mask = object_mask(objects[torch.from_numpy(batch)][:, window].to(device))
-            with optimisation.autocast():
-                reconstruction, _ = network(frames)
-            loss = reconstruction_loss(reconstruction.float(), frames, mask, settings.object_weight)
-            optimisation.step(loss)
-            recent.append(float(loss.detach()))
+            clips = frames_to_input(split.clips(batch)[:, window], device)
+            masks = object_mask(objects[torch.from_numpy(batch)][:, window].to(device))
+
+            def loss_of(rows: slice, clips: Tensor = clips, masks: Tensor = masks) -> tuple[Tensor, tuple[float]]:
+                with optimisation.autocast():
+                    reconstruction, _ = network(clips[rows])
+                loss = reconstruction_loss(reconstruction.float(), clips[rows], masks[rows], settings.object_weight)
+                # the loss is a weighted mean over pixels: these rows count by their pixels' weights
+                loss = loss * (_pixel_weight(masks[rows], settings) / _pixel_weight(masks, settings))
+                return loss, (float(loss.detach()),)
+
+            recent.append(float(optimisation.step(len(batch), loss_of)[0]))
             bar.update(1)
             step = optimisation.step_index
             if world.is_main and (step % settings.checkpoint_every == 0 or step == settings.num_steps):
                 log(f"Tokenizer {step}/{settings.num_steps}: ReconstructionLoss={np.mean(recent):.5f}")
                 recent.clear()
-                save(optimisation.state())
-    optimisation.adopt_average()
+                save_here()
+            stop.heed(world, f"at step {step}/{settings.num_steps} of the tokenizer", save_here)
+    optimisation.adopt()
     tokenizer.eval()
+
+
+def _pixel_weight(masks: Tensor, settings: TokenizerTraining) -> float:
+    return masks.numel() + (settings.object_weight - 1) * int(masks.sum())
 
 
 def _psnr_db(squared_error: float) -> float:

@@ -5,14 +5,17 @@
     torchrun --nproc_per_node 4 training/train_early_persistence.py --data_dir data/standard --output_dir results
 
 Reads   DATA_DIR (generate_dataset.py or make_clips.py), split `train` only; its last scenes are held out for
-        the validation figures
+        choosing the epoch
 Writes  OUTPUT_DIR/final_model.pt         weights and configuration, uncalibrated (calibrate.py comes next)
         OUTPUT_DIR/training.log           Epoch 1/20: Loss=0.523, Accuracy=0.756, ...
-        OUTPUT_DIR/training_metrics.json  the tokenizer's health, figures of every epoch
+        OUTPUT_DIR/training_metrics.json  the tokenizer's health, figures of every epoch, the epoch that was kept
         OUTPUT_DIR/config.json            resolved configuration, data checksum, versions
-        OUTPUT_DIR/checkpoints/last.pt    to go on from with --resume; written atomically every epoch
+        OUTPUT_DIR/checkpoints/last.pt    to go on from with --resume; written atomically every epoch and on a stop
 
-The same command with the same seed gives the same weights on the CPU, interrupted and resumed or not.
+The model gets the averaged weights of the epoch with the least validation loss. Ctrl-C or SIGTERM ends the training
+after the step at hand, with a checkpoint (exit code 130 or 143); a second one ends it at once. The same command with
+the same seed gives the same weights on the CPU, interrupted and resumed or not. When a GPU's memory runs out, each
+step takes its batch in two halves from then on, with the gradient of the whole.
 """
 
 from __future__ import annotations
@@ -52,6 +55,8 @@ from early_persistence_detection.training.classifier_training import (
     train_head,
 )
 from early_persistence_detection.training.distributed import World, joined_world
+from early_persistence_detection.training.optimisation import MicroBatches
+from early_persistence_detection.training.stopping import Stopped, StopRequest
 from early_persistence_detection.training.tokenizer_training import (
     TokenizerTraining,
     require_healthy,
@@ -60,7 +65,6 @@ from early_persistence_detection.training.tokenizer_training import (
 )
 
 EXTRACTORS = ("magvit",)
-VALIDATION_FRACTION = 0.05  # of the training scenes
 MAX_HEALTH_CLIPS = 400
 
 
@@ -72,6 +76,7 @@ class Profile:
     classifier: ClassifierConfig
     tokenizer_training: TokenizerTraining
     classifier_training: ClassifierTraining
+    require_healthy_tokenizer: bool = True  # else its health is only reported
 
 
 PROFILES = {
@@ -82,14 +87,30 @@ PROFILES = {
         TokenizerTraining(num_steps=400),
         ClassifierTraining(epochs=5, batch_size=32),
     ),
-    # the study: the same model, which is within sampling error of the Bayes limit already, trained for longer
+    # the study: the same model, trained for longer, on clips and their mirror images
     "full": Profile(
         TokenizerConfig(channels=(24, 48, 96)),
         ClassifierConfig(),
         TokenizerTraining(num_steps=800),
-        ClassifierTraining(epochs=20, batch_size=8, learning_rate=1e-3),
+        ClassifierTraining(
+            epochs=20, batch_size=8, learning_rate=1e-3, flip=True, average_decay=0.999, validation_fraction=0.1
+        ),
+    ),
+    # seconds: every part runs once, and no figure means anything
+    "smoke": Profile(
+        TokenizerConfig(channels=(24, 48, 96)),
+        ClassifierConfig(),
+        TokenizerTraining(num_steps=30),
+        ClassifierTraining(epochs=2, batch_size=16),
+        require_healthy_tokenizer=False,
     ),
 }
+
+
+PROFILE_HELP = (
+    "full: the study; quick: minutes on 2 CPU cores; smoke: proves in seconds that every part works, "
+    "its figures mean nothing and an unhealthy tokenizer is only reported (default full)"
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -97,11 +118,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder")
     parser.add_argument("--output_dir", type=Path, required=True, help="results folder")
-    parser.add_argument("--profile", choices=PROFILES, default="full", help="length of the training (default full)")
-    parser.add_argument("--epochs", type=int, help="epochs of the classifier (default: full 20, quick 5)")
-    parser.add_argument("--batch_size", type=int, help="clips per classifier step (default: full 8, quick 32)")
+    parser.add_argument("--profile", choices=PROFILES, default="full", help=PROFILE_HELP)
+    parser.add_argument("--epochs", type=int, help="epochs of the classifier (full 20, quick 5, smoke 2)")
+    parser.add_argument("--batch_size", type=int, help="clips per classifier step (full 8, quick 32, smoke 16)")
     parser.add_argument("--learning_rate", type=float, help="peak learning rate of the classifier")
-    parser.add_argument("--tokenizer_steps", type=int, help="training steps of the tokenizer (full 800, quick 400)")
+    parser.add_argument("--tokenizer_steps", type=int, help="steps of the tokenizer (full 800, quick 400, smoke 30)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     parser.add_argument("--extractor", choices=EXTRACTORS, default="magvit", help="what turns frames into tokens")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
@@ -137,10 +158,10 @@ def resolve_profile(arguments: argparse.Namespace) -> Profile:
     )
 
 
-def validation_clips(split: ClipSplit) -> np.ndarray:
-    """bool (n,): clips of the last scenes of the training split, held out for the validation figures."""
+def validation_clips(split: ClipSplit, fraction: float) -> np.ndarray:
+    """bool (n,): clips of the last `fraction` of the training scenes, held out for choosing the epoch."""
     scenes = np.unique(split.metadata["scene_id"])
-    held_out = scenes[len(scenes) - max(1, round(VALIDATION_FRACTION * len(scenes))) :]
+    held_out = scenes[len(scenes) - max(1, round(fraction * len(scenes))) :]
     chosen = np.isin(split.metadata["scene_id"], held_out)
     if chosen.all():
         raise InputError(f"{split.directory} has one training scene only; make a dataset with more of them")
@@ -154,7 +175,9 @@ class TrainingRun:
         self.directory, self.fingerprint, self.world = directory, fingerprint, world
         self.checkpoint_path = directory.path / "checkpoints" / "last.pt"
         self.log_path = directory.path / "training.log"
+        self.micro_batches = MicroBatches(log=self.log, may_split=world.size == 1)
         self.epochs: list[dict[str, float]] = []
+        self.kept_epoch: int | None = None
         self.health: dict[str, Any] | None = None
 
     def log(self, message: str) -> None:
@@ -176,6 +199,7 @@ class TrainingRun:
                 "tokenizer": model.tokenizer.state_dict() if phase == "classifier" else None,
                 "health": self.health,
                 "epochs": self.epochs,
+                "accumulation": self.micro_batches.count,
             },
         )
 
@@ -189,6 +213,7 @@ class TrainingRun:
             self.log("The checkpoint is of another configuration or data; training from the start")
             return None
         self.health, self.epochs = checkpoint["health"], checkpoint["epochs"]
+        self.micro_batches.count = checkpoint["accumulation"]
         self.log(f"Resuming in the {checkpoint['phase']} phase")
         return checkpoint
 
@@ -202,6 +227,7 @@ def fit_tokenizer(
     arguments: argparse.Namespace,
     device: torch.device,
     checkpoint: dict[str, Any] | None,
+    stop: StopRequest,
 ) -> None:
     """Train the tokenizer, or take the finished one from the checkpoint; stop on collapse."""
     if checkpoint is not None and checkpoint["phase"] == "classifier":
@@ -217,6 +243,8 @@ def fit_tokenizer(
         None if checkpoint is None else checkpoint["state"],
         lambda state: run.save("tokenizer", state, model),
         run.log,
+        stop,
+        run.micro_batches,
     )
     if run.world.is_main:
         run.health = tokenizer_health(model.tokenizer, split.where(held_out).limit(MAX_HEALTH_CLIPS), device)
@@ -227,8 +255,12 @@ def fit_tokenizer(
                 auc=_figure(run.health["probe_presence_auc"]), r2=_figure(run.health["probe_cue_r2"]), **run.health
             )
         )
-        if not arguments.allow_unhealthy_tokenizer:
+        try:
             require_healthy(run.health)
+        except InputError as error:
+            if profile.require_healthy_tokenizer and not arguments.allow_unhealthy_tokenizer:
+                raise
+            run.log(f"Going on with an unhealthy tokenizer, as asked: {error}")
     run.world.barrier()
 
 
@@ -239,14 +271,15 @@ def _figure(value: float | None) -> str:
 def fit_classifier(
     run: TrainingRun,
     model: EarlyPersistenceClassifier,
-    encoded: EncodedSplit,
-    held_out: np.ndarray,
+    training: EncodedSplit,
+    validation: EncodedSplit,
     profile: Profile,
     arguments: argparse.Namespace,
     device: torch.device,
     checkpoint: dict[str, Any] | None,
+    stop: StopRequest,
 ) -> None:
-    """Train the head on the encoded clips, with a checkpoint after every epoch."""
+    """Train the head on the encoded clips, with a checkpoint after every epoch; the best epoch is kept."""
     settings = profile.classifier_training
 
     def after_epoch(epoch: int, figures: dict[str, float], state: dict[str, Any]) -> None:
@@ -260,26 +293,35 @@ def fit_classifier(
         run.save("classifier", state, model)
 
     resumed = checkpoint["state"] if checkpoint is not None and checkpoint["phase"] == "classifier" else None
-    train_head(
+    run.kept_epoch = train_head(
         model.head,
         model.tokenizer,
-        encoded.subset(np.flatnonzero(~held_out)),
-        encoded.subset(np.flatnonzero(held_out)),
+        training,
+        validation,
         settings,
         arguments.seed,
         device,
         run.world,
         resumed,
         after_epoch,
+        lambda state: run.save("classifier", state, model),
+        stop,
+        run.micro_batches,
     )
+    if run.kept_epoch is not None:
+        kept = run.epochs[run.kept_epoch - 1]
+        run.log(
+            f"Of the averaged weights keeping epoch {run.kept_epoch} of {settings.epochs}, "
+            f"validation loss {kept['validation_loss']:.3f}"
+        )
 
 
 def main() -> None:
     """Train as the command line says."""
     arguments = parse_args()
     split = load_split(arguments.data_dir, "train")
-    held_out = validation_clips(split)
     profile = resolve_profile(arguments)
+    held_out = validation_clips(split, profile.classifier_training.validation_fraction)
     directory = RunDirectory(arguments.output_dir)
     with joined_world(resolve_device(arguments.device)) as (world, device):
         data_sha256 = sha256_file(arguments.data_dir / "manifest.json")
@@ -292,8 +334,14 @@ def main() -> None:
             (directory.path / "TRAINING_COMPLETE.txt").unlink(missing_ok=True)
             if not arguments.resume:
                 run.log_path.unlink(missing_ok=True)
-        with directory.heartbeat("training"):
-            train(run, arguments, profile, split, held_out, device, resolved, data_sha256)
+        with directory.heartbeat("training"), StopRequest() as stop:
+            try:
+                train(run, arguments, profile, split, held_out, device, resolved, data_sha256, stop)
+            except Stopped as stopped:
+                run.log(f"Stopped {stopped.where}; --resume goes on from here")
+                raise
+            except torch.OutOfMemoryError:
+                raise InputError("out of GPU memory; free some of it, or run with --device cpu") from None
 
 
 def train(
@@ -305,6 +353,7 @@ def train(
     device: torch.device,
     resolved: dict[str, Any],
     data_sha256: str,
+    stop: StopRequest,
 ) -> None:
     """Both phases, then the files that the next stages read."""
     started = time.monotonic()
@@ -312,11 +361,16 @@ def train(
     torch.manual_seed(arguments.seed)
     model = EarlyPersistenceClassifier(profile.tokenizer, profile.classifier).to(device)
     checkpoint = run.load() if arguments.resume else None
-    fit_tokenizer(run, model, split, held_out, profile, arguments, device, checkpoint)
+    fit_tokenizer(run, model, split, held_out, profile, arguments, device, checkpoint, stop)
     model.tokenizer.requires_grad_(False)
     shown = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
-    encoded = encode_split(model.tokenizer, split, shown, device)
-    fit_classifier(run, model, encoded, held_out, profile, arguments, device, checkpoint)
+    training, validation = (
+        encode_split(model.tokenizer, split.where(chosen), shown[chosen], device) for chosen in (~held_out, held_out)
+    )
+    if profile.classifier_training.flip:
+        mirrored = encode_split(model.tokenizer, split.where(~held_out), shown[~held_out], device, mirror=True)
+        training = dataclasses.replace(training, mirrored=mirrored)
+    fit_classifier(run, model, training, validation, profile, arguments, device, checkpoint, stop)
     if not run.world.is_main:
         return
     save_model(run.directory.path / "final_model.pt", model)
@@ -344,6 +398,8 @@ def train(
             "schema_version": SCHEMA_VERSION,
             "tokenizer": run.health,
             "epochs": run.epochs,
+            "kept_epoch": run.kept_epoch,
+            "accumulation": run.micro_batches.count,
             "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "num_training_clips": int((~held_out).sum()),
             "num_validation_clips": int(held_out.sum()),
