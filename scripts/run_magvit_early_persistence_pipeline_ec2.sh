@@ -1,29 +1,56 @@
 #!/usr/bin/env bash
 # Run the whole study: data, training, calibration, evaluation, pictures, report, and decisions on a video.
 #
+#   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --host me@gpu-host  everything, on that machine
 #   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local             everything, on this machine
 #   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local --quick     the short study, for 2 CPU cores
 #   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local --video my.mp4
+#   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh status|logs|attach|stop|sync|verify
 #
+# Without --local the study runs on a host, as a job that outlives this terminal, this laptop and the link. Results
+# come here every minute and are committed to a branch; the end of the job is read from its state on the host.
+#   status                running, stale, dead, finished, failed or stopped; stage, heartbeat, last line
+#   logs                  what the job printed; --since 10m or '2026-01-31 18:00', -f goes on until its end
+#   attach                watch the run again, from any laptop
+#   stop                  end it; training saves a checkpoint first, and the next run goes on from there
+#   sync                  bring the results now
+#   verify                check every line of the verification checklist, on the host
 # Where
-#   --local               run on this machine (the remote mode is not part of this version yet)
-#   --results_dir DIR     everything that comes out (default: results/ of early_persistence_detection)
-#   --data_dir DIR        where the generated datasets are kept (default: data/)
+#   --local               run on this machine
+#   --host HOST           user@address, or a name from your ssh configuration
+#   --key FILE            the private key, if ssh does not know it
+#   --ssh_config FILE     an ssh configuration of its own
+#   --accept_new_host_key trust a host that was never seen; one whose key has changed is still refused
+#   --remote_dir DIR      the repository there (default: early-persistence, in the home there); made when missing
+#   --repository URL      where the host clones from and pushes to (default: the origin of this copy)
+#   --branch NAME         where results are committed (default: early-persistence/magvit)
+#   --local_results DIR   where the host's results come to (default: remote_results/)
+#   --sync_interval N     seconds between two syncs (default: 60)
+#   --heartbeat N         seconds between two heartbeats (default: 30)
+#   --env_file FILE       settings; default: pipeline.env. Copy pipeline.env.example, which explains each. A flag wins
+#                         over the environment (PIPELINE_HOST, ...), which wins over the file
+#   --dry-run             print what would happen, and do nothing
+#   --results_dir DIR     with --local: everything that comes out (default: results/ of early_persistence_detection)
+#   --data_dir DIR        with --local: where the generated datasets are kept (default: data/)
 # How much
 #   --quick               short training, fewer clips
 #   --full                the study: 20 epochs, batch size 8, 10,000 clips
 #                         neither: full where there is a CUDA GPU, quick otherwise
+#   --smoke               a handful of clips through every stage, to see that a machine works: its figures mean nothing
 #   --num_clips N         training clips, instead of the profile's
 #   --epochs N            epochs of the classifier, instead of the profile's
 #   --batch_size N        clips per step, instead of the profile's
+#   --until STAGE         stop after this stage (generate_standard, train, evaluate, ...)
 # What
+#   --preset NAME         the clips: standard, easy or hard (default: standard)
 #   --video FILE          the video to decide tracks on (default: the PETS sequence beside the repository when it is
-#                         there, a rendered scene otherwise)
+#                         there, a rendered scene otherwise); on a host: a file there
 #   --detections FILE     its detections, MOT Challenge text; without them moving objects are found in the video
 #   --ground_truth FILE   its ground truth, MOT Challenge text, to judge the decisions by
 #   --extractor NAME      what turns frames into tokens (default: magvit)
 #   --device NAME         auto, cpu, cuda or mps (default: auto)
 #   --seed N              seed of the data and the training (default: 0)
+#   --publish BRANCH      with --local: capture the test evidence, commit each stage's results to BRANCH and push them
 #   --help
 #
 # Stopped by Ctrl-C, a crash or a power cut? Give the same command again: it goes on from the last whole stage, and
@@ -38,20 +65,48 @@ source "$root/scripts/lib/setup.sh"
 source "$root/scripts/lib/profiles.sh"
 # shellcheck source=lib/stages.sh
 source "$root/scripts/lib/stages.sh"
+# shellcheck source=lib/settings.sh
+source "$root/scripts/lib/settings.sh"
+# shellcheck source=lib/link.sh
+source "$root/scripts/lib/link.sh"
+# shellcheck source=lib/remote.sh
+source "$root/scripts/lib/remote.sh"
 
-local_mode='' asked_profile='' results_dir=$detection/results data_dir=$root/data
+verb='' local_mode='' dry_run='' asked_profile='' results_dir='' data_dir='' until='' publish_to='' env_file=''
+host='' key='' ssh_config='' accept_new_host_key='' remote_dir='' repository='' branch='' local_results=''
+sync_interval='' heartbeat='' since='' follow=''
 num_clips='' epochs='' batch_size='' video='' detections='' ground_truth=''
-extractor=magvit device=auto seed=0
-standard_data='' blind_data='' model=''
+extractor='' preset='' device=auto seed=0
+standard_data='' blind_data='' model='' flags=()
 
 main() {
   parse_arguments "$@"
+  load_settings "$env_file"
+  if [ -n "$verb" ]; then
+    remote_verb "$verb"
+  elif [ -n "$local_mode" ]; then
+    check_local_arguments
+    run_study
+  else
+    check_remote_arguments
+    study_flags
+    if [ -n "$dry_run" ]; then
+      show_plan "${flags[@]}"
+    else
+      remote_run "${flags[@]}"
+    fi
+  fi
+}
+
+run_study() { # every stage, on this machine
+  stop_on_signals
   set_up_environment
   choose_profile "$asked_profile" "$num_clips"
   name_files
-  stop_on_signals
   lock_results
+  open_branch
 
+  capture_evidence
   generate_standard
   generate_blind
   train
@@ -69,13 +124,21 @@ main() {
 }
 
 name_files() { # a dataset's folder tells what is in it, so another size or seed never meets it
-  standard_data=$data_dir/standard-$train_clips-$calibration_clips-$test_clips-seed$seed
+  standard_data=$data_dir/$preset-$train_clips-$calibration_clips-$test_clips-seed$seed
   blind_data=$data_dir/blind-$blind_train_clips-$calibration_clips-$blind_test_clips-seed$seed
   model=$results_dir/calibrated_model.pt
 }
 
+capture_evidence() { # the evaluation tests must pass on this very machine before it trains for hours
+  [ -n "$publish_to" ] || return 0
+  PYTHON=$python run_stage tdd_evidence --parameters "commit=$(git -C "$root" rev-parse HEAD)" \
+    --outputs "$results_dir/tdd_evaluation_green.txt" -- \
+    bash "$root/scripts/tdd_evaluation_capture.sh" green --output_dir "$results_dir"
+  stage_done tdd_evidence 'TDD: Evaluation scripts GREEN phase evidence'
+}
+
 generate_standard() {
-  generate standard "$standard_data" "$train_clips" "$calibration_clips" "$test_clips"
+  generate "$preset" "$standard_data" "$train_clips" "$calibration_clips" "$test_clips"
 }
 
 generate_blind() {
@@ -86,6 +149,7 @@ generate() { # preset, folder, clips of the three splits
   run_stage "generate_$1" --outputs "$2" -- \
     "$python" "$packages/persistence_augmented_dataset/generate_dataset.py" --preset "$1" --output_dir "$2" \
     --num_clips "$3" --calibration_clips "$4" --test_clips "$5" --seed "$seed"
+  stage_done "generate_$1" ''
 }
 
 train() {
@@ -97,6 +161,7 @@ train() {
     "$python" "$detection/training/train_early_persistence.py" --data_dir "$standard_data" \
     --output_dir "$results_dir" --profile "$profile" ${lengths[@]+"${lengths[@]}"} --extractor "$extractor" \
     --seed "$seed" --device "$device" --resume
+  stage_done train "$(sed 's/^[^]]*] //' "$results_dir/TRAINING_COMPLETE.txt")"
 }
 
 calibrate() {
@@ -104,6 +169,7 @@ calibrate() {
     --outputs "$model" "$results_dir/calibration.json" -- \
     "$python" "$detection/training/calibrate.py" --model "$results_dir/final_model.pt" \
     --data_dir "$standard_data" --output_dir "$results_dir" --device "$device"
+  stage_done calibrate 'calibration: Platt scaling and stopping threshold'
 }
 
 evaluate() {
@@ -112,18 +178,21 @@ evaluate() {
     "$results_dir"/{confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
     "$python" "$detection/evaluation/evaluate_model.py" --model "$model" --test_data "$standard_data" \
     --output "$results_dir" --device "$device" --seed "$seed"
+  stage_done evaluate 'eval: MagVIT evaluation metrics'
 }
 
 compare_tokens() {
   run_stage compare_tokens --inputs "$model" "$standard_data" --outputs "$results_dir/token_ablation.json" -- \
     "$python" "$detection/evaluation/compare_tokens.py" --model "$model" --data_dir "$standard_data" \
     --num_samples "$ablation_clips" --epochs "$ablation_epochs" --output "$results_dir" --device "$device" --seed "$seed"
+  stage_done compare_tokens 'eval: Token ablation'
 }
 
 check_leakage() {
   run_stage check_leakage --inputs "$model" "$blind_data" --outputs "$results_dir/blind_leak_check.json" -- \
     "$python" "$detection/evaluation/check_leakage.py" --model "$model" --data_dir "$blind_data" \
     --epochs "$blind_epochs" --output "$results_dir" --device "$device" --seed "$seed"
+  stage_done check_leakage 'eval: Leak check on blind clips'
 }
 
 visualize() {
@@ -131,6 +200,7 @@ visualize() {
   run_stage visualize --inputs "$model" "$standard_data" --outputs "$pictures" "$pictures"/{overview.png,attention_analysis.json} -- \
     "$python" "$detection/evaluation/visualize_attention.py" --model "$model" --data "$standard_data" \
     --output "$pictures" --num_samples 20 --device "$device" --seed "$seed"
+  stage_done visualize 'viz: Attention visualizations (20 samples)'
 }
 
 analyze() {
@@ -139,6 +209,7 @@ analyze() {
     --outputs "$output"/{decision_frame_histogram.png,compute_usage_chart.png,efficiency_report.md,efficiency_statistics.json} -- \
     "$python" "$detection/evaluation/analyze_efficiency.py" --metrics "$results_dir/efficiency_metrics.json" \
     --output "$output"
+  stage_done analyze 'analysis: Efficiency analysis complete'
 }
 
 detect() {
@@ -165,6 +236,7 @@ detect() {
   run_stage detect --inputs "${inputs[@]}" --outputs "$output"/{tracks.txt,decisions.csv,summary.json,annotated.mp4} -- \
     "$python" "$detection/inference/detect.py" --model "$model" "${source[@]}" --output "$output" --device "$device" \
     --seed "$seed"
+  stage_done detect 'detection: Decisions on a video'
 }
 
 choose_video() { # the given one, else the measured sequence beside the repository, else none
@@ -189,6 +261,7 @@ report() {
     --outputs "$results_dir"/{FINAL_REPORT.md,FINAL_REPORT.html,success_criteria.json} -- \
     "$python" "$detection/evaluation/generate_report.py" --results_dir "$results_dir" \
     --output "$results_dir/FINAL_REPORT"
+  stage_done report 'docs: Final comprehensive report'
 }
 
 verify() {
@@ -197,7 +270,7 @@ verify() {
 }
 
 finish() {
-  "$python" -m stage_runner --finish --results_dir "$results_dir" --lock_descriptor 9
+  "$python" -m stage_runner --finish --results_dir "$results_dir" --lock_descriptor "$lock_descriptor"
   say '' "Report:            $results_dir/FINAL_REPORT.html"
   say "Tracks of a video: $results_dir/detection/annotated.mp4"
   say "Attention:         $results_dir/attention_visualizations/overview.png"
@@ -206,6 +279,12 @@ finish() {
 }
 
 parse_arguments() {
+  case ${1:-} in
+    status | logs | attach | stop | sync | verify)
+      verb=$1
+      shift
+      ;;
+  esac
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help)
@@ -213,16 +292,18 @@ parse_arguments() {
         exit 0
         ;;
       --local) local_mode=yes ;;
-      --quick | --full)
-        [ -z "$asked_profile" ] || [ "$asked_profile" = "${1#--}" ] || fail 'give --quick or --full, not both'
+      --dry-run) dry_run=yes ;;
+      --accept_new_host_key) accept_new_host_key=yes ;;
+      --quick | --full | --smoke)
+        [ -z "$asked_profile" ] || [ "$asked_profile" = "${1#--}" ] || fail 'give one of --quick, --full and --smoke, not both'
         asked_profile=${1#--}
         ;;
-      --results_dir | --data_dir | --video | --detections | --ground_truth)
+      --results_dir | --data_dir | --video | --detections | --ground_truth | --local_results | --key | --ssh_config | --env_file)
         [ -n "${2:-}" ] || fail "$1 needs a path"
         printf -v "${1#--}" '%s' "$(absolute_path "$2")"
         shift
         ;;
-      --num_clips | --epochs | --batch_size)
+      --num_clips | --epochs | --batch_size | --sync_interval | --heartbeat)
         [[ ${2:-} =~ ^[1-9][0-9]*$ ]] || fail "$1 needs a whole number above 0, not '${2:-}'"
         printf -v "${1#--}" '%s' "$2"
         shift
@@ -232,25 +313,62 @@ parse_arguments() {
         seed=$2
         shift
         ;;
-      --extractor | --device)
+      --preset)
+        [[ ${2:-} =~ ^(standard|easy|hard)$ ]] || fail "--preset is standard, easy or hard, not '${2:-}'"
+        preset=$2
+        shift
+        ;;
+      --extractor | --device | --until | --host | --remote_dir | --repository | --branch)
         [ -n "${2:-}" ] || fail "$1 needs a name"
         printf -v "${1#--}" '%s' "$2"
         shift
+        ;;
+      --publish)
+        [ -n "${2:-}" ] || fail '--publish needs the name of a branch'
+        publish_to=$2
+        shift
+        ;;
+      --since)
+        [ "$verb" = logs ] && [ -n "${2:-}" ] || fail '--since goes with logs, and takes 10m, 2h or a date and time'
+        since=$2
+        shift
+        ;;
+      -f | --follow)
+        [ "$verb" = logs ] || fail "$1 goes with logs"
+        follow=yes
         ;;
       *) fail "'$1' is unknown; --help lists what there is" ;;
     esac
     shift
   done
-  [ -n "$local_mode" ] || fail 'the remote mode is not part of this version yet; give --local to run on this machine'
-  check_files
 }
 
-check_files() {
+check_local_arguments() {
+  results_dir=${results_dir:-$detection/results} data_dir=${data_dir:-$root/data}
   local file
   for file in "$video" "$detections" "$ground_truth"; do
     [ -z "$file" ] || [ -e "$file" ] || fail "$file does not exist; give the path of a file"
   done
+  check_video_arguments
+}
+
+check_remote_arguments() {
+  [ -z "$results_dir$data_dir" ] || fail '--results_dir and --data_dir go with --local; on a host they are run/ and data/ of --remote_dir'
+  [ -z "$publish_to" ] || fail '--publish goes with --local; --branch names the branch of a run on a host'
+  check_video_arguments
+}
+
+check_video_arguments() {
   [ -n "$video" ] || [ -z "$detections$ground_truth" ] || fail '--detections and --ground_truth go with --video; give it too'
+}
+
+study_flags() { # sets `flags` to what the host's own run of this script gets
+  local name
+  flags=(--extractor "$extractor" --preset "$preset" --device "$device" --seed "$seed")
+  [ -z "$asked_profile" ] || flags+=("--$asked_profile")
+  for name in num_clips epochs batch_size until video detections ground_truth; do
+    [ -z "${!name}" ] || flags+=("--$name" "${!name}")
+  done
 }
 
 absolute_path() {

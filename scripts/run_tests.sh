@@ -4,7 +4,8 @@
 #   bash scripts/run_tests.sh                      all of it
 #   bash scripts/run_tests.sh -k runner -x         style, then pytest with these arguments only
 #
-# Makes .venv and installs requirements.txt when needed (EARLY_PERSISTENCE_VENV names an environment to use as it
+# Installs openssh-server and rsync from Debian's packages when they are missing and it may (the tests of the remote
+# mode need them), makes .venv and installs requirements.txt when needed (EARLY_PERSISTENCE_VENV names an environment to use as it
 # is). The last line is pytest's own; the exit code is that of the first check that fails.
 
 # shellcheck source=lib/common.sh
@@ -20,10 +21,26 @@ main() {
       ;;
   esac
   set_up_environment
+  install_remote_tools
   cd "$root"
   check_style
   check_shell_scripts
   run_pytest "$@"
+}
+
+install_remote_tools() { # the tests of the remote mode raise a real SSH server
+  local missing=() as_root=()
+  command -v sshd >/dev/null || [ -x /usr/sbin/sshd ] || missing+=(openssh-server openssh-client)
+  command -v rsync >/dev/null || missing+=(rsync)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+  say "Installing ${missing[*]} for the tests of the remote mode"
+  if command -v apt-get >/dev/null &&
+    "${as_root[@]}" apt-get update -qq >/dev/null 2>&1 &&
+    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; then
+    return 0
+  fi
+  say "They could not be installed, so those tests are skipped; install them with: apt-get install ${missing[*]}"
 }
 
 check_style() {

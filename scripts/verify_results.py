@@ -231,10 +231,21 @@ def describe_figure(figure: dict[str, Any]) -> str:
     return f"{figure['name']}: {measured} (target {figure['comparison']} {figure['target']}: {verdict})"
 
 
+def has_targets(results: Path) -> bool:
+    """Whether the figures are meant to meet the targets, which were set for a trained model on standard clips."""
+    try:
+        config = read_json(results / "config.json", "train_early_persistence.py", "config")
+        return config["profile"] != "smoke" and config["data"]["preset"] == "standard"
+    except FAILURES:
+        return True
+
+
 def check_figures(results: Path) -> None:
     """Every figure meets the floor."""
     figures = read_figures(results)
     require(len(figures) > 0, "there is none")
+    if not has_targets(results):
+        return
     missed = [describe_figure(figure) for figure in figures if figure["met"] is not True]
     require(not missed, "; ".join(missed))
 
@@ -266,7 +277,8 @@ def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[
         lines.append((f"checksums of {directory.name}", lambda d=directory: check_dataset(d)))
     if datasets:
         lines.append((f"trained on {datasets[0].name}", lambda: check_trained_on(results, datasets[0])))
-    lines.append(("the success figures meet their targets", lambda: check_figures(results)))
+    wanted = "meet their targets" if has_targets(results) else "are there (no targets for this profile and preset)"
+    lines.append((f"the success figures {wanted}", lambda: check_figures(results)))
     return lines
 
 

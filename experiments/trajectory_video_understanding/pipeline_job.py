@@ -10,7 +10,7 @@ The job is a session of its own: closing the terminal or the connection that sta
 supervisor renews the heartbeat, hands its lock down to the pipeline, and writes how it ended; when it is killed, the
 pipeline stops too.
 
-Reads   R/.stages/running.json, R/HEARTBEAT.txt, R/PROGRESS.txt
+Reads   R/.stages/running.json, R/.stages/branch.json, R/HEARTBEAT.txt, R/PROGRESS.txt
 Writes  R/.stages/job.json        who, since when, and how it stands; read this, never the exit code of ssh
         R/logs/pipeline.log       everything the pipeline printed, each line dated
         R/PIPELINE_FAILED.txt     exit code and last lines, when it failed
@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -264,12 +265,17 @@ def poll(status: Status, results_dir: Path, offset: int) -> None:
         file.seek(offset)
         text = file.read()
         text = text[: text.rfind(b"\n") + 1]
+    branch: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        branch = json.loads((state_folder(results_dir) / "branch.json").read_text(encoding="utf-8"))
     values = {
         "state": status.state,
         "exit_code": status.job.get("exit_code", ""),
         "nonce": status.job.get("nonce", ""),
         "stage": status.stage,
         "heartbeat_age": "" if status.heartbeat_age is None else round(status.heartbeat_age),
+        "branch": branch.get("branch", ""),
+        "branch_state": branch.get("state", ""),
         "offset": offset + len(text),
     }
     for name, value in values.items():
@@ -307,7 +313,10 @@ def main() -> None:
         case "supervise":
             raise SystemExit(supervise(*job))
         case "refuse_second":
-            refuse_second(results_dir)
+            if (read_status(results_dir).job or {}).get("nonce") == arguments.nonce != "":
+                print("started")
+            else:
+                refuse_second(results_dir)
         case "poll":
             poll(read_status(results_dir), results_dir, arguments.offset)
         case "logs":

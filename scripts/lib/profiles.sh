@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # variables are shared with the scripts that source this
-# The two sizes of the study. Model size, steps and epochs go with them in training/train_early_persistence.py,
+# The sizes of the study. Model size, steps and epochs go with them in training/train_early_persistence.py,
 # which gets --profile. Needs common.sh and `python` from setup.sh.
 
 profile='' profile_reason=''
@@ -8,7 +8,7 @@ ablation_clips='' ablation_epochs='' blind_epochs=''
 
 choose_profile() { # quick, full or nothing; training clips or nothing. Sets what is above and says why
   case ${1:-} in
-    quick | full)
+    quick | full | smoke)
       profile=$1
       profile_reason="because --$1 was given"
       ;;
@@ -23,13 +23,18 @@ choose_profile() { # quick, full or nothing; training clips or nothing. Sets wha
       ;;
   esac
   case $profile in
+    smoke)
+      train_clips=160 calibration_clips=96 test_clips=128
+      blind_train_clips=96 blind_test_clips=96
+      ablation_clips=96 ablation_epochs=1 blind_epochs=1
+      ;;
     quick)
       train_clips=6000 calibration_clips=1000 test_clips=2000
       blind_train_clips=2000 blind_test_clips=2000
       ablation_clips=2500 ablation_epochs=3 blind_epochs=3
       ;;
     full)
-      train_clips=10000 calibration_clips=2000 test_clips=5000
+      train_clips=10000 calibration_clips=5000 test_clips=5000
       blind_train_clips=5000 blind_test_clips=5000
       ablation_clips=10000 ablation_epochs=8 blind_epochs=6
       ;;

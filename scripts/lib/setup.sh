@@ -7,8 +7,7 @@ python=''
 
 set_up_environment() {
   if [ -n "${EARLY_PERSISTENCE_VENV:-}" ]; then
-    python=$EARLY_PERSISTENCE_VENV/bin/python
-    [ -x "$python" ] || fail "EARLY_PERSISTENCE_VENV is $EARLY_PERSISTENCE_VENV, which has no bin/python; unset it or mend it"
+    use_own_environment
     return
   fi
   local venv=$root/.venv
@@ -20,6 +19,21 @@ set_up_environment() {
     install_requirements "$venv"
     use_headless_opencv_where_needed "$venv"
     printf '%s\n' "$wanted" >"$venv/requirements.sha256"
+  fi
+}
+
+use_own_environment() { # it may have been made for another copy of this repository: this copy's code is what runs
+  python=$EARLY_PERSISTENCE_VENV/bin/python
+  [ -x "$python" ] || fail "EARLY_PERSISTENCE_VENV is $EARLY_PERSISTENCE_VENV, which has no bin/python; unset it or mend it"
+  export PYTHONPATH=$packages${PYTHONPATH:+:$PYTHONPATH}
+}
+
+use_environment() { # the environment as it is; for what must not install anything
+  if [ -n "${EARLY_PERSISTENCE_VENV:-}" ]; then
+    use_own_environment
+  else
+    python=$root/.venv/bin/python
+    [ -x "$python" ] || fail 'the environment .venv was not made yet; a run makes it'
   fi
 }
 
@@ -39,6 +53,15 @@ find_python() { # prints the interpreter to make the environment with
   fi
   fail "no Python 3.11 or newer (looked for python3.13, python3.12, python3.11, python3);" \
     "install one, on Debian 12 or newer with: apt-get install python3 python3-venv"
+}
+
+any_python() { # sets `python` to one that runs what needs no installation
+  if [ -n "${EARLY_PERSISTENCE_VENV:-}" ]; then
+    use_own_environment
+    return
+  fi
+  python=$root/.venv/bin/python
+  "$python" --version >/dev/null 2>&1 || python=$(find_python)
 }
 
 make_environment() { # folder

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Run on the host, by the client: what a verb of the pipeline does there. The job's directory is run/.
+#
+#   bash scripts/lib/host.sh launch|status|poll|logs|stop|refuse_second ...   see pipeline_job.py
+#   bash scripts/lib/host.sh verify                                           the checklists
+
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+# shellcheck source=setup.sh
+source "$root/scripts/lib/setup.sh"
+
+results_dir=$root/run
+
+main() {
+  local verb=$1
+  shift
+  any_python
+  cd "$root"
+  case $verb in
+    verify) verify ;;
+    *) exec "$python" "$packages/pipeline_job.py" "$verb" --results_dir "$results_dir" "$@" ;;
+  esac
+}
+
+verify() {
+  local datasets=() folder code=0
+  while IFS= read -r folder; do
+    datasets+=("$folder")
+  done <"$results_dir/.stages/datasets"
+  use_environment
+  "$python" "$root/scripts/verify_results.py" --results_dir "$results_dir" --data_dir "${datasets[@]}" || code=$?
+  return "$code"
+}
+
+main "$@"
