@@ -39,6 +39,7 @@ class ClassifierTraining:
     learning_rate: float = 2e-3
     attention_weight: float = 0.05  # of the loss that keeps the decision query on persistent objects
     flip: bool = False  # each clip as it is or mirrored left to right, drawn anew each epoch
+    token_dropout: float = 0.0  # share of the tokens that are withheld in training, drawn anew for each clip and frame
     weight_decay: float = 0.01
     average_decay: float = 0.995  # of the exponential average of the weights, per step
     validation_fraction: float = 0.05  # of the training scenes, held out for choosing the epoch
@@ -217,8 +218,12 @@ def train_head(
                     rows: slice, batch: EncodedSplit = batch, judged: int = judged
                 ) -> tuple[Tensor, tuple[float, ...]]:
                     labels, shown = batch.labels[rows].to(device), batch.shown[rows]
+                    codes = batch.codes(rows, tokenizer, device)
+                    withheld = None
+                    if settings.token_dropout > 0:
+                        withheld = torch.rand(codes.shape[:3], device=device) < settings.token_dropout
                     with optimisation.autocast():
-                        logits, attention = network(batch.codes(rows, tokenizer, device), explicit=True)
+                        logits, attention = network(codes, withheld, explicit=True)
                     logits = logits.float()
                     loss = persistence_loss(logits, labels)
                     # each mean counts by how much of what it is taken over lies in these rows
