@@ -14,12 +14,14 @@ never sees half a file and a full disk never destroys the previous one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import threading
@@ -35,6 +37,14 @@ SCHEMA_VERSION = 1
 
 class InputError(ValueError):
     """Something the user gave is missing or wrong. The message is one line: the file, the problem, the fix."""
+
+
+class DiskFullError(InputError, OSError):
+    """No space left on a disk. An OSError too, for those who go on without the file."""
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.errno = errno.ENOSPC
 
 
 def run_cli(main: Callable[[], None]) -> None:
@@ -54,19 +64,48 @@ def run_cli(main: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
+def named_full_disk(path: str | Path) -> Iterator[None]:
+    """Raise DiskFullError where the block raises an OSError that says that the disk (or quota) of `path` is full."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DiskFullError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(f"no space left on the disk of {path}; free some and run the same command again") from None
+
+
+@contextlib.contextmanager
 def atomic_open(path: str | Path, mode: str = "w") -> Iterator[IO]:
-    """Open a temporary file beside `path`; on leaving the block without an error, rename it to `path`."""
+    """Open a temporary file beside `path`; on leaving the block without an error, rename it to `path`.
+
+    Raises DiskFullError when there is no space left; the old file stays.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with named_full_disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it would hide what went wrong before
+            temporary.unlink(missing_ok=True)
+
+
+def require_free_space(path: str | Path, num_bytes: int) -> None:
+    """Raise DiskFullError unless more than `num_bytes` are free on the file system where `path` is or will be."""
+    folder = Path(path).absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free <= num_bytes:
+        raise DiskFullError(
+            f"only {free / 1e6:.0f} MB free on the disk of {path}, more than {num_bytes / 1e6:.0f} MB are needed "
+            "to write it safely; free some and run the same command again"
+        )
 
 
 def write_text(path: str | Path, text: str) -> None:

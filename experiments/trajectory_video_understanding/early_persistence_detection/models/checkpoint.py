@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import io
 import pickle
 import platform
 import zipfile
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from run_directory import InputError, atomic_open
+from run_directory import InputError, atomic_open, require_free_space
 
 from early_persistence_detection.models.early_persistence_classifier import (
     ClassifierConfig,
@@ -22,12 +23,22 @@ from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
 MODEL_FORMAT = "early-persistence-model"
 MODEL_FORMAT_VERSION = 1
 MAKE_IT = "train_early_persistence.py"
+MIN_FREE_BYTES = 16 * 2**20  # left for the results of a run beside its checkpoint
 
 
 def save_torch(path: str | Path, value: dict[str, Any]) -> None:
-    """Write tensors and plain values to `path`, atomically."""
+    """Write tensors and plain values to `path`, atomically.
+
+    Raises InputError, before anything is written, when the disk has not twice the room that the file needs, or not
+    MIN_FREE_BYTES; the old file stays.
+    """
+    # by way of memory: the size is known before the first byte is written, and the archive's writer, which hides
+    # errors of a full disk behind its own, never meets one
+    content = io.BytesIO()
+    torch.save(value, content)
+    require_free_space(path, max(MIN_FREE_BYTES, 2 * content.getbuffer().nbytes))
     with atomic_open(path, "wb") as file:
-        torch.save(value, file)
+        file.write(content.getbuffer())
 
 
 def load_torch(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:

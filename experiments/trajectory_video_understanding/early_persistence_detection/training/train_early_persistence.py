@@ -35,6 +35,7 @@ from run_directory import (
     SCHEMA_VERSION,
     InputError,
     RunDirectory,
+    named_full_disk,
     provenance,
     run_cli,
     sha256_file,
@@ -342,7 +343,7 @@ def main() -> None:
             (directory.path / "TRAINING_COMPLETE.txt").unlink(missing_ok=True)
             if not arguments.resume:
                 run.log_path.unlink(missing_ok=True)
-        with directory.heartbeat("training"), StopRequest() as stop:
+        with directory.heartbeat("training"), StopRequest() as stop, named_full_disk(directory.path):
             try:
                 train(run, arguments, profile, split, held_out, device, resolved, data_sha256, stop)
             except Stopped as stopped:

@@ -6,12 +6,15 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from early_persistence_detection.models.checkpoint import load_torch, save_torch
+from early_persistence_detection.training import train_early_persistence
+from persistence_augmented_dataset import generate_dataset
 from run_directory import InputError, RunDirectory, require_free_space, write_json
 
 MEGABYTE = 2**20
@@ -84,6 +87,27 @@ def test_json_on_a_full_disk_keeps_the_old_one(small_disk):
     assert isinstance(caught.value, OSError) and caught.value.errno == errno.ENOSPC  # for those who handle that
     assert json.loads(path.read_text()) == {"accuracy": 0.5}
     assert sorted(os.listdir(small_disk)) == ["filler", "metrics.json"]
+
+
+@pytest.mark.parametrize("leave_bytes", [4 * MEGABYTE, 0])
+def test_training_on_a_full_disk_ends_in_one_line_and_keeps_the_checkpoint(small_disk, tmp_path, leave_bytes):
+    data, checkpoint = tmp_path / "data", small_disk / "checkpoints" / "last.pt"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        [sys.executable, generate_dataset.__file__, "--num_clips", "30", "--calibration_clips", "1", "--test_clips",
+         "1", "--output_dir", data, "--workers", "1"], check=True, capture_output=True, env=environment,
+    )  # fmt: skip
+    save_torch(checkpoint, {"step": 1})
+    fill(small_disk, leave_bytes)
+    result = subprocess.run(
+        [sys.executable, train_early_persistence.__file__, "--data_dir", data, "--output_dir", small_disk, "--device",
+         "cpu", "--profile", "smoke", "--tokenizer_steps", "1"],
+        check=False, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.returncode == 2 and len(errors) == 1 and "Traceback" not in result.stderr, result.stderr
+    assert "on the disk of" in errors[0] and "run the same command again" in errors[0]
+    assert load_torch(checkpoint)["step"] == 1 and os.listdir(checkpoint.parent) == ["last.pt"]
 
 
 def test_the_heartbeat_survives_a_full_disk(small_disk):
