@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
-# Capture test-first evidence for the four evaluation scripts.
+# Capture test-first evidence: that the tests failed before the code was there, and passed after.
 #
-#   bash scripts/tdd_evaluation_capture.sh red        the tests exist, the scripts do not: refuses if the tests pass
-#   bash scripts/tdd_evaluation_capture.sh green      the scripts are done: refuses if a test fails
+#   bash scripts/tdd_evaluation_capture.sh red        the tests exist, the code does not: refuses if the tests pass
+#   bash scripts/tdd_evaluation_capture.sh green      the code is done: refuses if a test fails
 #   bash scripts/tdd_evaluation_capture.sh refactor   after the clean-up: refuses if a test fails
+#   bash scripts/tdd_evaluation_capture.sh verify     do red and green belong together? Exit code 1 if not
+#   --suite NAME        evaluation (default): the four evaluation scripts; remote: the faults of the remote mode
+#   --output_dir DIR    where the evidence goes (default: artifacts/); verify looks there first, then in artifacts/
+#   --phase NAME        verify: green (default) or refactor, to be held against red
 #
-# Reads   experiments/trajectory_video_understanding/early_persistence_detection/evaluation/tests/
-# Writes  artifacts/tdd_evaluation_<phase>.txt: commit, tree state, hash of the tests, time, versions,
+# Reads   the suite's test file
+# Writes  DIR/tdd_<suite>_<phase>.txt: commit, tree state, hash of the tests, time, versions,
 #         pytest's exit code and output. PYTHON names the interpreter (default: .venv/bin/python).
 
 # shellcheck source=lib/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
 
-tests=experiments/trajectory_video_understanding/early_persistence_detection/evaluation/tests/test_evaluation_scripts.py
+tests='' suite=evaluation output_dir=$root/artifacts against=green
 python=${PYTHON:-${EARLY_PERSISTENCE_VENV:-$root/.venv}/bin/python}
 
 write_evidence() { # phase, exit code, file with pytest's output
@@ -37,20 +41,60 @@ PYTHON
   sed -e "s#$python#python#g" -e "s#$root/##g" -e "s#$root#.#g" -e 's#/tmp/[^ ]*pytest-of-[^/ ]*/#TMP/#g' "$3"
 }
 
-main() {
-  local phase=${1:-}
-  case $phase in
-    red | green | refactor) ;;
-    -h | --help)
-      print_help "${BASH_SOURCE[0]}"
-      exit 0
+choose_tests() {
+  case $suite in
+    evaluation)
+      tests=experiments/trajectory_video_understanding/early_persistence_detection/evaluation/tests/test_evaluation_scripts.py
       ;;
-    *) fail "phase '$phase' is unknown; give red, green or refactor" ;;
+    remote) tests=scripts/tests/test_remote_faults.py ;;
+    *) fail "suite '$suite' is unknown; give evaluation or remote" ;;
   esac
-  [ -x "$python" ] || fail "no interpreter at $python; run bash scripts/run_tests.sh first, or set PYTHON"
-  [ -f "$root/$tests" ] || fail "$tests does not exist; write the tests first"
+}
 
-  local output code=0
+main() {
+  local phase=''
+  while [ $# -gt 0 ]; do
+    case $1 in
+      red | green | refactor | verify) phase=$1 ;;
+      -h | --help)
+        print_help "${BASH_SOURCE[0]}"
+        exit 0
+        ;;
+      --suite | --output_dir)
+        [ -n "${2:-}" ] || fail "$1 needs a name"
+        printf -v "${1#--}" '%s' "$2"
+        shift
+        ;;
+      --phase)
+        [[ ${2:-} =~ ^(green|refactor)$ ]] || fail "--phase is green or refactor, not '${2:-}'"
+        against=$2
+        shift
+        ;;
+      *) fail "phase '$1' is unknown; give red, green, refactor or verify" ;;
+    esac
+    shift
+  done
+  [ -n "$phase" ] || fail "phase '' is unknown; give red, green, refactor or verify"
+  choose_tests
+  [ -x "$python" ] || fail "no interpreter at $python; run bash scripts/run_tests.sh first, or set PYTHON"
+  if [ "$phase" = verify ]; then
+    exec "$python" "$root/scripts/verify_evidence.py" --red "$(evidence_of red)" --green "$(evidence_of "$against")"
+  fi
+  [ -f "$root/$tests" ] || fail "$tests does not exist; write the tests first"
+  capture "$phase"
+}
+
+evidence_of() { # phase: the file in --output_dir, else the committed one
+  local name=tdd_${suite}_$1.txt
+  if [ -f "$output_dir/$name" ]; then
+    printf '%s\n' "$output_dir/$name"
+  else
+    printf '%s\n' "$root/artifacts/$name"
+  fi
+}
+
+capture() { # phase
+  local phase=$1 output code=0
   output=$(mktemp)
   # shellcheck disable=SC2064  # the name is fixed now
   trap "rm -f '$output'" EXIT
@@ -68,11 +112,11 @@ main() {
   if [ "$phase" != red ] && [ "$code" -ne 0 ]; then
     fail "the tests fail, so they are not $phase; no evidence was written"
   fi
-  mkdir -p "$root/artifacts"
-  local evidence=$root/artifacts/tdd_evaluation_$phase.txt
+  mkdir -p "$output_dir"
+  local evidence=$output_dir/tdd_${suite}_$phase.txt
   write_evidence "$phase" "$code" "$output" >"$evidence.tmp"
   mv "$evidence.tmp" "$evidence"
-  printf 'wrote artifacts/tdd_evaluation_%s.txt\n' "$phase"
+  say "wrote $(basename "$evidence")"
 }
 
 main "$@"
