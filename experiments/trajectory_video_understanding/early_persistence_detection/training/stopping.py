@@ -15,11 +15,11 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(SystemExit):
-    """The run ends because it was asked to; exit code 128 + signal, as shells give it. `where` is for the log."""
+    """The run ends because it was asked to; exit code 128 + signal, as shells give it. The rest is for the log."""
 
-    def __init__(self, number: int, where: str):
+    def __init__(self, number: int, where: str, goes_on_from: str = "here"):
         super().__init__(128 + number)
-        self.where = where
+        self.where, self.goes_on_from = where, goes_on_from
 
 
 class StopRequest:
@@ -52,7 +52,7 @@ class StopRequest:
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         repeated, self.number = self.requested, number
         if repeated:
-            raise Stopped(number, "at once")
+            raise Stopped(number, "at once", "the last checkpoint")
         if not self.is_put_off:
             raise Stopped(number, "between two steps")
 

@@ -347,7 +347,7 @@ def main() -> None:
             try:
                 train(run, arguments, profile, split, held_out, device, resolved, data_sha256, stop)
             except Stopped as stopped:
-                run.log(f"Stopped {stopped.where}; --resume goes on from here")
+                run.log(f"Stopped {stopped.where}; --resume goes on from {stopped.goes_on_from}")
                 raise
             except torch.OutOfMemoryError:
                 raise InputError("out of GPU memory; free some of it, or run with --device cpu") from None

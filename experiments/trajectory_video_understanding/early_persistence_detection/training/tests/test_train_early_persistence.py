@@ -148,6 +148,14 @@ def test_a_stop_saves_a_checkpoint_and_resumes_to_the_same_weights(trained, data
         assert metrics[name] == undisturbed[name]
 
 
+def test_a_second_signal_ends_it_at_once(data, tmp_path):
+    process = start(data, tmp_path, "Training on")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) in (130, 143)  # which of the two is seen first is the system's affair
+    assert "Traceback" not in (tmp_path / "output.txt").read_text()
+
+
 def test_two_processes_stop_together_and_go_on(data, tmp_path):
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     process = start(data, tmp_path, "Epoch 1/3", launcher)
@@ -224,6 +232,9 @@ def test_out_of_memory_is_halved_once_said_and_recorded(data, tmp_path):
     assert "2 parts" in (tmp_path / "out" / "training.log").read_text()
     checkpoint = torch.load(tmp_path / "out" / "checkpoints" / "last.pt", weights_only=True)
     assert checkpoint["accumulation"] == 2
+    result = run(SCRIPT, *flags, "--resume")  # with memory enough: what was found out is kept nevertheless
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert json.loads((tmp_path / "out" / "training_metrics.json").read_text())["accumulation"] == 2
     result = run(tmp_path / "small.py", 7, *flags)
     assert result.returncode == 2 and "--batch_size" in result.stderr and "Traceback" not in result.stderr
 

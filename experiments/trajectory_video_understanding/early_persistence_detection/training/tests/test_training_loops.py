@@ -125,7 +125,7 @@ def test_stopped_after_any_step_and_resumed_ends_with_the_same_weights(
 ):
     clips, validation = random_clips(40, 1), random_clips(30, 2) if validated else None
     clips = dataclasses.replace(clips, mirrored=random_clips(40, 1))
-    settings = dataclasses.replace(SETTINGS, flip=True)
+    settings = dataclasses.replace(SETTINGS, flip=True, token_dropout=0.3)
     undisturbed, rows = new_head(), []
     kept = train_head(
         undisturbed, tokenizer, clips, validation, settings, 0, CPU, after_epoch=lambda *r: rows.append(r[:2])
@@ -260,7 +260,7 @@ def test_each_clip_is_shown_as_it_is_or_mirrored(tokenizer):
 
 def test_settings_of_the_profiles():
     full, quick, smoke = (PROFILES[name].classifier_training for name in ("full", "quick", "smoke"))
-    assert (full.epochs, full.flip, full.average_decay, full.validation_fraction) == (20, True, 0.999, 0.1)
+    assert (full.epochs, full.batch_size, full.flip, full.validation_fraction) == (20, 8, True, 0.1)
     assert (quick.epochs, quick.flip, quick.average_decay, quick.validation_fraction) == (5, False, 0.995, 0.05)
     assert (smoke.epochs, smoke.batch_size, PROFILES["smoke"].tokenizer_training.num_steps) == (2, 16, 30)
     assert ClassifierTraining().weight_decay == 0.01
