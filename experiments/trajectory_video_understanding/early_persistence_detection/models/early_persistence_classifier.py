@@ -40,7 +40,7 @@ class ClassifierConfig:
 class StreamState:
     """What the model remembers of B tracks between two frames."""
 
-    encoder: Cache  # past inputs of the temporal convolutions, (B, 2, C, H, W) each
+    encoder: Cache  # past inputs of the temporal convolutions, (B, C, H, W) each
     hidden: Tensor  # (B, state width)
     keys: Tensor  # (B, S, N, D)
     values: Tensor  # (B, S, N, D)
@@ -51,7 +51,7 @@ class StreamState:
         age = self.age[indices]
         longest = int(age.max()) if len(age) else 0
         return StreamState(
-            [past[indices] for past in self.encoder],
+            [tuple(frame[indices] for frame in past) for past in self.encoder],
             self.hidden[indices],
             self.keys[indices, :longest],
             self.values[indices, :longest],
@@ -62,7 +62,10 @@ class StreamState:
         """Let the tracks of `other` join, behind the present ones."""
         longest = max(self.keys.shape[1], other.keys.shape[1])
         return StreamState(
-            [torch.cat(pair) for pair in zip(self.encoder, other.encoder, strict=True)],
+            [
+                tuple(torch.cat(frames) for frames in zip(*pasts, strict=True))
+                for pasts in zip(self.encoder, other.encoder, strict=True)
+            ],
             torch.cat([self.hidden, other.hidden]),
             torch.cat([_grown(self.keys, longest), _grown(other.keys, longest)]),
             torch.cat([_grown(self.values, longest), _grown(other.values, longest)]),
@@ -241,7 +244,7 @@ class EarlyPersistenceClassifier(nn.Module):
             _, cache = self.tokenizer.encode(like.new_zeros(1, 1, 3, 64, 64))
         empty = like.new_zeros(batch_size, 0, self.config.tokens_per_frame, self.config.width)
         return StreamState(
-            [past.new_zeros(batch_size, *past.shape[1:]) for past in cache],
+            [tuple(frame.new_zeros(batch_size, *frame.shape[1:]) for frame in past) for past in cache],
             like.new_zeros(batch_size, self.config.state_width),
             empty,
             empty,

@@ -25,7 +25,8 @@ from vector_quantize_pytorch import FSQ
 GRID_SIZE = 8  # tokens along one side of a 64 px frame
 TIME_KERNEL = 3  # frames seen by one temporal convolution: the present one and two past ones
 
-Cache = list[Tensor]  # per temporal convolution, its last TIME_KERNEL - 1 inputs: (B, TIME_KERNEL - 1, C, H, W)
+Past = tuple[Tensor, ...]  # inputs of one temporal convolution 1, ..., TIME_KERNEL - 1 frames ago: (B, C, H, W) each
+Cache = list[Past]  # of every temporal convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +51,21 @@ class CausalTimeConv(nn.Module):
         self.weight = nn.Parameter(torch.zeros(TIME_KERNEL, channels, 1, 1))
         nn.init.normal_(self.weight, std=0.1)
 
-    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T, C, H, W), past inputs (B, TIME_KERNEL - 1, C, H, W) or None -> same shape, new past."""
+    def forward(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        """(B, T, C, H, W), past inputs or None for the beginning -> same shape, new past.
+
+        The past is handed on frame by frame: joining it to the input would copy three frames to keep two.
+        """
         num_frames = x.shape[1]
-        if past is None:
-            past = x.new_zeros(x.shape[0], TIME_KERNEL - 1, *x.shape[2:])
-        padded = torch.cat([past, x], dim=1)
+        past = past or (x.new_zeros(x.shape[0], *x.shape[2:]),) * (TIME_KERNEL - 1)
         y = x * (1.0 + self.weight[0])
         for lag in range(1, TIME_KERNEL):
-            start = TIME_KERNEL - 1 - lag
-            y = torch.addcmul(y, self.weight[lag], padded[:, start : start + num_frames])
-        return y, padded[:, num_frames:]
+            for t in range(min(lag, num_frames)):
+                y[:, t].addcmul_(self.weight[lag], past[lag - t - 1])
+            y[:, lag:].addcmul_(self.weight[lag], x[:, :-lag])
+        return y, tuple(
+            x[:, -lag] if lag <= num_frames else past[lag - num_frames - 1] for lag in range(1, TIME_KERNEL)
+        )
 
 
 class CausalBlock(nn.Module):
@@ -76,7 +81,7 @@ class CausalBlock(nn.Module):
         self.time = CausalTimeConv(channels)
         self.residual = residual
 
-    def forward(self, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
         """(B, T, C_in, H, W) -> (B, T, C, H', W'), new past."""
         batch = x.shape[0]
         y = self.norm(self.conv(x.flatten(0, 1)))
