@@ -158,8 +158,7 @@ def supervise(results_dir: Path, nonce: str, who: str, heartbeat: float, command
         "heartbeat": heartbeat,
     }
     directory.reserve_space()
-    for marker in ("PIPELINE_FAILED.txt", "PIPELINE_COMPLETE.txt"):
-        (directory.path / marker).unlink(missing_ok=True)
+    (directory.path / "PIPELINE_FAILED.txt").unlink(missing_ok=True)
     os.environ["EARLY_PERSISTENCE_LOCK_DESCRIPTOR"] = str(lock)
     with directory.heartbeat(lambda: _stage(results_dir, []), heartbeat):
         process = StageProcess(

@@ -116,6 +116,12 @@ def may_be_on_branch(path: str) -> bool:
     return path == f"artifacts/{EVIDENCE}" or (inside != path and is_result(inside))
 
 
+def is_record(path: str) -> bool:
+    """Whether a path on the branch only records how a run went."""
+    inside = path.removeprefix(RESULTS_PATH + "/")
+    return inside == "PROGRESS.txt" or inside.startswith("logs/")
+
+
 class ResultBranch:
     """The branch of one run's results."""
 
@@ -218,7 +224,8 @@ class ResultBranch:
         ) if paths else None
         staged = git("diff", "--cached", "--name-only", "-z", "--diff-filter=d").split("\0")
         self._refuse_others([path for path in staged if path], unstage=True)
-        changed = not git.try_("diff", "--cached", "--quiet").ok
+        # a run that skips every stage adds lines to its logs, and nothing that is worth a commit
+        changed = any(not is_record(path) for path in git("diff", "--cached", "--name-only", "-z").split("\0") if path)
         if changed:
             git("commit", "-q", "--no-verify", "-m", message)
         self.push()

@@ -179,10 +179,10 @@ SetEnv {assignments}
         return found
 
     def pid_of(self, text: str) -> int:
-        """The process whose command line names `text` first of all its words (the oldest of them)."""
+        """The process that runs `text` itself: the youngest of those whose command lines name it."""
         found = [pid for pid, words in self.processes().items() if text in words]
         assert found, f"no process with {text!r} among {list(self.processes().values())}"
-        return min(found)
+        return max(found)
 
 
 def _name(pid: int) -> str:

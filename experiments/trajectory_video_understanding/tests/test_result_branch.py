@@ -116,6 +116,8 @@ def test_each_stage_becomes_a_commit_and_the_live_files_are_not_touched(place: P
     assert git(place.repository, "status", "--porcelain") == ""
     assert git(place.repository, "rev-parse", "HEAD") == git(place.remote, "rev-parse", "main")
     assert place.state() == "pushed"
+    place.write("PROGRESS.txt", "one\ntwo\nskipped\n")
+    place.write("logs/train.log", "skipped\n")
     assert "nothing to commit" in place.commit("again").stdout
     assert len(place.subjects()) == 2
 
