@@ -119,7 +119,7 @@ def may_be_on_branch(path: str) -> bool:
 def is_record(path: str) -> bool:
     """Whether a path on the branch only records how a run went."""
     inside = path.removeprefix(RESULTS_PATH + "/")
-    return inside == "PROGRESS.txt" or inside.startswith("logs/")
+    return inside in ("PROGRESS.txt", "PIPELINE_COMPLETE.txt") or inside.startswith("logs/")
 
 
 class ResultBranch:

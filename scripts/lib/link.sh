@@ -11,7 +11,7 @@ open_link() { # accept an unknown host key: yes or nothing
   for tool in ssh rsync git; do
     command -v "$tool" >/dev/null || fail "$tool is not installed on this machine; the remote mode needs it"
   done
-  [ -n "$host" ] || fail 'no host; give --host user@address, or PIPELINE_HOST in pipeline.env (pipeline.env.example)'
+  require_host
   case $(rsync --version 2>/dev/null) in
     *openrsync*) fail 'this rsync (openrsync) cannot resume safely; install the real one, with: brew install rsync' ;;
   esac
@@ -26,6 +26,11 @@ open_link() { # accept an unknown host key: yes or nothing
   write_verb_program
   write_ssh_program "$([ -n "${1:-}" ] && echo accept-new || echo yes)"
   check_access
+}
+
+require_host() {
+  [ -n "$host" ] || fail 'no host; give --host user@address, or PIPELINE_HOST in pipeline.env (pipeline.env.example);' \
+    'or --local to run on this machine'
 }
 
 close_link() {
@@ -57,7 +62,7 @@ bounded() { # seconds, command: ended by force when it takes longer (143 then). 
   bounded_job=$!
   watch_over "$seconds" "$bounded_job" >/dev/null 2>&1 3<&- &
   watchdog=$!
-  wait "$bounded_job" || code=$?
+  { wait "$bounded_job" || code=$?; } 2>/dev/null # bash would say how it ended
   bounded_job=''
   kill "$watchdog" 2>/dev/null || true
   wait "$watchdog" 2>/dev/null || true

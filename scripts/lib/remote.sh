@@ -9,6 +9,7 @@ STOP_SECONDS=150
 sync_job='' state='' exit_code='' stage='' offset=0 nonce='' result_branch='' result_state=''
 
 remote_run() { # the flags of the study
+  require_host
   prepare_run
   open_link "$accept_new_host_key"
   start_job "$@"

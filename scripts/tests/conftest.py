@@ -26,6 +26,8 @@ EVALUATION_TESTS = (
     "experiments/trajectory_video_understanding/early_persistence_detection/evaluation/tests/test_evaluation_scripts.py"
 )
 BRANCH = "early-persistence/magvit"
+# the client runs on what macOS has too: CLIENT_BASH=/path/to/bash-3.2 runs every fault with that one
+CLIENT_BASH = os.environ.get("CLIENT_BASH", "bash")
 TOOLS = {name: shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin") for name in ("sshd", "ssh", "rsync")}
 # two of the real evaluation tests' kind, so that a job captures its evidence in seconds
 SHORT_EVALUATION_TESTS = '''"""Two evaluation scripts answer --help: a short list in place of the whole one."""
@@ -234,7 +236,7 @@ class World:
         script = (laptop or self.laptop) / "scripts" / "run_magvit_early_persistence_pipeline_ec2.sh"
         settings = ["--host", "gpu-host", "--ssh_config", self.ssh_config, "--remote_dir", self.host.remote_dir]
         settings += ["--local_results", self.local_results]
-        return ["bash", str(script), *map(str, arguments), *map(str, settings)]
+        return [CLIENT_BASH, str(script), *map(str, arguments), *map(str, settings)]
 
     def client_environment(self) -> dict[str, str]:
         settings = {"PIPELINE_SYNC_INTERVAL": "2", "PIPELINE_HEARTBEAT": "1"}

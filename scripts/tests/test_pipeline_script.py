@@ -47,6 +47,10 @@ def test_help_teaches(script: Path):
 def test_help_names_every_flag():
     shown = run("bash", PIPELINE, "--help").stdout
     for flag in [
+        *("status", "logs", "attach", "stop", "sync", "verify"),
+        *("--host", "--key", "--ssh_config", "--accept_new_host_key", "--remote_dir", "--repository", "--branch"),
+        *("--local_results", "--sync_interval", "--heartbeat", "--env_file", "--dry-run"),
+        *("--smoke", "--until", "--preset", "--publish"),
         "--local",
         "--quick",
         "--full",
@@ -69,7 +73,17 @@ def test_help_names_every_flag():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "remote mode is not part of this version"),
+        ([], "no host"),
+        (["status"], "no host"),
+        (["--host", "-oProxyCommand=evil"], "is no host"),
+        (["--host", "a b"], "is no host"),
+        (["--host", "gpu", "--branch", "a..b"], "a..b"),
+        (["--host", "gpu", "--key", "no such key"], "no such key"),
+        (["--host", "gpu", "--results_dir", "x"], "--remote_dir"),
+        (["--host", "gpu", "--publish", "x"], "--publish"),
+        (["--host", "gpu", "--env_file", "no such file"], "no such file"),
+        (["--since", "10m"], "--since goes with logs"),
+        (["--local", "--preset", "blind"], "blind"),
         (["--local", "--bogus"], "--bogus"),
         (["--local", "extra"], "extra"),
         (["--local", "--epochs"], "--epochs"),
@@ -92,6 +106,7 @@ def test_wrong_command_line_is_one_line_and_exit_2(arguments: list[str], message
     ("asked", "cuda", "said"),
     [
         ("quick", "True", "Profile quick, because --quick was given"),
+        ("smoke", "True", "Profile smoke, because --smoke was given"),
         ("full", "False", "Profile full, because --full was given"),
         ("", "True", "Profile full, because this machine has a CUDA GPU"),
         ("", "False", "Profile quick, because this machine has no CUDA GPU"),
@@ -104,8 +119,64 @@ def test_the_profile_and_its_reason_are_said(tmp_path: Path, asked: str, cuda: s
     command = ("bash", "-c", script + 'echo "$train_clips"', "bash", SCRIPTS, sys.executable, asked)
     result = run(*command, "", PYTHONPATH=str(tmp_path))
     assert said in result.stdout, result.stderr
-    assert int(result.stdout.split()[-1]) >= 6000
+    assert int(result.stdout.split()[-1]) >= (6000 if asked != "smoke" else 1)
     assert run(*command, "77", PYTHONPATH=str(tmp_path)).stdout.split()[-1] == "77"
+
+
+def settings_of(tmp_path: Path, text: str, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a dry run says with this pipeline.env."""
+    (tmp_path / "pipeline.env").write_text(text)
+    command = [
+        "bash",
+        PIPELINE,
+        "--dry-run",
+        "--quick",
+        "--repository",
+        "here",
+        "--env_file",
+        tmp_path / "pipeline.env",
+    ]
+    return run(*command, *flags, **environment)
+
+
+def test_flags_win_over_the_environment_which_wins_over_the_file(tmp_path: Path):
+    text = "# a comment\n\n  PIPELINE_HOST='from the file'\nPIPELINE_EPOCHS=3\nPIPELINE_BRANCH=\"of-file\"\n"
+    text = text.replace("'from the file'", "file-host")
+    shown = settings_of(tmp_path, text).stdout
+    assert "ssh file-host" in shown and "--epochs 3" in shown and "committed to of-file" in shown
+    shown = settings_of(tmp_path, text, PIPELINE_HOST="environment-host", PIPELINE_EPOCHS="4").stdout
+    assert "ssh environment-host" in shown and "--epochs 4" in shown
+    shown = settings_of(tmp_path, text, "--host", "flag-host", "--epochs", "5", PIPELINE_HOST="environment-host").stdout
+    assert "ssh flag-host" in shown and "--epochs 5" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("PIPELINE_HOTS=x\n", "PIPELINE_HOTS"),
+        ("rm -rf /\n", "line 1"),
+        ("PIPELINE_HOST=x\nPIPELINE_EPOCHS=many\n", "PIPELINE_EPOCHS"),
+        ("PIPELINE_HOST=x\nPIPELINE_SYNC_INTERVAL=0\n", "PIPELINE_SYNC_INTERVAL"),
+    ],
+)
+def test_a_wrong_settings_file_is_one_line_and_exit_2(tmp_path: Path, text: str, message: str):
+    result = settings_of(tmp_path, text)
+    assert result.returncode == 2
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_a_settings_file_is_read_not_run(tmp_path: Path):
+    mark = tmp_path / "ran"
+    shown = settings_of(tmp_path, f"PIPELINE_HOST=$(touch${{IFS}}{mark})`touch${{IFS}}{mark}`;x\n").stdout
+    assert "$(touch" in shown and not mark.exists()
+
+
+def test_the_example_lists_every_setting_and_is_accepted(tmp_path: Path):
+    example = (SCRIPTS.parent / "pipeline.env.example").read_text()
+    names = (SCRIPTS / "lib" / "settings.sh").read_text().split("setting_names='")[1].split("'")[0].split()
+    for name in names:
+        assert f"PIPELINE_{name.upper()}=" in example, name
+    assert settings_of(tmp_path, example).returncode == 0
 
 
 class Run:

@@ -21,8 +21,9 @@ BRANCH = "early-persistence/magvit"
 RESULTS_IN_REPOSITORY = "experiments/trajectory_video_understanding/early_persistence_detection/results"
 WANTED_SUFFIXES = {".json", ".txt", ".log", ".md", ".html", ".png", ".svg", ".csv"}
 TO_TRAINING = ("--smoke", "--until", "train")
-# long enough to be hit in the middle on any machine; each epoch is a fraction of a second
-LONG_TRAINING = (*TO_TRAINING, "--epochs", "60")
+# many short epochs, so that it is hit in the middle on any machine
+EPOCHS = 40
+LONG_TRAINING = (*TO_TRAINING, "--num_clips", "48", "--epochs", str(EPOCHS))
 
 
 def in_training(world) -> bool:
@@ -34,20 +35,24 @@ def weights(results: Path) -> dict[str, torch.Tensor]:
     return torch.load(results / "final_model.pt", weights_only=True)["weights"]
 
 
-def undisturbed(world, *arguments: str) -> dict[str, torch.Tensor]:
+@pytest.fixture(scope="module")
+def undisturbed(project_template, tmp_path_factory) -> dict[str, torch.Tensor]:
     """The weights that the same stages give on a machine where nothing goes wrong."""
-    results = world.local_results.parent / "undisturbed"
-    script = world.laptop / "scripts" / "run_magvit_early_persistence_pipeline_ec2.sh"
-    command = ["bash", script, "--local", *arguments, "--results_dir", results, "--data_dir", results / "data"]
-    environment = {**world.client_environment(), "EARLY_PERSISTENCE_VENV": sys.prefix}
-    subprocess.run([str(word) for word in command], env=environment, check=True, capture_output=True, timeout=150)
+    results = tmp_path_factory.mktemp("undisturbed")
+    script = project_template / "scripts" / "run_magvit_early_persistence_pipeline_ec2.sh"
+    command = ["bash", script, "--local", *LONG_TRAINING, "--results_dir", results, "--data_dir", results / "data"]
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    environment = {**os.environ, **threads, "EARLY_PERSISTENCE_VENV": sys.prefix}
+    subprocess.run([str(word) for word in command], env=environment, check=True, capture_output=True, timeout=200)
     return weights(results)
 
 
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), name
+def assert_weights(world, expected: dict[str, torch.Tensor]) -> None:
+    """The host's model is `expected`, to the last bit."""
+    found = weights(world.host.results)
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[name]), name
 
 
 def assert_trained_once(world) -> None:
@@ -138,7 +143,7 @@ def test_3_a_frozen_and_a_cut_link(world):
 
 
 @pytest.mark.parametrize("moment", ["Tokenizer step", "Epoch 7/"])
-def test_4_training_killed_ends_with_the_weights_of_an_undisturbed_run(world, moment):
+def test_4_training_killed_ends_with_the_weights_of_an_undisturbed_run(world, moment, undisturbed):
     client = world.start(*LONG_TRAINING)
     world.until(client, lambda: moment in world.host.progress() or "Epoch 9/" in world.host.progress(), moment)
     os.kill(world.host.pid_of("train_early_persistence.py"), signal.SIGKILL)
@@ -150,10 +155,10 @@ def test_4_training_killed_ends_with_the_weights_of_an_undisturbed_run(world, mo
     assert code == 0, output
     assert not (world.host.results / "TRAIN_FAILED.txt").exists()
     assert world.read_back("TRAIN_FAILED.txt") == ""  # the marker is gone on the laptop too
-    assert_same(weights(world.host.results), undisturbed(world, *LONG_TRAINING))
+    assert_weights(world, undisturbed)
 
 
-def test_5_a_killed_supervisor_is_seen_and_replaced(world):
+def test_5_a_killed_supervisor_is_seen_and_replaced(world, undisturbed):
     client = world.start(*LONG_TRAINING)
     world.until(client, lambda: in_training(world), "training")
     os.kill(world.host.job()["pid"], signal.SIGKILL)
@@ -164,11 +169,11 @@ def test_5_a_killed_supervisor_is_seen_and_replaced(world):
     code, output = world.run(*LONG_TRAINING)
     assert code == 0, output
     assert_trained_once(world)
-    assert_same(weights(world.host.results), undisturbed(world, *LONG_TRAINING))
+    assert_weights(world, undisturbed)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_6_a_full_disk_in_training_tears_nothing(world):
+def test_6_a_full_disk_in_training_tears_nothing(world, undisturbed):
     world.host.results.mkdir(parents=True)
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=160m", "none", str(world.host.results)], capture_output=True, check=False
@@ -193,7 +198,7 @@ def test_6_a_full_disk_in_training_tears_nothing(world):
         filler.unlink()
         code, output = world.run(*LONG_TRAINING)
         assert code == 0, output
-        assert_same(weights(world.host.results), undisturbed(world, *LONG_TRAINING))
+        assert_weights(world, undisturbed)
     finally:
         world.close()
         subprocess.run(["umount", "-l", str(world.host.results)], check=True)
@@ -261,7 +266,7 @@ def test_9_another_committer_on_the_branch(world, conflict):
     commit_at_origin(world, name, "written by a colleague\n", "a note")
     code, output = world.finish(client)
     assert code == 0, output
-    trained = "training: MagVIT early persistence - 60 epochs complete"
+    trained = f"training: MagVIT early persistence - {EPOCHS} epochs complete"
     assert "a note" in world.subjects()
     assert world.git_at_origin("show", f"{BRANCH}:{name}") == "written by a colleague"
     if conflict:
@@ -320,7 +325,7 @@ def test_11_a_failing_stage_says_so_everywhere(world):
     assert code != 0 and "failed" in output and "generate_standard" in output
 
 
-def test_12_stop_saves_a_checkpoint_and_the_next_run_goes_on(world):
+def test_12_stop_saves_a_checkpoint_and_the_next_run_goes_on(world, undisturbed):
     client = world.start(*LONG_TRAINING)
     world.until(client, lambda: in_training(world), "training")
     code, output = world.run("stop")
@@ -334,7 +339,7 @@ def test_12_stop_saves_a_checkpoint_and_the_next_run_goes_on(world):
     assert code == 0, output
     assert "Resuming" in world.host.progress()
     assert_trained_once(world)
-    assert_same(weights(world.host.results), undisturbed(world, *LONG_TRAINING))
+    assert_weights(world, undisturbed)
 
 
 def test_a_dirty_or_foreign_checkout_on_the_host_is_left_alone(world):
