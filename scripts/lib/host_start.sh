@@ -20,9 +20,10 @@ main() {
   check_tools
   mkdir -p "$directory" || refuse "$directory cannot be made on the host; give another --remote_dir"
   cd "$directory"
-  make_repository "$repository"
+  make_repository
   exec 8>>.git/early-persistence.lock
   flock -w 120 8 || refuse 'another start is at work on the host; try again in a minute'
+  check_remote "$repository"
   if [ -f scripts/lib/host.sh ]; then
     local known
     known=$(bash scripts/lib/host.sh refuse_second --nonce "$nonce" 8>&-) || exit 2
@@ -49,15 +50,18 @@ check_tools() {
   fi
 }
 
-make_repository() { # repository. A new folder becomes one; another's folder is left alone
+make_repository() { # a new folder becomes one; another's folder is left alone. Two at once do no harm
   if [ ! -e .git ]; then
     local other
     other=$(find . -mindepth 1 -maxdepth 1 ! -name run ! -name data | head -n 1)
     [ -z "$other" ] || refuse "$PWD on the host holds other files ($other); give another --remote_dir"
     git init -q .
-    git remote add origin "$1"
   fi
+}
+
+check_remote() { # repository
   local there
+  git rev-parse -q --verify HEAD >/dev/null || git remote add origin "$1" 2>/dev/null || true # new, as yet
   there=$(git remote get-url origin 2>/dev/null) || there=none
   [ "$there" = "$1" ] || refuse "$PWD on the host is a copy of $there, not of $1; give another --remote_dir"
 }

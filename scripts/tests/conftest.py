@@ -29,20 +29,17 @@ BRANCH = "early-persistence/magvit"
 # the client runs on what macOS has too: CLIENT_BASH=/path/to/bash-3.2 runs every fault with that one
 CLIENT_BASH = os.environ.get("CLIENT_BASH", "bash")
 TOOLS = {name: shutil.which(name, path=os.environ["PATH"] + ":/usr/sbin") for name in ("sshd", "ssh", "rsync")}
-# two of the real evaluation tests' kind, so that a job captures its evidence in seconds
-SHORT_EVALUATION_TESTS = '''"""Two evaluation scripts answer --help: a short list in place of the whole one."""
-import subprocess
-import sys
+# so that a job captures its evidence in seconds
+SHORT_EVALUATION_TESTS = '''"""The evaluation scripts compile: a short list in place of the whole one."""
 from pathlib import Path
 
 import pytest
 
-EVALUATION = Path(__file__).resolve().parents[1]
-
 
 @pytest.mark.parametrize("name", ["analyze_efficiency.py", "generate_report.py"])
-def test_help(name):
-    assert subprocess.run([sys.executable, str(EVALUATION / name), "--help"], check=False).returncode == 0
+def test_it_compiles(name):
+    path = Path(__file__).resolve().parents[1] / name
+    compile(path.read_text(), str(path), "exec")
 '''
 
 
