@@ -23,13 +23,13 @@ main() {
 }
 
 verify() {
-  local datasets=() folder code=0
+  local datasets=() folder
+  [ -f "$results_dir/.stages/datasets" ] || fail 'there is nothing to verify yet: no run has started its stages here'
   while IFS= read -r folder; do
     datasets+=("$folder")
   done <"$results_dir/.stages/datasets"
   use_environment
-  "$python" "$root/scripts/verify_results.py" --results_dir "$results_dir" --data_dir "${datasets[@]}" || code=$?
-  return "$code"
+  "$python" "$root/scripts/verify_results.py" --results_dir "$results_dir" --data_dir "${datasets[@]}"
 }
 
 main "$@"

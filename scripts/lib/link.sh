@@ -121,13 +121,16 @@ quoted() { # for the shell on the other side
   printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"
 }
 
-sync_results() { # what people read comes; weights, data and secrets stay. Files appear whole, cut-off ones go on
+claim_local_results() { # a sync removes what is gone on the host, so the folder must hold nothing else
   local marker=$local_results/.synced-by-early-persistence
   if [ -d "$local_results" ] && [ ! -f "$marker" ] && [ -n "$(ls -A "$local_results")" ]; then
     fail "$local_results holds other files, and a sync would remove them; give another folder with --local_results"
   fi
-  mkdir -p "$local_results"
+  mkdir -p "$local_results" || fail "cannot write in $local_results; give another folder with --local_results"
   : >"$marker"
+}
+
+sync_results() { # what people read comes; weights, data and secrets stay. Files appear whole, cut-off ones go on
   local kind rules=()
   for kind in '.*' '*.env' '*.pem' '*.key' 'id_rsa*' 'id_ed25519*' 'credentials*' 'checkpoints/'; do
     rules+=("--exclude=$kind")

@@ -10,22 +10,28 @@ sync_job='' state='' exit_code='' stage='' offset=0 nonce='' result_branch='' re
 
 remote_run() { # the flags of the study
   require_host
-  prepare_run
+  find_repository
+  say_what_runs
+  claim_local_results
   open_link "$accept_new_host_key"
   start_job "$@"
   watch_job
 }
 
-prepare_run() { # what is to run there: this copy's commit
+find_repository() {
   repository=${repository:-$(git -C "$root" remote get-url origin 2>/dev/null || true)}
   [ -n "$repository" ] || fail 'this copy has no remote named origin; give the host one to clone with --repository URL'
+}
+
+say_what_runs() { # this copy's commit
   commit=$(git -C "$root" rev-parse HEAD)
   [ -z "$(git -C "$root" status --porcelain --untracked-files=no)" ] ||
     say "Changes that are not committed here are not part of the run, which is of commit $(printf '%.12s' "$commit")"
 }
 
 show_plan() { # --dry-run: nothing is contacted
-  prepare_run
+  find_repository
+  say_what_runs
   printf '%s\n' 'Nothing is started. This would happen:' \
     "1. ssh ${host:-HOST}: make or update the clone of $repository in $remote_dir, at commit $commit" \
     '2. there, as a job that outlives the link:' \
@@ -55,9 +61,11 @@ start_job() { # the flags of the study. A start that is repeated finds the job o
     case $code in
       0) return ;;
       2) exit 2 ;; # it said why
+      255 | 143) ;;
+      *) fail "the start failed on $host with exit code $code; see the lines above" ;;
     esac
     [ "$wait" -le "$LONGEST_WAIT" ] || fail "$host cannot be reached; the same command tries again"
-    say "The link to $host broke while starting (ssh ended with $code); trying again in $wait s"
+    say "The link to $host broke while starting; trying again in $wait s"
     sleep "$wait"
     wait=$((wait * 2))
   done
@@ -209,10 +217,12 @@ remote_verb() { # verb and its own flags
   open_link "$accept_new_host_key"
   case $verb in
     attach)
-      prepare_run
+      find_repository
+      claim_local_results
       watch_job
       ;;
     sync)
+      claim_local_results
       sync_surely
       say "Results are in $local_results"
       ;;

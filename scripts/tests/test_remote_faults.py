@@ -368,6 +368,16 @@ def test_code_that_was_not_pushed_is_refused_before_anything_happens(world):
     assert world.host.job() == {}
 
 
+def test_a_folder_with_other_files_is_no_place_for_results(world):
+    world.local_results.mkdir()
+    (world.local_results / "thesis.txt").write_text("years of work")
+    for arguments in (TO_TRAINING, ["sync"], ["attach"]):
+        code, output = world.run(*arguments, seconds=40)
+        assert code == 2 and "--local_results" in output, output
+    assert [path.name for path in world.local_results.iterdir()] == ["thesis.txt"]
+    assert not world.host.remote_dir.exists()
+
+
 def test_logs_and_sync_of_a_finished_run(world):
     code, output = world.run(*TO_TRAINING)
     assert code == 0, output
