@@ -108,11 +108,11 @@ run_study() { # every stage, on this machine
 
   capture_evidence
   generate_standard
-  generate_blind
   train
   calibrate
   evaluate
   compare_tokens
+  generate_blind
   check_leakage
   visualize
   analyze

@@ -36,7 +36,7 @@ show_plan() { # --dry-run: nothing is contacted
     "1. ssh ${host:-HOST}: make or update the clone of $repository in $remote_dir, at commit $commit" \
     '2. there, as a job that outlives the link:' \
     "   $(printf '%s ' bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local --publish "$branch" --results_dir run --data_dir data "$@")" \
-    "   stages: tdd_evidence generate_$preset generate_blind train calibrate evaluate compare_tokens check_leakage visualize analyze detect report verify" \
+    "   stages: tdd_evidence generate_$preset train calibrate evaluate compare_tokens generate_blind check_leakage visualize analyze detect report verify" \
     "3. each stage's result files are committed to $branch and pushed; never weights, data or .env" \
     "4. every $sync_interval s: results to $local_results" \
     "5. at the end: a last sync, then $branch is pulled here"
