@@ -44,7 +44,7 @@ LAUNCH_SECONDS = 60.0  # a dead pipeline's remains may have to end first
 STOP_SECONDS = 120.0  # training writes its checkpoint in this time
 STALE_HEARTBEATS = 3  # missed in a row
 POLL_SECONDS = 0.2
-ENDED = ("finished", "failed", "stopped")
+STAGE_LINE = re.compile(r"\[[^]]*\] ([a-z][a-z0-9_]*): (?:started|done|nothing|failed|ended|interrupted|stopped)")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -92,7 +92,7 @@ def _stage(results_dir: Path, lines: list[str]) -> str:
     if running is not None:
         return str(running.get("stage", "setup"))
     for line in reversed(lines):
-        if found := re.match(r"\[[^]]*\] ([a-z][a-z0-9_]*): ", line):
+        if found := STAGE_LINE.match(line):
             return found[1]
     return "setup"
 
@@ -156,6 +156,7 @@ def supervise(results_dir: Path, nonce: str, who: str, heartbeat: float, command
         "who": who,
         **describe_process(os.getpid()),
         "heartbeat": heartbeat,
+        "progress_offset": _size(directory.path / "PROGRESS.txt"),
     }
     directory.reserve_space()
     (directory.path / "PIPELINE_FAILED.txt").unlink(missing_ok=True)
@@ -182,6 +183,10 @@ def supervise(results_dir: Path, nonce: str, who: str, heartbeat: float, command
         directory.mark_failed("PIPELINE", f"the pipeline ended with exit code {code}; its last lines:\n{tail}")
     write_json(job_path(results_dir), {**job, "state": state, "exit_code": code, "ended_at": timestamp()})
     return code
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def stop(results_dir: Path) -> str:
@@ -258,7 +263,11 @@ def show_status(status: Status, results_dir: Path) -> None:
 
 
 def poll(status: Status, results_dir: Path, offset: int) -> None:
-    """For the client: `name=value` lines, an empty one, then what PROGRESS.txt has gained since byte `offset`."""
+    """For the client: `name=value` lines, an empty one, then what PROGRESS.txt has gained since byte `offset`.
+
+    A negative offset stands for the start of this job.
+    """
+    offset = status.job.get("progress_offset", 0) if offset < 0 else offset
     text = b""
     with contextlib.suppress(OSError), open(results_dir / "PROGRESS.txt", "rb") as file:
         file.seek(offset)
@@ -294,7 +303,7 @@ def parse_args(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--heartbeat", type=float, default=HEARTBEAT_SECONDS, help="seconds between heartbeats")
     parser.add_argument("--since", type=parse_since, help="logs: from this moment on (10m, 2h, 'YYYY-MM-DD HH:MM')")
     parser.add_argument("--follow", action="store_true", help="logs: go on until the job has ended")
-    parser.add_argument("--offset", type=int, default=0, help="poll: bytes of PROGRESS.txt that are known already")
+    parser.add_argument("--offset", type=int, default=-1, help="poll: bytes of PROGRESS.txt that are known already")
     arguments = parser.parse_args(own)
     if arguments.verb in ("launch", "supervise") and not (command and arguments.nonce):
         parser.error(f"{arguments.verb} needs --nonce, and a command after --")

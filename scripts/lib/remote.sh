@@ -6,7 +6,7 @@ POLL_SECONDS=2
 LONGEST_WAIT=60
 START_SECONDS=1500 # a first fetch of the repository over a slow line
 STOP_SECONDS=150
-sync_job='' state='' exit_code='' stage='' offset=0 nonce='' result_branch='' result_state=''
+sync_job='' state='' exit_code='' stage='' offset=-1 nonce='' result_branch='' result_state=''
 
 remote_run() { # the flags of the study
   require_host
@@ -82,10 +82,16 @@ watch_job() { # until the job has ended, whatever the link does. Ends this progr
       case $state in
         finished | failed | stopped | dead) break ;;
         none) fail "no run was started in $remote_dir on $host" ;;
-        stale) [ -n "$told" ] || say "The run is stale: no heartbeat for $heartbeat_age s. Is the machine asleep, or its disk full?" ;;
+        running)
+          [ "$stage" != setup ] || [ "$told" = setup ] ||
+            say 'The host is preparing itself; the first time it makes its environment, which takes minutes (logs -f shows it)'
+          told=$stage
+          ;;
+        stale)
+          [ "$told" = stale ] || say "The run is stale: no heartbeat for $heartbeat_age s. Is the machine asleep, or its disk full?"
+          told=stale
+          ;;
       esac
-      told=''
-      [ "$state" != stale ] || told=yes
       if [ "$(date +%s)" -ge "$next_sync" ] && ! sync_is_running; then
         sync_results >"$work/sync.log" 2>&1 &
         sync_job=$!
@@ -166,6 +172,7 @@ finish_watching() { # the last sync comes after the end of the job, however that
   pull_branch
   case $state in
     finished)
+      sed -n 's/^\[[^]]*\] \(.*(target .*\)$/\1/p' "$local_results/logs/pipeline.log" 2>/dev/null | tail -n 5 || true
       say "The run has finished. Results: $local_results (FINAL_REPORT.html), branch ${result_branch:-$branch}"
       exit 0
       ;;

@@ -170,6 +170,8 @@ def test_poll_gives_new_lines_only(job: Job):
     directory.log("Epoch 1/2")
     _, _, text = job.ask("poll", "--offset", values["offset"]).stdout.partition("\n\n")
     assert "Epoch 1/2" in text and "started" not in text
+    job.launch("true")  # a new job's watcher is not shown what an older one did
+    assert job.ask("poll").stdout.partition("\n\n")[2] == ""
 
 
 def test_logs_since_and_follow(job: Job):
