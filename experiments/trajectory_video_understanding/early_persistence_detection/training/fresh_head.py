@@ -50,6 +50,9 @@ def fit_fresh_head(
     for name, split in splits.items():
         shown = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
         encoded[name] = encode_split(tokenizer, split, shown, device, soft)
+        if name == "train" and settings.flip:
+            mirrored = encode_split(tokenizer, split, shown, device, soft, mirror=True)
+            encoded[name] = dataclasses.replace(encoded[name], mirrored=mirrored)
     torch.manual_seed(seed)
     head = PersistenceHead(config, tokenizer.code_dim).to(device)
     train_head(head, tokenizer, encoded["train"], None, settings, seed, device)
