@@ -62,8 +62,11 @@ def test_always():
 class Project:
     """A repository with the capture script and a suite of two tests."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, like: Path | None = None):
         self.folder = folder
+        if like:
+            shutil.copytree(like, folder)
+            return
         for name in ("tdd_evaluation_capture.sh", "verify_evidence.py", "lib/common.sh"):
             (folder / "scripts" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(SCRIPTS / name, folder / "scripts" / name)
@@ -121,6 +124,27 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path / "it's a project")
 
 
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A project after red, and one after green: captured once, to be copied, as each start of pytest takes a second."""
+    project = Project(tmp_path_factory.mktemp("captured") / "a project")
+    assert project.capture("red")[0] == 0
+    red = Project(project.folder.with_name("red"), like=project.folder)
+    project.implement()
+    assert project.capture("green")[0] == 0
+    return {"red": red.folder, "green": project.folder}
+
+
+@pytest.fixture
+def after_red(tmp_path: Path, captured: dict[str, Path]) -> Project:
+    return Project(tmp_path / "it's a project", like=captured["red"])
+
+
+@pytest.fixture
+def after_green(tmp_path: Path, captured: dict[str, Path]) -> Project:
+    return Project(tmp_path / "it's a project", like=captured["green"])
+
+
 def test_red_then_green_is_good_evidence_wherever_it_is_kept(project: Project):
     assert project.capture("green")[0] == 2  # nothing is green yet
     assert project.capture("red")[0] == 0
@@ -143,8 +167,8 @@ def test_the_default_suite_is_the_evaluation(project: Project):
     assert code == 2 and "'other' is unknown; give evaluation or remote" in said
 
 
-def test_refactor_stands_in_for_green_only_when_asked(project: Project):
-    project.red_and_green()
+def test_refactor_stands_in_for_green_only_when_asked(after_green: Project):
+    project = after_green
     assert project.capture("refactor")[0] == 0
     (project.folder / "artifacts" / "tdd_remote_green.txt").unlink()
     assert project.capture("verify")[0] == 2
@@ -187,8 +211,6 @@ def rebased(project: Project) -> None:
 
 
 def lost(project: Project) -> None:
-    project.implement()
-    project.capture("green")
     project.edit("red", "^commit: .*", "commit: " + 40 * "1")
 
 
@@ -206,8 +228,6 @@ def not_collected(project: Project) -> None:
 
 
 def did_not_run(project: Project) -> None:
-    project.implement()
-    project.capture("green")
     project.edit("red", "^pytest_exit_code: 1", "pytest_exit_code: 3")
 
 
@@ -243,66 +263,32 @@ def modified(project: Project) -> None:
 
 
 def later_green(project: Project) -> None:
-    project.implement()
-    project.capture("green")
     project.git("reset", "-q", "--hard", "HEAD~1")
 
 
 def red_passed(project: Project) -> None:
-    project.implement()
-    project.capture("green")
     project.edit("red", "^pytest_exit_code: 1", "pytest_exit_code: 0")
     project.edit("red", "FAILED", "PASSED")
 
 
 def green_failed(project: Project) -> None:
-    project.implement()
-    project.capture("green")
     project.edit("green", "^pytest_exit_code: 0", "pytest_exit_code: 1")
 
 
 def no_commit(project: Project) -> None:
-    project.implement()
-    project.capture("green")
     project.edit("red", "^commit: .*\n", "")
 
 
 def no_tree_state(project: Project) -> None:
-    project.implement()
-    project.capture("green")
     project.edit("green", "^tree: .*", "tree: ")
 
 
 def not_listed(project: Project) -> None:
-    project.implement()
-    project.capture("green")
     project.edit("green", rf"^{TESTS}::.*\n", "")
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"),
-    [
-        (not_ancestor, ["is not before green's"]),
-        (rebased, ["is not before green's"]),
-        (lost, ["commit 111111111111 is not in this copy of the repository", "git fetch"]),
-        (not_collected, ["red: the tests could not be collected", "red: it lists no test that ran and failed"]),
-        (did_not_run, ["red: pytest ended with exit code 3"]),
-        (shorter, ["green: scripts/tests/test_remote_faults.py::test_it_says_yes is missing", "tests_sha256 differ"]),
-        (longer, ["::test_more was not in red", "tests_sha256 differ"]),
-        (weaker, ["tests_sha256 differ"]),
-        (skipped, ["::test_it_says_yes did not pass (SKIPPED)", "tests_sha256 differ"]),
-        (modified, ["work tree was modified"]),
-        (later_green, ["is not in the history"]),
-        (red_passed, ["red: the tests passed", "red: it lists no test that ran and failed"]),
-        (green_failed, ["green: pytest ended with exit code 1"]),
-        (no_commit, ["red: it does not state commit"]),
-        (no_tree_state, ["green: it does not state tree"]),
-        (not_listed, ["green: it lists 0 of its 2 tests"]),
-    ],
-)
-def test_evidence_that_does_not_belong_together_is_told(project: Project, fault, said: list[str]):
-    assert project.capture("red")[0] == 0
-    fault(project)
+def assert_told(project: Project, said: list[str]) -> None:
+    """That `verify` fails with one line for each of these, and no other."""
     code, output = project.capture("verify")
     assert code == 1, output
     for words in said:
@@ -311,8 +297,44 @@ def test_evidence_that_does_not_belong_together_is_told(project: Project, fault,
     assert len(output.splitlines()) == len(said), output
 
 
-def test_a_shallow_copy_says_what_it_needs_and_what_else_is_wrong(project: Project):
-    project.red_and_green()
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (not_ancestor, ["is not before green's"]),
+        (rebased, ["is not before green's"]),
+        (not_collected, ["red: the tests could not be collected", "red: it lists no test that ran and failed"]),
+        (shorter, ["green: scripts/tests/test_remote_faults.py::test_it_says_yes is missing", "tests_sha256 differ"]),
+        (longer, ["::test_more was not in red", "tests_sha256 differ"]),
+        (weaker, ["tests_sha256 differ"]),
+        (skipped, ["::test_it_says_yes did not pass (SKIPPED)", "tests_sha256 differ"]),
+        (modified, ["work tree was modified"]),
+    ],
+)
+def test_a_green_that_does_not_belong_to_red_is_told(after_red: Project, fault, said: list[str]):
+    fault(after_red)
+    assert_told(after_red, said)
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (lost, ["commit 111111111111 is not in this copy of the repository; git fetch may bring it"]),
+        (did_not_run, ["red: pytest ended with exit code 3"]),
+        (later_green, ["is not in the history"]),
+        (red_passed, ["red: the tests passed", "red: it lists no test that ran and failed"]),
+        (green_failed, ["green: pytest ended with exit code 1"]),
+        (no_commit, ["red: it does not state commit"]),
+        (no_tree_state, ["green: it does not state tree"]),
+        (not_listed, ["green: it lists 0 of its 2 tests"]),
+    ],
+)
+def test_evidence_that_was_changed_is_told(after_green: Project, fault, said: list[str]):
+    fault(after_green)
+    assert_told(after_green, said)
+
+
+def test_a_shallow_copy_says_what_it_needs_and_what_else_is_wrong(after_green: Project):
+    project = after_green
     project.edit("green", "^tree: clean", "tree: modified")
     shallow = project.folder.parent / "shallow"
     project.git("clone", "-q", "--depth", "1", f"file://{project.folder}", str(shallow))
