@@ -4,12 +4,17 @@
 #   bash scripts/tdd_evaluation_capture.sh red        the tests exist, the code does not: refuses if the tests pass
 #   bash scripts/tdd_evaluation_capture.sh green      the code is done: refuses if a test fails
 #   bash scripts/tdd_evaluation_capture.sh refactor   after the clean-up: refuses if a test fails
-#   bash scripts/tdd_evaluation_capture.sh verify     do red and green belong together? Exit code 1 if not
+#   bash scripts/tdd_evaluation_capture.sh verify     do red and green belong together? One line for each problem
 #   --suite NAME        evaluation (default): the four evaluation scripts; remote: the faults of the remote mode
 #   --output_dir DIR    where the evidence goes (default: artifacts/); verify looks there first, then in artifacts/
 #   --phase NAME        verify: green (default) or refactor, to be held against red
 #
-# Reads   the suite's test file
+# Red and green belong together if both list the same tests of the same test file (tests_sha256), which in red ran
+# and failed and in green all passed on a clean work tree, red's commit is before green's, and green's is HEAD or
+# before it. A shallow clone needs git fetch --unshallow first.
+# Exit code 0: done, or they do; 1: verify found a problem; 2: a missing file, a wrong word, or no such evidence.
+#
+# Reads   the suite's test file; verify: both evidence files and the history
 # Writes  DIR/tdd_<suite>_<phase>.txt: commit, tree state, hash of the tests, time, versions,
 #         pytest's exit code and output. PYTHON names the interpreter (default: .venv/bin/python).
 
