@@ -90,6 +90,16 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
+@pytest.fixture
+def key_of_another(place: Place) -> str:
+    """A key that somebody else had already put among the results at the remote."""
+    place.open()
+    place.write("a.json", "1")
+    place.commit("one")
+    another_commits(place, f"{RESULTS_PATH}/note.txt", "-----BEGIN RSA PRIVATE KEY-----\nabc")
+    return f"{RESULTS_PATH}/note.txt"
+
+
 def another_commits(place: Place, name: str, text: str, message: str = "by another") -> None:
     copy = place.repository.parent / "another"
     if copy.exists():
@@ -655,3 +665,10 @@ def test_a_folder_may_become_a_file_and_a_file_a_folder(place: Place):
         place.commit(names[0])
     results = {name.removeprefix(f"{RESULTS_PATH}/") for name in place.on_branch()}
     assert {"x.json", "y.json/a.txt"} <= results and "x.json/a.txt" not in results
+
+
+def test_a_key_that_is_there_already_may_be_taken_away(place: Place, key_of_another: str):
+    place.open()
+    place.write("a.json", "2")
+    place.commit("two")
+    assert place.state() == "pushed" and key_of_another not in place.on_branch()
