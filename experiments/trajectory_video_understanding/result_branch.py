@@ -20,12 +20,13 @@ The caller holds the lock of R (run_lock.py): there is one writer.
 from __future__ import annotations
 
 import argparse
-import contextlib
+import copy
 import dataclasses
 import json
 import os
 import random
 import re
+import shlex
 import shutil
 import subprocess
 import time
@@ -41,7 +42,21 @@ KINDS = frozenset({".json", ".txt", ".log", ".md", ".html", ".png", ".svg", ".cs
 NOT_RESULTS = frozenset({"HEARTBEAT.txt"})  # changes every 30 s and says nothing afterwards
 NOT_RESULT_FOLDERS = frozenset({"checkpoints"})
 SECRET_NAME = re.compile(r"\.env$|^\.env|\.pem$|\.key$|^id_(rsa|ed25519|ecdsa)|^credentials", re.IGNORECASE)
-SECRET_TEXT = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bAKIA[0-9A-Z]{16}\b")
+# without \b, so that git reads it as Python does
+SECRET_PATTERN = "-----BEGIN [A-Z ]*PRIVATE KEY-----|(^|[^A-Za-z0-9_])AKIA[0-9A-Z]{16}([^A-Za-z0-9_]|$)"
+SECRET_TEXT = re.compile(SECRET_PATTERN.encode(), re.MULTILINE)
+SIGNATURE = ("user.name=early-persistence pipeline", "user.email=pipeline@localhost")
+# settings of the host that would ask, sign, colour, run hooks or change what the commands below mean
+SETTINGS = (
+    "core.hooksPath=/dev/null",
+    "core.quotePath=false",
+    "color.ui=false",
+    "commit.gpgsign=false",
+    "push.gpgSign=false",
+    "gc.auto=0",
+    "merge.ff=true",
+    "rebase.updateRefs=false",
+)
 MAX_FILE_BYTES = 20_000_000
 NETWORK_SECONDS = 120.0
 PUSH_TRIES = 12
@@ -64,33 +79,47 @@ class Git:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        kept = {name: value for name, value in os.environ.items() if name not in ("GIT_DIR", "GIT_WORK_TREE")}
+        foreign = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")  # set where a hook calls us
+        kept = {name: value for name, value in os.environ.items() if name not in foreign}
         self.environment = {**kept, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_EDITOR": "true"}
-        self.settings = ["-c", "core.hooksPath=/dev/null", "-c", "commit.gpgsign=false", "-c", "gc.auto=0"]
-        self.settings += ["-c", "core.quotePath=false"]
-        if "GIT_SSH_COMMAND" not in os.environ and not self.try_("config", "core.sshCommand").ok:
+        self.settings = ["--literal-pathspecs", *(word for setting in SETTINGS for word in ("-c", setting))]
+        if not {"GIT_SSH_COMMAND", "GIT_SSH"} & kept.keys() and not self.try_("config", "core.sshCommand").ok:
             self.environment["GIT_SSH_COMMAND"] = "ssh -o BatchMode=yes -o ConnectTimeout=15"
-        if "GIT_COMMITTER_EMAIL" not in os.environ and not self.try_("config", "user.email").ok:
-            self.settings += ["-c", "user.name=early-persistence pipeline", "-c", "user.email=pipeline@localhost"]
+        known = [
+            self.try_("-c", "user.useConfigOnly=true", "var", f"GIT_{who}_IDENT") for who in ("AUTHOR", "COMMITTER")
+        ]
+        if not all(answer.ok for answer in known):
+            self.settings += [word for setting in SIGNATURE for word in ("-c", setting)]
+
+    def at(self, folder: Path) -> Git:
+        """The same git in another folder of the same repository."""
+        other = copy.copy(self)
+        other.folder = folder
+        return other
 
     def try_(self, *arguments: str, feed: str | None = None) -> Answer:
         """Run a command that may fail."""
-        try:
-            ended = subprocess.run(
-                ["git", "-C", str(self.folder), *self.settings, *arguments],
-                env=self.environment,
-                input=feed,
-                stdin=subprocess.DEVNULL if feed is None else None,
-                capture_output=True,
-                text=True,
-                timeout=NETWORK_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return Answer(False, "", f"no answer within {NETWORK_SECONDS:.0f} s")
-        said = [line.strip() for line in ended.stderr.splitlines() if not line.startswith(("hint:", "To "))]
-        telling = [line for line in said if re.search(r"rejected|fatal|denied|refused|declined|error|CONFLICT", line)]
-        return Answer(ended.returncode == 0, ended.stdout, "; ".join((telling or said)[:3]))
+        process = subprocess.Popen(
+            ["git", "-C", str(self.folder), *self.settings, *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL if feed is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        with process:
+            try:
+                shown, said = process.communicate(None if feed is None else os.fsencode(feed), NETWORK_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.terminate()  # git removes its lock files then, which it cannot when it is killed
+                try:
+                    process.wait(5)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                return Answer(False, "", f"no answer within {NETWORK_SECONDS:.0f} s")
+        lines = [line.strip() for line in said.decode("utf-8", "replace").splitlines()]
+        lines = [line for line in lines if line and not line.startswith(("hint:", "To "))]
+        telling = [line for line in lines if re.search(r"rejected|fatal|denied|refused|declined|error|CONFLICT", line)]
+        return Answer(process.returncode == 0, os.fsdecode(shown), "; ".join((telling or lines)[:3]))
 
     def __call__(self, *arguments: str, feed: str | None = None) -> str:
         """Run a command that must not fail. Raises InputError with git's own words."""
@@ -116,6 +145,11 @@ def may_be_on_branch(path: str) -> bool:
     return path == f"artifacts/{EVIDENCE}" or (inside != path and is_result(inside))
 
 
+def readable(path: str) -> str:
+    """A path as it can be printed, whatever bytes its name is made of."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def is_record(path: str) -> bool:
     """Whether a path on the branch only records how a run went."""
     inside = path.removeprefix(RESULTS_PATH + "/")
@@ -131,11 +165,7 @@ class ResultBranch:
         self.state_path = state_folder(self.directory.path) / "branch.json"
         self.name, self.remote = "", "origin"
         self.main = Git(repository)
-
-    @property
-    def git(self) -> Git:
-        """git in the linked work tree."""
-        return Git(self.work_tree)
+        self.git = self.main.at(self.work_tree)
 
     @property
     def tracked(self) -> str:
@@ -151,6 +181,9 @@ class ResultBranch:
             raise InputError(
                 f"{self.directory.path} has no result branch yet; make it with result_branch open"
             ) from None
+        if not self._is_own_work_tree():
+            raise InputError(f"{self.work_tree} is not a work tree of {self.repository}; run result_branch open again")
+        self._clear_leftovers()
 
     def _note(self, state: str, detail: str = "") -> None:
         write_json(self.state_path, {"branch": self.name, "remote": self.remote, "state": state, "detail": detail})
@@ -158,29 +191,18 @@ class ResultBranch:
     def open(self, name: str, remote: str) -> None:
         """Make or take up the linked work tree on branch `name`, with the running code among its ancestors.
 
-        Raises InputError when the branch is checked out in the repository itself, or does not merge with the code.
+        Raises InputError when the branch is checked out elsewhere, or does not merge with the code.
         """
         self.name, self.remote = name, remote
-        if self.main.try_("symbolic-ref", "-q", "--short", "HEAD").text.strip() == name:
-            raise InputError(
-                f"{self.repository} itself is on branch {name}; go to the commit instead: git checkout --detach"
-            )
-        code = self.main("rev-parse", "HEAD")
-        self._fetch(self.main)
+        git, code = self.git, self.main("rev-parse", "HEAD")
         self._make_work_tree(code)
-        git = self.git
+        self._refuse_other_work_trees()
+        self._fetch(self.main)
         if self._known(git, f"refs/heads/{name}"):
             git("checkout", "-q", "-f", name)
         else:
-            git(
-                "checkout",
-                "-q",
-                "-f",
-                "--no-track",
-                "-B",
-                name,
-                self.tracked if self._known(git, self.tracked) else code,
-            )
+            start = self.tracked if self._known(git, self.tracked) else code
+            git("checkout", "-q", "-f", "--no-track", "-B", name, start)
         if self._known(git, self.tracked) and self._is_ancestor(git, "HEAD", self.tracked):
             git("merge", "-q", "--ff-only", self.tracked)
         if not self._is_ancestor(git, code, "HEAD"):
@@ -191,25 +213,72 @@ class ResultBranch:
                     f"branch {name} does not merge with the code at {code[:12]} ({merged.complaint}); "
                     f"merge them by hand, or give another --branch"
                 )
-        self._note("opened")
+        self._send_rescues()
+        self._note("waiting" if self._own_commits("HEAD") else "opened")
 
     def _make_work_tree(self, code: str) -> None:
         """The folder, free of what a killed run may have left in the middle."""
         self.main.try_("worktree", "prune")
-        own = self.git.try_("rev-parse", "--absolute-git-dir", "--git-common-dir") if self.work_tree.is_dir() else None
-        if own is None or not own.ok or "/worktrees/" not in own.text:
-            if self.work_tree.exists():
-                shutil.rmtree(self.work_tree)
-                self.main.try_("worktree", "prune")
-            self.main("worktree", "add", "-q", "-f", "--detach", str(self.work_tree), code)
+        if self._is_own_work_tree():
+            self._clear_leftovers()
+            self.git("reset", "-q", "--hard")
             return
-        Path(own.text.splitlines()[0], "index.lock").unlink(missing_ok=True)
-        for unfinished in ("rebase", "merge"):
-            self.git.try_(unfinished, "--abort")
-        # a rebase too broken to abort keeps these folders
-        for leftover in ("rebase-merge", "rebase-apply"):
-            shutil.rmtree(Path(own.text.splitlines()[0], leftover), ignore_errors=True)
-        self.git("reset", "-q", "--hard")
+        if self.work_tree.exists():
+            shutil.rmtree(self.work_tree)
+            self.main.try_("worktree", "prune")
+        self.main("worktree", "add", "-q", "-f", "--detach", str(self.work_tree), code)
+
+    def _is_own_work_tree(self) -> bool:
+        """Whether git in the folder works on it and nothing else.
+
+        Without its .git file git would take the folder for a part of the main checkout around it; in a copied
+        results directory, for the original's.
+        """
+        if not (self.work_tree / ".git").is_file():
+            return False
+        own = self.git.try_("rev-parse", "--absolute-git-dir")
+        common = Path(self.repository, self.main("rev-parse", "--git-common-dir")).resolve()
+        if not own.ok or not Path(own.text.rstrip("\n")).resolve().is_relative_to(common):
+            return False
+        gitdir = Path(own.text.rstrip("\n"), "gitdir")
+        return gitdir.is_file() and Path(gitdir.read_text().strip()).resolve() == (self.work_tree / ".git").resolve()
+
+    def _clear_leftovers(self) -> None:
+        """Undo what a git that was killed here had begun. Nobody else is at work: the caller holds the run's lock."""
+        folder = Path(self.git("rev-parse", "--absolute-git-dir"))
+        for lock in ("index.lock", "HEAD.lock"):
+            (folder / lock).unlink(missing_ok=True)
+        begun = {
+            "rebase-merge": "rebase",
+            "rebase-apply": "rebase",
+            "MERGE_HEAD": "merge",
+            "CHERRY_PICK_HEAD": "cherry-pick",
+        }
+        for mark, command in begun.items():
+            if (folder / mark).exists():
+                self.git.try_(command, "--abort")
+                shutil.rmtree(folder / mark, ignore_errors=True)  # kept by a rebase too broken to abort
+                if self._known(self.git, f"refs/heads/{self.name}"):
+                    self.git("checkout", "-q", "-f", self.name)
+
+    def _refuse_other_work_trees(self) -> None:
+        """git has a branch checked out once: the main checkout or another run's work tree may have it already."""
+        for block in self.main("worktree", "list", "--porcelain").split("\n\n"):
+            place, *facts = block.splitlines()
+            folder = Path(place.removeprefix("worktree "))
+            if f"branch refs/heads/{self.name}" in facts and folder.resolve() != self.work_tree.resolve():
+                raise InputError(
+                    f"{folder} is on branch {self.name}; give another --branch, or go to the commit there: "
+                    f"git -C {shlex.quote(str(folder))} checkout --detach"
+                )
+
+    def _send_rescues(self) -> None:
+        """What an earlier run had put aside and could not push."""
+        pattern = f"refs/heads/{self.name}-rescue-*"
+        for reference in self.main("for-each-ref", "--format=%(refname)", pattern).splitlines():
+            if self._own_commits(reference):
+                self._refuse_others_in(reference)
+                self.main.try_("push", "-q", "--no-verify", self.remote, f"{reference}:{reference}")
 
     def commit(self, message: str) -> bool:
         """Commit the result files as they are now and push; False when nothing had changed.
@@ -219,16 +288,19 @@ class ResultBranch:
         self.load()
         git = self.git
         paths = self._copy_results()
-        git(
-            "add", "-f", "-A", "--pathspec-from-file=-", "--pathspec-file-nul", feed="\0".join(paths)
-        ) if paths else None
-        staged = git("diff", "--cached", "--name-only", "-z", "--diff-filter=d").split("\0")
-        self._refuse_others([path for path in staged if path], unstage=True)
+        if paths:
+            git("add", "-f", "-A", "--pathspec-from-file=-", "--pathspec-file-nul", feed="\0".join(paths))
+        staged = [path for path in git("diff", "--cached", "--no-renames", "--name-only", "-z").split("\0") if path]
+        try:
+            self._refuse_others(staged)
+        except InputError:
+            git("reset", "-q")
+            raise
         # a run that skips every stage adds lines to its logs, and nothing that is worth a commit
-        changed = any(not is_record(path) for path in git("diff", "--cached", "--name-only", "-z").split("\0") if path)
+        changed = any(not is_record(path) for path in staged)
         if changed:
             git("commit", "-q", "--no-verify", "-m", message)
-        self.push()
+        self._send()
         return changed
 
     def _copy_results(self) -> list[str]:
@@ -238,12 +310,10 @@ class ResultBranch:
         for folder, folders, files in os.walk(root):
             folders[:] = [name for name in folders if not name.startswith(".") and name not in NOT_RESULT_FOLDERS]
             for name in files:
-                path = Path(folder, name)
-                inside = path.relative_to(root).as_posix()
-                if is_result(inside) and path.resolve().is_relative_to(root.resolve()):
-                    with contextlib.suppress(FileNotFoundError):  # it may be replaced at this moment
-                        if self._is_fit(path, inside):
-                            wanted[f"{RESULTS_PATH}/{inside}"] = path.read_bytes()
+                inside = Path(folder, name).relative_to(root).as_posix()
+                content = self._snapshot(inside) if is_result(inside) else None
+                if content is not None:
+                    wanted[f"{RESULTS_PATH}/{inside}"] = content
         evidence = wanted.get(f"{RESULTS_PATH}/{EVIDENCE}")
         if evidence is not None:
             wanted[f"artifacts/{EVIDENCE}"] = evidence
@@ -252,41 +322,80 @@ class ResultBranch:
         for path in gone:
             (self.work_tree / path).unlink(missing_ok=True)
         for path, content in wanted.items():
-            target = self.work_tree / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+            self._put(path, content)
         return [*wanted, *gone]
 
-    def _is_fit(self, path: Path, inside: str) -> bool:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            self.directory.log(f"branch: {inside} has {size / 1e6:.0f} MB and is not committed")
-            return False
-        if SECRET_TEXT.search(path.read_bytes()):
-            self.directory.log(f"branch: {inside} holds what looks like a private key and is not committed")
-            return False
-        return True
+    def _snapshot(self, inside: str) -> bytes | None:
+        """A result file as it is at this moment, read once; None when it is gone or must not leave."""
+        root = self.directory.path.resolve()
+        try:
+            path = (root / inside).resolve()
+            # a link may give a harmless name to a file that is refused under its own
+            if not path.is_relative_to(root) or not is_result(path.relative_to(root).as_posix()) or not path.is_file():
+                return None
+            with open(path, "rb") as file:
+                content = file.read(MAX_FILE_BYTES + 1)
+        except FileNotFoundError:  # it may be replaced at this moment
+            return None
+        except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+            why = f"cannot be read ({error})"
+        else:
+            if len(content) <= MAX_FILE_BYTES and not SECRET_TEXT.search(content):
+                return content
+            large = len(content) > MAX_FILE_BYTES
+            why = f"has more than {MAX_FILE_BYTES / 1e6:.0f} MB" if large else "holds what looks like a private key"
+        self.directory.log(f"branch: {readable(inside)} {why} and is not committed")
+        return None
 
-    def _refuse_others(self, paths: list[str], unstage: bool = False) -> None:
+    def _put(self, path: str, content: bytes) -> None:
+        """Write a file of the work tree, and nothing that a link on the branch may point to."""
+        target = self.work_tree
+        for part in PurePosixPath(path).parent.parts:
+            target /= part
+            if target.is_symlink() or target.is_file():
+                target.unlink()
+        target /= PurePosixPath(path).name
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        target.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+
+    def _refuse_others(self, paths: list[str]) -> None:
         others = [path for path in paths if not may_be_on_branch(path)]
         if others:
-            if unstage:
-                self.git("reset", "-q")
             raise InputError(
-                f"{others[0]} must not be on branch {self.name}: only result files are; remove it in {self.work_tree}"
+                f"{readable(others[0])} must not be changed on branch {self.name}: only result files are; "
+                f"take the change out of {self.work_tree}"
             )
+
+    def _own_commits(self, tip: str) -> list[str]:
+        """The commits of `tip` that neither the remote has nor the code: those that the pipeline made, or a hand here.
+
+        The code is all that the main checkout has ever stood on. Merges bring in what others answer for.
+        """
+        code = self.main.try_("rev-list", "-g", "HEAD").text.split()
+        known = ["--not", self.main("rev-parse", "HEAD"), *dict.fromkeys(code), f"--remotes={self.remote}"]
+        return self.git("rev-list", "--no-merges", "--ignore-missing", tip, *known).split()
+
+    def _refuse_others_in(self, tip: str) -> None:
+        """Raise InputError when a commit of ours up to `tip` holds a file or a text that must not leave."""
+        look = ("diff-tree", "--stdin", "--root", "-r", "-z", "--no-renames", "--no-commit-id", "--name-only")
+        commits = "".join(f"{commit}\n" for commit in self._own_commits(tip))  # git skips a line without its end
+        self._refuse_others([path for path in self.git(*look, feed=commits).split("\0") if path])
+        secret = self.git(*look, "--diff-filter=d", f"-G{SECRET_PATTERN}", feed=commits).split("\0")[0]
+        if secret:
+            raise InputError(f"{readable(secret)} holds what looks like a private key; take it out of {self.work_tree}")
 
     def push(self) -> None:
         """Send our commits. Raises InputError when one of them holds a file that must not leave."""
         self.load()
+        self._send()
+
+    def _send(self) -> None:
         git = self.git
-        code = self.main("rev-parse", "HEAD")
         for attempt in range(PUSH_TRIES):
-            known = [self.tracked] if self._known(git, self.tracked) else []
-            ours = git(
-                "log", "--no-merges", "--format=", "--name-only", "-z", "--diff-filter=d", "HEAD", "--not", code, *known
-            )
-            self._refuse_others([path for path in re.split(r"[\0\n]", ours) if path])
+            self._refuse_others_in("HEAD")
             sent = git.try_("push", "-q", "--no-verify", self.remote, f"HEAD:refs/heads/{self.name}")
             if sent.ok:
                 self._note("rescued" if "-rescue-" in self.name else "pushed")
@@ -297,10 +406,20 @@ class ResultBranch:
             fetched = self._fetch(git)
             if not fetched.ok:
                 return self._wait(fetched.complaint)
-            if not git.try_("rebase", "-q", "--rebase-merges", self.tracked).ok:
-                git.try_("rebase", "--abort")
+            if self._known(git, self.tracked) and not self._go_on_from_tracked(git):
                 self._rescue(git)
         return self._wait("the branch moved again at every try")
+
+    def _go_on_from_tracked(self, git: Git) -> bool:
+        """Put our commits after those that came first; False, and nothing changed, when they conflict."""
+        git("reset", "-q", "--hard")  # lines of logs that were not worth a commit would stop a rebase
+        waiting = git("rev-list", "HEAD", "--not", self.tracked).split()
+        # a rebase would copy commits of the code, and the copies would pass for ours
+        how = "rebase" if set(waiting) <= set(self._own_commits("HEAD")) else "merge"
+        done = git.try_(how, "-q", *(["--no-edit"] if how == "merge" else []), self.tracked)
+        if not done.ok:
+            git.try_(how, "--abort")
+        return done.ok
 
     def _rescue(self, git: Git) -> None:
         """Leave the branch to whoever changed the same lines, and go on under another name."""
@@ -313,7 +432,10 @@ class ResultBranch:
 
     def _wait(self, reason: str) -> None:
         self._note("waiting", reason)
-        self.directory.log(f"branch: the commits wait on this host, {self.name} could not be pushed ({reason})")
+        self.directory.log(
+            f"branch: the commits wait on this host, {self.name} could not be pushed ({reason}); "
+            "the next commit or `python -m result_branch push` sends them"
+        )
 
     def _fetch(self, git: Git) -> Answer:
         answer = git.try_("fetch", "-q", "--no-tags", self.remote, f"+refs/heads/{self.name}:{self.tracked}")
