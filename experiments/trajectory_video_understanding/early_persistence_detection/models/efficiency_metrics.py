@@ -136,14 +136,16 @@ def _timed(run: Callable[[int], Any], setting: Setting, device: torch.device) ->
 def _fastest(run: Callable[[int], Any], batch_sizes: Sequence[int], threads: set[int], device: torch.device) -> Setting:
     """The fastest of all batch sizes and thread counts, after a warm-up.
 
-    After TRIAL_SECONDS further thread counts are given up: the machine is so busy that more threads only wait.
+    After TRIAL_SECONDS a further thread count is tried at the best batch size only, but it is tried: a side that
+    was denied its threads would make the other look fast.
     """
     started, seconds = time.perf_counter(), {}
     _timed(run, Setting(batch_sizes[0], min(threads)), device)
     for count in sorted(threads):
-        for size in batch_sizes:
-            if count > min(threads) and time.perf_counter() - started > TRIAL_SECONDS:
-                break
+        sizes = batch_sizes
+        if seconds and time.perf_counter() - started > TRIAL_SECONDS:
+            sizes = (min(seconds, key=seconds.__getitem__).batch_size,)
+        for size in sizes:
             setting = Setting(size, count)
             seconds[setting] = _timed(run, setting, device)
     return min(seconds, key=seconds.__getitem__)
