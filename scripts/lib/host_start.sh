@@ -20,9 +20,11 @@ main() {
   check_tools
   mkdir -p "$directory" || refuse "$directory cannot be made on the host; give another --remote_dir"
   cd "$directory"
-  make_repository
+  refuse_strangers
+  mkdir -p .git 2>/dev/null || refuse "$PWD on the host is a linked work tree of git; give another --remote_dir"
   exec 8>>.git/early-persistence.lock
   flock -w 120 8 || refuse 'another start is at work on the host; try again in a minute'
+  [ -e .git/HEAD ] || git init -q . # new, or its making was interrupted
   check_remote "$repository"
   if [ -f scripts/lib/host.sh ]; then
     local known
@@ -50,13 +52,10 @@ check_tools() {
   fi
 }
 
-make_repository() { # a new folder becomes one; another's folder is left alone. Two at once do no harm
-  if [ ! -e .git ]; then
-    local other
-    other=$(find . -mindepth 1 -maxdepth 1 ! -name run ! -name data | head -n 1)
-    [ -z "$other" ] || refuse "$PWD on the host holds other files ($other); give another --remote_dir"
-    git init -q .
-  fi
+refuse_strangers() { # looks for .git last: another start may be making the repository meanwhile
+  local other
+  other=$(find . -mindepth 1 -maxdepth 1 ! -name run ! -name data ! -name .git | head -n 1)
+  [ -z "$other" ] || [ -e .git ] || refuse "$PWD on the host holds other files ($other); give another --remote_dir"
 }
 
 check_remote() { # repository
