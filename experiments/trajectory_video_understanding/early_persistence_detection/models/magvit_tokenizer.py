@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ
 
 GRID_SIZE = 8  # tokens along one side of a 64 px frame
+MAX_CODES = 2**15  # a data set's tokens are kept in 16 bits
 TIME_KERNEL = 3  # frames seen by one temporal convolution: the present one and two past ones
 
 Past = tuple[Tensor, ...]  # inputs of one temporal convolution 1, ..., TIME_KERNEL - 1 frames ago: (B, C, H, W) each
@@ -36,6 +37,10 @@ class TokenizerConfig:
     channels: tuple[int, ...] = (24, 48, 96)  # one stride-2 block each
     levels: tuple[int, ...] = (8, 5, 5, 5)  # values per code dimension: 1000 codes
     decoder_residual_blocks: int = 1  # at the token resolution
+
+    def __post_init__(self) -> None:
+        if math.prod(self.levels) > MAX_CODES:
+            raise ValueError(f"levels {self.levels} make {math.prod(self.levels)} codes, more than {MAX_CODES}")
 
 
 class CausalTimeConv(nn.Module):

@@ -91,3 +91,9 @@ def test_latents_do_not_depend_on_the_batch_size(batch_size):
     together, _ = tokenizer.latents(frames)
     apart = torch.cat([tokenizer.latents(part)[0] for part in frames.split(batch_size)])
     assert torch.equal(together, apart)
+
+
+def test_more_codes_than_are_stored_are_refused():
+    TokenizerConfig(levels=(8, 8, 8, 8, 8))  # 2 ** 15, the most
+    with pytest.raises(ValueError, match="more than 32768"):
+        TokenizerConfig(levels=(9, 8, 8, 8, 8))
