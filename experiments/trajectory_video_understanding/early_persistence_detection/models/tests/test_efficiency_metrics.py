@@ -1,5 +1,7 @@
 """Counted FLOPs are those of the stream that really ran; the benchmark times both sides on the same clips."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from early_persistence_detection.models.early_persistence_classifier import (
     frames_to_input,
 )
 from early_persistence_detection.models.efficiency_metrics import (
+    _fastest,
     count_flops,
     flops_full_clip,
     flops_of_step,
@@ -140,3 +143,18 @@ def test_the_benchmark_warms_up_and_alternates(model):
         *one_stream,
     ] * 3
     assert len(timing.full_seconds) == len(timing.gated_seconds) == 3
+
+
+def test_one_slow_spell_does_not_choose_the_setting():
+    """The better batch size is slow in the warm-up and the first trial only."""
+    calls = {4: 0, 8: 0}
+
+    def run(batch_size: int) -> None:
+        calls[batch_size] += 1
+        time.sleep(0.08 if batch_size == 8 or calls[4] <= 2 else 0.01)
+
+    threads = torch.get_num_threads()
+    try:
+        assert _fastest(run, (4, 8), {1}, CPU).batch_size == 4
+    finally:
+        torch.set_num_threads(threads)
