@@ -60,7 +60,9 @@ def read_efficiency(path: Path) -> dict[str, Any]:
             raise InputError(f"{path}: {name} is no list of {value[length]} numbers; make it again with {PRODUCED_BY}")
         for item in items:
             require_finite(item, path, name)
-    require_finite(value.get("confidence_threshold"), path, "confidence_threshold")
+    if "rule_in_words" not in value:
+        require_finite(value.get("confidence_threshold"), path, "confidence_threshold")
+        value["rule_in_words"] = f"confidence {value['confidence_threshold']}"
     if not set(value["labels"]) <= {0, 1}:
         raise InputError(f"{path}: labels hold other numbers than 0 and 1; make it again with {PRODUCED_BY}")
     for name in ("value", "full_ms_per_clip", "gated_ms_per_clip"):
@@ -175,8 +177,7 @@ def markdown(value: dict[str, Any], found: dict[str, Any]) -> str:
     lines = [
         "# Efficiency",
         "",
-        f"{value['num_clips']} test clips of {value['num_frames']} frames, decided at confidence "
-        f"{value['confidence_threshold']}.",
+        f"{value['num_clips']} test clips of {value['num_frames']} frames, decided at {value['rule_in_words']}.",
         "",
         f"| tracks | clips | mean decision frame | median | 90 % decided by | stopped by frame "
         f"{value['early_stop_frame']} |",

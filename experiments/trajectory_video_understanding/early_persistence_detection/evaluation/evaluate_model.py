@@ -45,12 +45,14 @@ from early_persistence_detection.models.attention_visualization import (
     faithfulness_changes,
     object_tokens,
 )
+from early_persistence_detection.models.certification import gaps
 from early_persistence_detection.models.checkpoint import load_model, resolve_device
 from early_persistence_detection.models.compute_gating import (
     Decisions,
     confirm_hits,
     decide,
     decide_at_one_frame,
+    decided_by,
     run_gated_stream,
 )
 from early_persistence_detection.models.early_persistence_classifier import (
@@ -65,6 +67,13 @@ from early_persistence_detection.models.efficiency_metrics import (
     measure_speedup,
 )
 from early_persistence_detection.models.prediction import predict
+from early_persistence_detection.models.stopping_rules import (
+    RULE_HELP,
+    RULES,
+    confidence_of,
+    rule_in_words,
+    rule_thresholds,
+)
 
 ALPHAS = (0.5, 0.8, 0.95)
 CURVE_THRESHOLDS = (
@@ -94,8 +103,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--test_data", type=Path, required=True, help="dataset folder; its split test is read")
     parser.add_argument("--output", type=Path, required=True, help="results folder")
     parser.add_argument("--num_samples", type=int, help="clips to evaluate (default all)")
+    parser.add_argument("--rule", choices=RULES, default="threshold", help=RULE_HELP)
     parser.add_argument(
-        "--confidence_threshold", type=float, default=DEFAULT_CONFIDENCE_THRESHOLD, help="when to stop (default 0.95)"
+        "--confidence_threshold", type=float, help=f"of --rule threshold (default {DEFAULT_CONFIDENCE_THRESHOLD})"
+    )
+    parser.add_argument(
+        "--decide_by", type=int, help="decide every clip at this frame at the latest (default the last)"
     )
     parser.add_argument("--early_stop_frame", type=int, default=4, help="a stop by this frame is early (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="seed of intervals and random tokens (default 0)")
@@ -105,8 +118,7 @@ def parse_args() -> argparse.Namespace:
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise InputError for values out of range, before anything is computed."""
-    if not 0.5 < arguments.confidence_threshold <= 1:
-        raise InputError(f"--confidence_threshold must lie in (0.5, 1], not {arguments.confidence_threshold}")
+    arguments.confidence_threshold = confidence_of(arguments.rule, arguments.confidence_threshold)
     if arguments.early_stop_frame < 1:
         raise InputError(f"--early_stop_frame must be at least 1, not {arguments.early_stop_frame}")
     if arguments.seed < 0:
@@ -123,7 +135,7 @@ class Judged:
     visible: np.ndarray  # bool (n, T)
     probabilities: np.ndarray  # float64 (n, T)
     bayes_posterior: np.ndarray | None  # float64 (n, T); None on real video
-    threshold: float
+    threshold: float | np.ndarray  # of the rule that is judged, as `decide` takes it
     early_stop_frame: int
     seed: int
 
@@ -135,6 +147,11 @@ class Judged:
     def interval(self, metric: Callable[..., metrics.Interval], *arguments: Any) -> dict[str, float]:
         """A metric with this evaluation's seed, for JSON."""
         return metric(*arguments, seed=self.seed).as_dict()
+
+    def cost(self, rule: Decisions, alpha: float) -> np.ndarray:
+        """`metrics.cost_per_clip` of a rule's decisions, (n,)."""
+        right = metrics.is_right(rule.decision, self.labels)
+        return metrics.cost_per_clip(right, rule.decision_frame, self.num_frames, alpha)
 
     def by_age(self, value: Callable[[int], Any]) -> dict[str, Any]:
         """`value(age)` for every age, keyed as JSON keys are."""
@@ -157,28 +174,23 @@ def accuracy_by_age(judged: Judged, probabilities: np.ndarray) -> dict[str, Any]
     return judged.by_age(lambda age: judged.interval(metrics.accuracy, right[:, age - 1]))
 
 
-def optimal_decisions(judged: Judged, preset: str) -> dict[float, Decisions]:
-    """What the optimal rule decides on the Bayes posterior, for every alpha."""
-    result = {}
-    for alpha in ALPHAS:
-        rule = OptimalRule(get_preset(preset), alpha, judged.num_frames)
-        decision, decision_frame = rule.decide(judged.bayes_posterior, judged.visible)
-        result[alpha] = Decisions(decision.astype(np.int64), decision_frame, decision.astype(np.float64))
-    return result
+def optimal_decisions(judged: Judged, preset: str, alpha: float) -> Decisions:
+    """What the optimal rule decides on the Bayes posterior."""
+    rule = OptimalRule(get_preset(preset), alpha, judged.num_frames)
+    decision, decision_frame = rule.decide(judged.bayes_posterior, judged.visible)
+    return Decisions(decision.astype(np.int64), decision_frame, decision.astype(np.float64))
 
 
 def judge_model(judged: Judged, decisions: Decisions, optimal: dict[float, Decisions] | None) -> dict[str, Any]:
     """Every metric that follows from p and the labels; those that need the Bayes posterior are None without it."""
     labels, num_frames, p = judged.labels, judged.num_frames, judged.probabilities
-
-    def cost(rule: Decisions, alpha: float) -> np.ndarray:
-        return metrics.cost_per_clip(metrics.is_right(rule.decision, labels), rule.decision_frame, num_frames, alpha)
-
     right, frame = metrics.is_right(decisions.decision, labels), decisions.decision_frame
     regret = bayes_gap = None
     if optimal is not None:
         regret = {
-            str(alpha): judged.interval(metrics.regret, cost(decisions, alpha), cost(optimal[alpha], alpha))
+            str(alpha): judged.interval(
+                metrics.regret, judged.cost(decisions, alpha), judged.cost(optimal[alpha], alpha)
+            )
             for alpha in ALPHAS
         }
         bayes_gap = judged.by_age(
@@ -192,7 +204,7 @@ def judge_model(judged: Judged, decisions: Decisions, optimal: dict[float, Decis
         "frames_saved_fraction": judged.interval(metrics.frames_saved_fraction, frame, num_frames),
         "harmonic_mean": judged.interval(metrics.harmonic_mean, right, frame, num_frames),
         "average_cost": {
-            str(alpha): judged.interval(metrics.bootstrap_mean, cost(decisions, alpha)) for alpha in ALPHAS
+            str(alpha): judged.interval(metrics.bootstrap_mean, judged.cost(decisions, alpha)) for alpha in ALPHAS
         },
         "regret": regret,
         "accuracy_at_age": accuracy_by_age(judged, p),
@@ -201,6 +213,59 @@ def judge_model(judged: Judged, decisions: Decisions, optimal: dict[float, Decis
             lambda age: metrics.expected_calibration_error(p[:, age - 1], labels)
         ),
         "brier_score": judged.by_age(lambda age: metrics.brier_score(p[:, age - 1], labels)),
+    }
+
+
+def judge_per_age(judged: Judged, model: EarlyPersistenceClassifier, preset: str) -> dict[str, Any] | None:
+    """The model's rule per age at the alpha it was fitted for; None where calibrate.py has not fitted one.
+
+    Its regret is against the optimal rule on the Bayes posterior, so model and rule together; None without it.
+    """
+    if model.per_age_rule is None:
+        return None
+    thresholds, alpha = model.per_age_rule
+    decisions = decide(judged.probabilities, thresholds)
+    cost = judged.cost(decisions, alpha)
+    regret = None
+    if judged.bayes_posterior is not None:
+        optimal = judged.cost(optimal_decisions(judged, preset, alpha), alpha)
+        regret = judged.interval(metrics.regret, cost, optimal)
+    return {
+        "alpha": alpha,
+        **judge_decisions(judged, decisions),
+        "average_cost": judged.interval(metrics.bootstrap_mean, cost),
+        "regret": regret,
+    }
+
+
+MIN_PREFIX_CLIPS = 200  # stopped by an age, for its share of gaps to be looked at
+
+
+def judge_certified(judged: Judged, model: EarlyPersistenceClassifier) -> dict[str, Any] | None:
+    """The model's certificate, and whether the test clips bear it out; None where calibrate.py made none.
+
+    A gap is an answer that is wrong where the whole clip is answered right. `gap_by_age` is the share of gaps among the
+    clips stopped by each age, where these are MIN_PREFIX_CLIPS or more.
+    """
+    if model.certificate is None:
+        return None
+    decisions = decide(judged.probabilities, np.array(model.certificate.thresholds))
+    frame = decisions.decision_frame
+    gap = gaps(judged.probabilities, judged.labels)[np.arange(len(frame)), frame - 1].astype(float)
+    gap_by_age = {}
+    for age in range(1, judged.num_frames + 1):
+        stopped = frame <= age
+        if stopped.sum() >= MIN_PREFIX_CLIPS and (frame == age).any():
+            gap_by_age[str(age)] = {
+                "num_clips": int(stopped.sum()),
+                "gap": judged.interval(metrics.bootstrap_mean, gap[stopped]),
+            }
+    return {
+        "certificate": model.certificate.as_dict(),
+        "in_words": model.certificate.describe(),
+        **judge_decisions(judged, decisions),
+        "gap": judged.interval(metrics.bootstrap_mean, gap),
+        "gap_by_age": gap_by_age,
     }
 
 
@@ -293,7 +358,6 @@ def judge_efficiency(
         "num_clips": len(split),
         "num_frames": judged.num_frames,
         "early_stop_frame": judged.early_stop_frame,
-        "confidence_threshold": judged.threshold,
         "labels": judged.labels.tolist(),
         "decisions": decisions.decision.tolist(),
         "decision_frames": decisions.decision_frame.tolist(),
@@ -342,12 +406,20 @@ def evaluate(
     """Judge `model` on `split`: the files to write, by name, and one line that sums them up."""
     bayes = split.metadata["bayes_posterior"].astype(np.float64)
     preset = split.manifest["preset"]
+    threshold = rule_thresholds(model, arguments.model, arguments.rule, arguments.confidence_threshold)
+    in_words = rule_in_words(arguments.rule, arguments.confidence_threshold)
+    if arguments.decide_by is not None:
+        num_frames = model.config.num_frames
+        if not 1 <= arguments.decide_by <= num_frames:
+            raise InputError(f"--decide_by must lie in 1..{num_frames}, not {arguments.decide_by}")
+        threshold = decided_by(threshold, arguments.decide_by, num_frames)
+        in_words += f", by frame {arguments.decide_by}"
     judged = Judged(
         labels=split.metadata["label"].astype(np.int64),
         visible=split.metadata["visible"],
         probabilities=predict(model, split, device),
         bayes_posterior=bayes if np.isfinite(bayes).all() else None,
-        threshold=arguments.confidence_threshold,
+        threshold=threshold,
         early_stop_frame=arguments.early_stop_frame,
         seed=arguments.seed,
     )
@@ -358,7 +430,7 @@ def evaluate(
 
     optimal = bayes_figures = bayes_curve = optimal_points = None
     if judged.bayes_posterior is not None:
-        optimal = optimal_decisions(judged, preset)
+        optimal = {alpha: optimal_decisions(judged, preset, alpha) for alpha in ALPHAS}
         optimal_points = {str(alpha): operating_point(rule, labels) for alpha, rule in optimal.items()}
         bayes_curve = threshold_curve(judged.bayes_posterior, labels)
         bayes_figures = judge_decisions(judged, decide(judged.bayes_posterior, judged.threshold))
@@ -370,16 +442,24 @@ def evaluate(
     rules = other_rules(judged, counted)
     matrix = [[int(np.sum((labels == y) & (decisions.decision == d))) for d in (0, 1)] for y in (0, 1)]
     chosen = judge_decisions(judged, decide(p, model.confidence_threshold))
+    rule = {
+        "rule": arguments.rule,
+        "rule_in_words": in_words,
+        "confidence_threshold": arguments.confidence_threshold,
+        "decide_by": arguments.decide_by,
+    }
 
     report = {
         "num_clips": len(split),
         "num_frames": judged.num_frames,
         "preset": preset,
         "early_stop_frame": judged.early_stop_frame,
-        "confidence_threshold": judged.threshold,
+        **rule,
         "metrics": figures,
         "bayes": bayes_figures,
         "chosen_threshold": {"confidence_threshold": model.confidence_threshold, **chosen},
+        "per_age_rule": judge_per_age(judged, model, preset),
+        "certified_rule": judge_certified(judged, model),
         "curve": with_thresholds(curve),
         "bayes_curve": with_thresholds(bayes_curve) if bayes_curve else None,
         "rules": rules,
@@ -390,19 +470,19 @@ def evaluate(
     plot = EarlinessPlot(
         curve=curve,
         ours=operating_point(decisions, labels),
-        confidence_threshold=judged.threshold,
+        rule=in_words,
         bayes_curve=bayes_curve,
         optimal=optimal_points,
         predecessor=OperatingPoint(**predecessor),
         hit_counting=counted,
     )
-    title = f"{len(split):,} clips, confidence {judged.threshold:g}: accuracy {figures['accuracy']['value']:.4f}"
+    title = f"{len(split):,} clips, {in_words}: accuracy {figures['accuracy']['value']:.4f}"
     files = {
         "confusion_matrix.png": png(confusion_figure(matrix, title)),
         "accuracy_earliness.png": png(earliness_figure(plot)),
         "reliability.png": png(reliability_figure(p, labels)),
         "predictions.csv": predictions_csv(judged, decisions).encode(),
-        "efficiency_metrics.json": as_json("efficiency", efficiency, arguments),
+        "efficiency_metrics.json": as_json("efficiency", rule | efficiency, arguments),
         "evaluation_metrics.json": as_json("evaluate", report, arguments),
     }
     summary = (
@@ -434,6 +514,8 @@ def main() -> None:
         with atomic_open(directory.path / name, "wb") as file:
             file.write(content)
     directory.log(summary)
+    if model.certificate is not None:
+        directory.log(f"Certificate: {model.certificate.describe()}")
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ class EarlinessPlot:
     """Everything that the accuracy-earliness figure shows. Bayes and the optimal rule are None on real video."""
 
     curve: Sequence[OperatingPoint]  # ours, threshold by threshold
-    ours: OperatingPoint  # at the threshold evaluated
-    confidence_threshold: float
+    ours: OperatingPoint  # by the rule evaluated
+    rule: str  # in words
     bayes_curve: Sequence[OperatingPoint] | None
     optimal: dict[str, OperatingPoint] | None  # alpha -> the optimal rule
     predecessor: OperatingPoint
@@ -91,8 +91,7 @@ def earliness_figure(plot: EarlinessPlot) -> Figure:
     if plot.bayes_curve is not None:
         axes.plot(*_place(plot.bayes_curve), "--", color=BAYES, lw=1.6, label="Bayes limit: same rule, exact posterior")
     axes.plot(*_place(plot.curve), color=OURS, lw=2.6, label="this model, threshold by threshold")
-    threshold = f"{plot.confidence_threshold:g}"
-    axes.plot(*_place([plot.ours]), "o", color=OURS, ms=12, mec="white", mew=1.5, zorder=6, label=f"… at {threshold}")
+    axes.plot(*_place([plot.ours]), "o", color=OURS, ms=12, mec="white", mew=1.5, zorder=6, label=f"… at {plot.rule}")
     if plot.optimal is not None:
         points = list(plot.optimal.values())
         axes.plot(

@@ -47,6 +47,7 @@ from early_persistence_detection.models.early_persistence_classifier import (
     DEFAULT_CONFIDENCE_THRESHOLD,
 )
 from early_persistence_detection.models.prediction import predict
+from early_persistence_detection.models.stopping_rules import RULE_HELP, RULES, confidence_of, rule_thresholds
 
 OVERVIEW_SAMPLES = 6
 OVERVIEW_MAX_FRAMES = 6  # a clip that is watched longer would shrink the others
@@ -60,8 +61,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--num_samples", type=int, default=20, help="pictures to draw (default 20)")
     parser.add_argument("--max_clips", type=int, default=2000, help="clips that are analysed (default 2000)")
+    parser.add_argument("--rule", choices=RULES, default="threshold", help=RULE_HELP)
     parser.add_argument(
-        "--confidence_threshold", type=float, default=DEFAULT_CONFIDENCE_THRESHOLD, help="when to stop (default 0.95)"
+        "--confidence_threshold", type=float, help=f"of --rule threshold (default {DEFAULT_CONFIDENCE_THRESHOLD})"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random tokens and intervals (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
@@ -69,8 +71,7 @@ def parse_args() -> argparse.Namespace:
     for name in ("num_samples", "max_clips"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name} must be at least 1, not {getattr(arguments, name)}")
-    if not 0.5 < arguments.confidence_threshold <= 1:
-        parser.error(f"--confidence_threshold must lie in (0.5, 1], not {arguments.confidence_threshold}")
+    arguments.confidence_threshold = confidence_of(arguments.rule, arguments.confidence_threshold)
     return arguments
 
 
@@ -120,7 +121,8 @@ def main() -> None:
     split = load_split(arguments.data, "test").limit(arguments.max_clips)
     labels = split.metadata["label"].astype(np.int64)
     probabilities = predict(model, split, device)
-    decisions = decide(probabilities, arguments.confidence_threshold)
+    threshold = rule_thresholds(model, arguments.model, arguments.rule, arguments.confidence_threshold)
+    decisions = decide(probabilities, threshold)
     attention = attention_at_decision(model, split, decisions.decision_frame, device)
     tokens = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
     ratio = metrics.attention_efficiency_ratio(attention, tokens, decisions.decision_frame, arguments.seed)
@@ -167,6 +169,7 @@ def main() -> None:
             "num_clips": len(split),
             "num_clips_with_both_kinds": len(metrics.attention_columns(attention, tokens, decisions.decision_frame)),
             "num_clips_in_faithfulness": int(np.isfinite(changes[0]).sum()),
+            "rule": arguments.rule,
             "confidence_threshold": arguments.confidence_threshold,
             "attention_efficiency_ratio": None if ratio is None else ratio.as_dict(),
             "attention_faithfulness": None if faithfulness is None else faithfulness.as_dict(),

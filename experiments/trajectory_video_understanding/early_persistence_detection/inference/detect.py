@@ -76,6 +76,7 @@ from early_persistence_detection.inference.finetune import Finetuned, finetune, 
 from early_persistence_detection.inference.streaming import TrackRecord, TrackStream
 from early_persistence_detection.models.checkpoint import load_model, resolve_device, save_model
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
+from early_persistence_detection.models.stopping_rules import RULE_HELP, RULES, rule_in_words, rule_thresholds
 
 DEMO_SCENE = (987_654_321, 2, 0)  # a seed that no data set is made with
 DEMO_FPS = 7.0
@@ -117,7 +118,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--detections", type=Path, help="det.txt; default: find moving objects in the video")
     parser.add_argument("--ground_truth", type=Path, help="gt.txt, to judge the decisions by")
     parser.add_argument("--finetune", action="store_true", help="learn on the first half, decide the second")
-    parser.add_argument("--confidence_threshold", type=float, help="in (0.5, 1] (default: the model's own)")
+    parser.add_argument(
+        "--rule",
+        choices=RULES,
+        default="threshold",
+        help=RULE_HELP,
+    )
+    parser.add_argument(
+        "--confidence_threshold", type=float, help="of --rule threshold, in (0.5, 1] (default: the model's own)"
+    )
     parser.add_argument(
         "--box_scale", type=float, help="video width / width of the detections' picture (default: from seqinfo.ini)"
     )
@@ -133,6 +142,10 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.confidence_threshold is not None and not 0.5 < args.confidence_threshold <= 1:
         parser.error(f"--confidence_threshold must lie in (0.5, 1], not {args.confidence_threshold}")
+    if args.rule != "threshold" and args.confidence_threshold is not None:
+        parser.error(f"--rule {args.rule} has its own thresholds; leave --confidence_threshold out")
+    if args.rule == "certified" and args.finetune:
+        parser.error("--rule certified holds for the model as it was calibrated; leave --finetune out")
     if args.synthetic_demo and (args.detections or args.ground_truth or args.finetune):
         parser.error("--synthetic_demo takes no --detections, --ground_truth or --finetune")
     if args.output.exists() and not args.output.is_dir():
@@ -226,7 +239,7 @@ def _views(observations: list[Observation], crops: list[LiveCrop], records: dict
     return views
 
 
-def summarise(outcome: Outcome, stream: TrackStream) -> dict[str, Any]:
+def summarise(outcome: Outcome, stream: TrackStream, rule: str) -> dict[str, Any]:
     """Counts, decision frames, and the work that stopping early saved."""
     records = list(stream.records.values())
     num_frames = stream.model.config.num_frames
@@ -240,7 +253,8 @@ def summarise(outcome: Outcome, stream: TrackStream) -> dict[str, Any]:
         "frames_stepped": stream.frames_stepped,
         "frames_total": total,
         "frames_saved_fraction": 1 - stream.frames_stepped / total if total else None,
-        "confidence_threshold": stream.threshold,
+        "rule": rule,
+        "confidence_threshold": stream.threshold if rule == "threshold" else None,
         "ms_per_frame": {
             "association": 1000 * outcome.association_seconds / max(stream.num_video_frames, 1),
             "model": 1000 * stream.seconds / max(stream.num_video_frames, 1),
@@ -293,6 +307,12 @@ def teach(
     return taught, {"done": True, **taught.report, "seconds": time.perf_counter() - began}
 
 
+def open_stream(model: EarlyPersistenceClassifier, args: argparse.Namespace, device: torch.device) -> TrackStream:
+    """A stream that decides by --rule. Raises InputError where the model has no such rule."""
+    threshold = rule_thresholds(model, args.model, args.rule, args.confidence_threshold)
+    return TrackStream(model, threshold, device, args.unseen)
+
+
 def main() -> None:
     """Decide the tracks of the video that the command line names."""
     args = parse_args()
@@ -300,8 +320,7 @@ def main() -> None:
     model = load_model(args.model, device)
     source = open_source(args)
     associator = Associator()
-    given = args.confidence_threshold
-    streams = {"zero_shot": TrackStream(model, given or model.confidence_threshold, device, args.unseen)}
+    streams = {"zero_shot": open_stream(model, args, device)}
     start, taught, report = 0, None, None
     with progress(source.frames, source.num_frames, "frames", "frames") as bar:
         frames = iter(bar)
@@ -311,8 +330,7 @@ def main() -> None:
             if taught is None:
                 print(f"not fine-tuned: {report['reason']}")
             else:
-                stream = TrackStream(taught.model, given or taught.threshold, device, args.unseen)
-                streams = {"finetuned": stream, **streams}
+                streams = {"finetuned": open_stream(taught.model, args, device), **streams}
         with AnnotatedVideo(args.output, source.fps, source.num_frames - start) as annotated:
             outcome = judge(frames, start, source.detections, associator, streams, annotated)
             stills = annotated.close()
@@ -329,8 +347,8 @@ def main() -> None:
         "model_is_calibrated": model.is_calibrated,
         "decided_by": name,
         "unseen": args.unseen,
-        **summarise(outcome, shown),
-        "zero_shot": summarise(outcome, streams["zero_shot"]),
+        **summarise(outcome, shown, args.rule),
+        "zero_shot": summarise(outcome, streams["zero_shot"], args.rule),
         "finetune": report,
         "comparison": comparison,
         "annotated_video": {"file": "annotated.mp4", "codec": annotated.codec, "size": list(annotated.size)},
@@ -355,8 +373,9 @@ def print_summary(directory: Path, summary: dict[str, Any]) -> None:
         f"{counts['persistent']} persistent, {counts['transient']} transient, {counts['undecided']} undecided"
     )
     if frame is not None:
+        rule = rule_in_words(summary["rule"], summary["confidence_threshold"])
         print(
-            f"  decided by {summary['decided_by']} at confidence {summary['confidence_threshold']:g}: mean decision "
+            f"  decided by {summary['decided_by']} at {rule}: mean decision "
             f"frame {frame['value']:.2f}, {summary['frames_stepped']} of {summary['frames_total']} track frames "
             f"stepped, {summary['ms_per_frame']['model']:.1f} ms a video frame in the model"
         )

@@ -22,6 +22,7 @@ from scipy.special import expit
 
 from early_persistence_detection.models.attention_visualization import object_tokens
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
+from early_persistence_detection.models.stopping_rules import fit_per_age
 from early_persistence_detection.training.calibrate import choose_threshold, fit_platt
 from early_persistence_detection.training.classifier_training import (
     ClassifierTraining,
@@ -35,7 +36,7 @@ SEGMENTS = {"train": 0.7, "calibration": 0.3}
 SETTINGS = ClassifierTraining(epochs=10, batch_size=16, learning_rate=1e-3)
 MAX_TRAINING_CLIPS = 1000  # bounds the time; of a longer video the latest clips, which are most like what comes
 MIN_CLIPS_PER_CLASS = 5
-ALPHA = 0.95  # as calibrate.py
+ALPHA = 0.95  # above that of calibrate.py: what is fitted here rests on few clips
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,6 @@ class Finetuned:
     """The taught copy and what it was taught on."""
 
     model: EarlyPersistenceClassifier
-    threshold: float
     report: dict[str, Any]
 
 
@@ -99,9 +99,11 @@ def finetune(
     logits = predict_logits(taught.head, taught.tokenizer, encoded["calibration"], device).numpy()
     labels = encoded["calibration"].labels.numpy()
     scale, shift = fit_platt(logits, labels)
-    threshold, _ = choose_threshold(expit(scale * logits + shift), labels, ALPHA)
+    probabilities = expit(scale * logits + shift)
+    threshold, _ = choose_threshold(probabilities, labels, ALPHA)
     tensors = (torch.from_numpy(values).float().to(device) for values in (scale, shift))
     taught.set_calibration(*tensors, threshold)
+    taught.set_per_age_rule(fit_per_age(probabilities, ALPHA), ALPHA)
     taught.eval()
     report = {
         name: {
@@ -111,4 +113,4 @@ def finetune(
         }
         for name, split in splits.items()
     }
-    return Finetuned(taught, threshold, {**report, **dataclasses.asdict(settings), "target": "outlives_clip"})
+    return Finetuned(taught, {**report, **dataclasses.asdict(settings), "target": "outlives_clip"})

@@ -45,11 +45,16 @@ class TrackRecord:
 class TrackStream:
     """Decides tracks while a video runs: `stream.update(frame_index, frame, observations)`, once per frame in order.
 
-    Only tracks born in a frame that was given are judged. `records` maps every one of them to what became of it.
+    Only tracks born in a frame that was given are judged; `threshold` as for `decide`. `records` maps every one of them
+    to what became of it.
     """
 
     def __init__(
-        self, model: EarlyPersistenceClassifier, threshold: float, device: torch.device, unseen: str = "blank"
+        self,
+        model: EarlyPersistenceClassifier,
+        threshold: float | np.ndarray,
+        device: torch.device,
+        unseen: str = "blank",
     ):
         self.model, self.threshold, self.device = model, threshold, device
         self.records: dict[int, TrackRecord] = {}

@@ -11,9 +11,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from run_directory import InputError, atomic_open, require_free_space
 
+from early_persistence_detection.models.certification import Certificate
+from early_persistence_detection.models.compute_gating import check_threshold
 from early_persistence_detection.models.early_persistence_classifier import (
     ClassifierConfig,
     EarlyPersistenceClassifier,
@@ -21,7 +24,7 @@ from early_persistence_detection.models.early_persistence_classifier import (
 from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
 
 MODEL_FORMAT = "early-persistence-model"
-MODEL_FORMAT_VERSION = 1
+MODEL_FORMAT_VERSION = 2  # 2: the stopping rule per age
 MAKE_IT = "train_early_persistence.py"
 MIN_FREE_BYTES = 16 * 2**20  # left for the results of a run beside its checkpoint
 
@@ -59,7 +62,7 @@ def load_torch(path: str | Path, device: torch.device | str = "cpu") -> dict[str
 
 
 def save_model(path: str | Path, model: EarlyPersistenceClassifier) -> None:
-    """Write weights, configuration and calibration, so that `load_model(path)` alone rebuilds the model."""
+    """Write weights, configuration, calibration and certificate: `load_model(path)` alone rebuilds the model."""
     save_torch(
         path,
         {
@@ -67,6 +70,7 @@ def save_model(path: str | Path, model: EarlyPersistenceClassifier) -> None:
             "format_version": MODEL_FORMAT_VERSION,
             "tokenizer": dataclasses.asdict(model.tokenizer.config),
             "classifier": dataclasses.asdict(model.config),
+            "certificate": None if model.certificate is None else model.certificate.as_dict(),
             "weights": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
         },
     )
@@ -91,6 +95,18 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> EarlyPer
     except (KeyError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} does not fit this model ({reason}); make it again with {MAKE_IT}") from None
+    try:
+        check_threshold(model.confidence_threshold, model.config.num_frames)
+        if model.per_age_rule is not None:
+            check_threshold(model.per_age_rule[0], model.config.num_frames)
+    except ValueError:
+        raise InputError(f"{path} holds thresholds outside (0.5, 1]; make it again with {MAKE_IT}") from None
+    if value.get("certificate") is not None:
+        try:
+            model.certificate = Certificate.from_dict(value["certificate"])
+            check_threshold(np.array(model.certificate.thresholds), model.config.num_frames)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise InputError(f"{path} holds no sound certificate; make it again with calibrate.py --eps") from None
     if not all(torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
         raise InputError(f"{path} holds NaN or infinite weights; train again with {MAKE_IT}")
     return model.to(device).eval()

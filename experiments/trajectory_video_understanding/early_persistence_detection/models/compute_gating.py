@@ -1,6 +1,7 @@
 """The stopping rule, its only home: when to decide, what a decision gets downstream, and the stream that obeys it.
 
-Stop at the first age t with max(p_t, 1 - p_t) >= threshold; at the last age at the latest.
+Stop at the first age t with max(p_t, 1 - p_t) >= threshold; at the last age at the latest. The threshold is one for
+all ages, or one per age, or one per side and age (stopping_rules.py fits those).
 
 Legend: n clips, T frames, B tracks in one step. Decision frames count from 1, frame indices from 0.
 """
@@ -21,6 +22,8 @@ from early_persistence_detection.models.early_persistence_classifier import (
     frames_to_input,
 )
 
+NEVER = 2.0  # a threshold that no p reaches; finite, as everything in a checkpoint is
+
 
 class Gate(enum.Enum):
     """What a track gets downstream."""
@@ -39,9 +42,35 @@ class Decisions:
     probability: np.ndarray  # float64 (n,): p at the decision frame
 
 
-def is_confident(probability: np.ndarray, threshold: float | np.ndarray) -> np.ndarray:
-    """Whether max(p, 1 - p) reaches the threshold; element by element."""
-    return np.maximum(probability, 1 - probability) >= threshold
+def check_threshold(threshold: float | np.ndarray, num_frames: int) -> None:
+    """Raise ValueError unless `threshold` is one that `decide` takes for clips of T frames."""
+    value = np.asarray(threshold, np.float64)
+    if value.shape not in ((), (num_frames,), (2, num_frames)):
+        raise ValueError(f"thresholds are {value.shape}, expected one, ({num_frames},) or (2, {num_frames})")
+    allowed = (value > 0.5) & (value <= 1)
+    if value.ndim:
+        allowed = allowed | (value == NEVER)
+    if value.ndim == 2:
+        allowed = allowed | (value == 0.5)
+    if not allowed.all():
+        raise ValueError(f"the confidence threshold must lie in (0.5, 1], not {threshold}")
+
+
+def thresholds_at(probability: np.ndarray, threshold: float | np.ndarray, age: int) -> np.ndarray:
+    """The threshold that each p (n,) of tracks of `age` (from 1) is held against, (n,)."""
+    threshold = np.asarray(threshold, np.float64)
+    at_age = threshold[..., age - 1] if threshold.ndim else threshold
+    return at_age[names_persistent(probability)] if at_age.ndim else np.broadcast_to(at_age, np.shape(probability))
+
+
+def stops(probability: np.ndarray, threshold: float | np.ndarray, age: int, last_frame: int) -> np.ndarray:
+    """Whether tracks of `age` (from 1) with p (n,) stop now: bool (n,). The rule in the stream, one frame at a time.
+
+    The clip's last frame needs no threshold. Takes every form of threshold that `decide` takes.
+    """
+    if age >= last_frame:
+        return np.ones(np.shape(probability), bool)
+    return np.maximum(probability, 1 - probability) >= thresholds_at(probability, threshold, age)
 
 
 def names_persistent(probability: np.ndarray) -> np.ndarray:
@@ -49,9 +78,9 @@ def names_persistent(probability: np.ndarray) -> np.ndarray:
     return (probability >= 0.5).astype(np.int64)
 
 
-def gate(probability: float, age: int, threshold: float, last_frame: int) -> Gate:
-    """What a track of `age` frames (from 1) with P(persistent) = `probability` gets now."""
-    if not is_confident(np.float64(probability), threshold) and age < last_frame:
+def gate(probability: float, age: int, threshold: float | np.ndarray, last_frame: int) -> Gate:
+    """What a track of `age` frames (from 1) with P(persistent) = `probability` gets now; threshold as for `decide`."""
+    if not stops(np.array([probability], np.float64), threshold, age, last_frame)[0]:
         return Gate.WATCH
     return Gate.FULL_BUDGET if names_persistent(np.float64(probability)) else Gate.STOP
 
@@ -59,23 +88,38 @@ def gate(probability: float, age: int, threshold: float, last_frame: int) -> Gat
 def decide(probabilities: np.ndarray, threshold: float | np.ndarray, last_frame: int | None = None) -> Decisions:
     """The stopping rule on whole sequences p (n, T).
 
-    `threshold` in (0.5, 1], one for all ages or one per age (T,); `last_frame` (default T) is where the rule stops at
-    the latest. Raises ValueError on NaN, on a threshold out of range, or a last frame outside 1..T.
+    `threshold` in (0.5, 1]: one for all ages, one per age (T,), or one per side and age (2, T), the transient side
+    (p < 0.5) first. One per age may be NEVER, which no p reaches: the rule does not stop at that age; one per side may
+    also be 0.5, which every p of that side reaches. `last_frame` (default T) is where the rule stops at the latest.
+    Raises ValueError on NaN, on a threshold out of range, or a last frame outside 1..T.
     """
     probabilities = np.asarray(probabilities, np.float64)
     num_frames = probabilities.shape[1]
     last_frame = num_frames if last_frame is None else last_frame
     if not np.isfinite(probabilities).all():
         raise ValueError("p holds NaN or infinity")
-    if np.any(np.asarray(threshold) <= 0.5) or np.any(np.asarray(threshold) > 1):
-        raise ValueError(f"the confidence threshold must lie in (0.5, 1], not {threshold}")
+    check_threshold(threshold, num_frames)
     if not 1 <= last_frame <= num_frames:
         raise ValueError(f"the last frame must lie in 1..{num_frames}, not {last_frame}")
-    stops = is_confident(probabilities, threshold)[:, :last_frame]
-    stops[:, -1] = True
-    index = stops.argmax(axis=1)
+    stop = np.column_stack(
+        [stops(probabilities[:, age - 1], threshold, age, last_frame) for age in range(1, last_frame + 1)]
+    )
+    index = stop.argmax(axis=1)
     probability = probabilities[np.arange(len(probabilities)), index]
     return Decisions(names_persistent(probability), index + 1, probability)
+
+
+def decided_by(threshold: float | np.ndarray, frame: int, num_frames: int) -> np.ndarray:
+    """The same rule, but every clip of T frames is decided at `frame` (from 1) at the latest: thresholds (2, T).
+
+    `threshold` as for `decide`, which gives the same with that last frame. Raises ValueError as `decide`.
+    """
+    check_threshold(threshold, num_frames)
+    if not 1 <= frame <= num_frames:
+        raise ValueError(f"the last frame must lie in 1..{num_frames}, not {frame}")
+    per_side = np.broadcast_to(np.asarray(threshold, np.float64), (2, num_frames)).copy()
+    per_side[:, frame - 1 :] = 0.5
+    return per_side
 
 
 def decide_at_one_frame(probabilities: np.ndarray, threshold: float, frame: int) -> Decisions:
@@ -155,7 +199,7 @@ def run_gated_stream(
     model: EarlyPersistenceClassifier,
     frames_at: Callable[[np.ndarray, int], np.ndarray],
     num_clips: int,
-    threshold: float,
+    threshold: float | np.ndarray,
     batch_size: int,
     device: torch.device,
 ) -> GatedResult:
@@ -163,7 +207,7 @@ def run_gated_stream(
 
     `frames_at(clip indices, frame index)` gives pixels uint8 (B, 64, 64, 3); a frame past a track's decision is never
     asked for. Tracks are stepped in batches of one age, about `batch_size` each: those that stay undecided wait for
-    others of their age, so the batches stay full to the end.
+    others of their age, so the batches stay full to the end. `threshold` as for `decide`.
     """
     num_frames = model.config.num_frames
     probability, decision_frame = np.full(num_clips, np.nan), np.zeros(num_clips, np.int64)
@@ -182,11 +226,11 @@ def run_gated_stream(
         p, state = model.step(frames_to_input(frames_at(cohort.indices, age), device), cohort.state)
         p = p.double().cpu().numpy()
         steps_at_age[age] += len(p)
-        stops = is_confident(p, threshold) | (age + 1 == num_frames)
-        probability[cohort.indices[stops]], decision_frame[cohort.indices[stops]] = p[stops], age + 1
-        live = np.flatnonzero(~stops)
+        stop = stops(p, threshold, age + 1, num_frames)
+        probability[cohort.indices[stop]], decision_frame[cohort.indices[stop]] = p[stop], age + 1
+        live = np.flatnonzero(~stop)
         if len(live):
-            if stops.any():  # else the copy that `select` makes would buy nothing
+            if stop.any():  # else the copy that `select` makes would buy nothing
                 state = state.select(torch.from_numpy(live).to(device))
             waiting.setdefault(age + 1, []).append(_Cohort(cohort.indices[live], state))
     decisions = Decisions(names_persistent(probability), decision_frame, probability)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from early_persistence_detection.models.magvit_tokenizer import GRID_SIZE, Cache, MagvitTokenizer, TokenizerConfig
+
+if TYPE_CHECKING:
+    from early_persistence_detection.models.certification import Certificate
 
 DEFAULT_CONFIDENCE_THRESHOLD = 0.95
 
@@ -190,6 +194,11 @@ class EarlyPersistenceClassifier(nn.Module):
         self.register_buffer("calibration_shift", torch.zeros(config.num_frames))
         self.register_buffer("threshold", torch.tensor(DEFAULT_CONFIDENCE_THRESHOLD, dtype=torch.float64))
         self.register_buffer("calibrated", torch.tensor(False))
+        # of the cheapest rule per side and age, fitted by calibrate.py; alpha 0 says that it was not
+        self.register_buffer("per_age", torch.ones(2, config.num_frames, dtype=torch.float64))
+        self.register_buffer("per_age_alpha", torch.tensor(0.0, dtype=torch.float64))
+        # what calibrate.py could promise of this very p; None where it was not asked to
+        self.certificate: Certificate | None = None
 
     @property
     def confidence_threshold(self) -> float:
@@ -202,11 +211,27 @@ class EarlyPersistenceClassifier(nn.Module):
         return bool(self.calibrated)
 
     def set_calibration(self, scale: Tensor, shift: Tensor, threshold: float) -> None:
-        """Store Platt scaling per age, (T,) each, and the confidence threshold in (0.5, 1]."""
+        """Store Platt scaling per age, (T,) each, and the confidence threshold in (0.5, 1].
+
+        The rule per age and the certificate are forgotten: they are of other probabilities.
+        """
         self.calibration_scale.copy_(scale)
         self.calibration_shift.copy_(shift)
         self.threshold.fill_(threshold)
         self.calibrated.fill_(True)
+        self.per_age_alpha.fill_(0.0)
+        self.certificate = None
+
+    @property
+    def per_age_rule(self) -> tuple[np.ndarray, float] | None:
+        """Thresholds (2, T) of `fit_per_age` and the alpha they are cheapest for; None before calibrate.py."""
+        alpha = float(self.per_age_alpha)
+        return (self.per_age.cpu().numpy(), alpha) if alpha > 0 else None
+
+    def set_per_age_rule(self, thresholds: np.ndarray, alpha: float) -> None:
+        """Store thresholds (2, T) of `fit_per_age`, and the alpha in (0, 1) they were fitted for."""
+        self.per_age.copy_(torch.from_numpy(thresholds))
+        self.per_age_alpha.fill_(alpha)
 
     def probability(self, logits: Tensor, age_index: Tensor) -> Tensor:
         """Calibrated P(persistent) of logits (B, T) or (B,) at ages `age_index` (from 0), (T,) or (B,)."""

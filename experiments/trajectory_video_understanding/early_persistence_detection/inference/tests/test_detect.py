@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 from early_persistence_detection.inference import detect
-from early_persistence_detection.models.checkpoint import load_model
+from early_persistence_detection.models.checkpoint import load_model, save_model
+from early_persistence_detection.models.compute_gating import NEVER
 from persistence_augmented_dataset.mot import read_detections
 from run_directory import run_cli
 
@@ -181,6 +182,8 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_is_written(files, tm
         ("--output", "out"),
         ("--synthetic_demo", "--finetune", "--output", "out"),
         ("--synthetic_demo", "--confidence_threshold", "0.5", "--output", "out"),
+        ("--synthetic_demo", "--rule", "per_age", "--confidence_threshold", "0.9", "--output", "out"),
+        ("--synthetic_demo", "--rule", "dice", "--output", "out"),
     ],
 )
 def test_wrong_arguments_exit_with_2(files, arguments):
@@ -217,3 +220,21 @@ def test_script_runs_by_its_path(files, tmp_path):
     assert result.returncode == 2
     assert result.stderr == "error: none.avi does not exist; give a video file or a folder of images\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_rule_per_age_decides_and_a_model_without_one_is_refused(files, tmp_path):
+    arguments = ("--synthetic_demo", "--rule", "per_age", "--device", "cpu")
+    refused = run("--model", files["model.pt"], *arguments, "--output", tmp_path / "refused")
+    assert refused.returncode == 2 and "has no rule per age" in refused.stderr and refused.stderr.count("\n") == 1
+
+    model = load_model(files["model.pt"])
+    thresholds = np.full((2, 16), NEVER)
+    thresholds[:, 2] = 0.5  # everything is decided at age 3, and nothing before
+    model.set_per_age_rule(thresholds, 0.8)
+    save_model(tmp_path / "model.pt", model)
+    result = run("--model", tmp_path / "model.pt", *arguments, "--output", tmp_path / "out")
+    assert result.returncode == 0, result.stderr
+    assert "at the thresholds per age" in result.stdout
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["rule"] == "per_age" and summary["confidence_threshold"] is None
+    assert summary["mean_decision_frame"]["value"] == 3

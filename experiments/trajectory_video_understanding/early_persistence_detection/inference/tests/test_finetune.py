@@ -7,6 +7,7 @@ import pytest
 import torch
 from early_persistence_detection.inference.finetune import balanced, finetune, make_splits
 from early_persistence_detection.models.early_persistence_classifier import frames_to_input
+from early_persistence_detection.training.calibrate import THRESHOLDS
 from early_persistence_detection.training.classifier_training import ClassifierTraining
 from persistence_augmented_dataset.association import Associator
 from persistence_augmented_dataset.make_clips import Detections, follow_tracks
@@ -54,7 +55,8 @@ def test_the_given_model_and_the_tokenizer_stay_and_the_copy_learns_to_count_hit
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
     for name, tensor in taught.model.tokenizer.state_dict().items():
         torch.testing.assert_close(tensor, model.tokenizer.state_dict()[name], rtol=0, atol=0)
-    assert taught.model.is_calibrated and taught.model.confidence_threshold == taught.threshold
+    assert taught.model.is_calibrated and taught.model.confidence_threshold in THRESHOLDS
+    assert taught.model.per_age_rule is not None and model.per_age_rule is None
     split = splits["calibration"]
     with torch.inference_mode():
         p = taught.model(frames_to_input(split.clips(np.arange(len(split))))).numpy()

@@ -4,9 +4,11 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from early_persistence_detection.models.checkpoint import load_model, resolve_device, save_model, save_torch
+from early_persistence_detection.models.compute_gating import NEVER
 from early_persistence_detection.models.early_persistence_classifier import (
     ClassifierConfig,
     EarlyPersistenceClassifier,
@@ -24,7 +26,16 @@ def model() -> EarlyPersistenceClassifier:
 
 def test_round_trip_keeps_configuration_weights_and_calibration(model, tmp_path):
     model.set_calibration(torch.full((16,), 1.25), torch.full((16,), -0.5), 0.97)
+    assert model.per_age_rule is None
+    thresholds = np.linspace(0.6, 0.99, 32).reshape(2, 16)
+    thresholds[0, 3] = NEVER
+    model.set_per_age_rule(thresholds, 0.8)
     save_model(tmp_path / "model.pt", model)
+    again = load_model(tmp_path / "model.pt")
+    np.testing.assert_array_equal(again.per_age_rule[0], thresholds)
+    assert again.per_age_rule[1] == 0.8
+    again.set_calibration(torch.ones(16), torch.zeros(16), 0.97)
+    assert again.per_age_rule is None  # it belongs to the calibration before
     again = load_model(tmp_path / "model.pt")
     assert again.config == model.config and again.tokenizer.config == model.tokenizer.config
     assert again.confidence_threshold == 0.97 and again.is_calibrated and not again.training
@@ -59,8 +70,13 @@ def test_bad_files_are_refused_in_one_line(model, tmp_path, monkeypatch):
     poisoned = dict(value["weights"])
     poisoned["head.position"] = poisoned["head.position"] * float("nan")
     save_torch("nan.pt", value | {"weights": poisoned})
+    confident = {"threshold": torch.tensor(7.0, dtype=torch.float64)}
+    save_torch("confident.pt", value | {"weights": value["weights"] | confident})
+    by_age = {"per_age": -torch.ones(2, 16, dtype=torch.float64), "per_age_alpha": torch.tensor(0.8).double()}
+    save_torch("by_age.pt", value | {"weights": value["weights"] | by_age})
     names = (  # noqa: SIM905
-        "missing truncated empty text short folder tensor other malicious archive future unfitting unknown nan"
+        "missing truncated empty text short folder tensor other malicious archive future unfitting unknown nan "
+        "confident by_age"
     ).split()
     for name in names:
         with pytest.raises(InputError) as caught:

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 from early_persistence_detection.models.compute_gating import (
+    NEVER,
     Gate,
     confirm_hits,
     decide,
     decide_at_one_frame,
+    decided_by,
     gate,
     run_gated_stream,
 )
@@ -63,6 +65,23 @@ def slow_decide(sequence: list[float], threshold: list[float], last_frame: int) 
         if max(p, 1 - p) >= threshold[age - 1] or age == last_frame:
             return (1 if p >= 0.5 else 0), age, p
     raise AssertionError("a rule always ends")
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), probabilities=SEQUENCES)
+def test_thresholds_decided_by_a_frame_are_the_rule_with_that_last_frame(data, probabilities):
+    num_frames = probabilities.shape[1]
+    threshold = data.draw(st.one_of(THRESHOLDS, arrays(np.float64, num_frames, elements=THRESHOLDS)))
+    frame = data.draw(st.integers(1, num_frames))
+    forced, expected = (
+        decide(probabilities, decided_by(threshold, frame, num_frames)),
+        decide(probabilities, threshold, frame),
+    )
+    np.testing.assert_array_equal(forced.decision, expected.decision)
+    np.testing.assert_array_equal(forced.decision_frame, expected.decision_frame)
+    for wrong in (0, num_frames + 1):
+        with pytest.raises(ValueError, match="last frame"):
+            decided_by(threshold, wrong, num_frames)
 
 
 @settings(max_examples=150, deadline=None)
@@ -250,6 +269,24 @@ def test_any_threshold_and_batch_size_streams_as_the_batch_decides(model, thresh
     expected = decide(p, threshold)
     np.testing.assert_array_equal(result.decisions.decision[~close], expected.decision[~close])
     np.testing.assert_array_equal(result.decisions.decision_frame[~close], expected.decision_frame[~close])
+
+
+def test_thresholds_per_side_and_age_stream_as_the_batch_decides(model):
+    pixels, random = random_pixels(40, seed=3), np.random.default_rng(4)
+    with torch.inference_mode():
+        p = model(frames_to_input(pixels)).double().numpy()
+    for seen in range(1, 5):
+        # far from every p, and different at each age: an age or a side mistaken for another shows
+        threshold = np.where(random.random((2, NUM_FRAMES)) < 0.5, NEVER, random.uniform(0.5, 1, (2, NUM_FRAMES)))
+        threshold[:, :seen] = NEVER
+        result = run_gated_stream(model, Frames(pixels), len(pixels), threshold, 7, CPU)
+        expected = decide(p, threshold)
+        at_age = np.where(p < 0.5, threshold[0], threshold[1])
+        close = np.abs(np.maximum(p, 1 - p) - at_age).min(axis=1) < ROUNDING  # these may turn either way
+        np.testing.assert_array_equal(result.decisions.decision_frame[~close], expected.decision_frame[~close])
+        np.testing.assert_array_equal(result.decisions.decision[~close], expected.decision[~close])
+        assert (~close).sum() > 30 and result.decisions.decision_frame.min() > seen
+        assert len(np.unique(expected.decision_frame)) > 1
 
 
 def test_a_certain_threshold_runs_every_clip_to_its_end(model):

@@ -1,0 +1,225 @@
+"""The certified rule from calibrate.py through the checkpoint to evaluation, report and detection."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from early_persistence_detection.evaluation import evaluate_model, generate_report, visualize_attention
+from early_persistence_detection.evaluation.evaluate_model import Judged, judge_certified
+from early_persistence_detection.inference import detect
+from early_persistence_detection.models.certification import CalibrationClips, Certificate, certify, design_scenes
+from early_persistence_detection.models.checkpoint import load_model, load_torch, save_model, save_torch
+from early_persistence_detection.models.compute_gating import NEVER, decide
+from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
+from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.prediction import predict, predict_uncalibrated_logits
+from early_persistence_detection.models.stopping_rules import rule_thresholds
+from early_persistence_detection.training import calibrate
+from persistence_augmented_dataset import generate_dataset
+from persistence_augmented_dataset.bayes import get_preset, posterior, simulate
+from persistence_augmented_dataset.dataset import load_split
+from run_directory import InputError
+
+
+def run(monkeypatch, main, *arguments):
+    monkeypatch.setattr("sys.argv", [main.__module__, *map(str, arguments)])
+    main()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A dataset, and an untrained model whose p differs from clip to clip."""
+    folder = tmp_path_factory.mktemp("certified")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        sizes = ("--num_clips", 8, "--calibration_clips", 120, "--test_clips", 40)
+        where = ("--output_dir", folder / "data", "--workers", 1)
+        run(monkeypatch, generate_dataset.main, "--preset", "standard", *sizes, "--seed", 3, *where)
+    torch.manual_seed(0)
+    config = ClassifierConfig(width=32, num_heads=4, state_width=24)
+    model = EarlyPersistenceClassifier(TokenizerConfig(channels=(8, 16, 24)), config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    save_model(folder / "final_model.pt", model)
+    return folder
+
+
+def calibrated(made, output, monkeypatch, *arguments):
+    paths = ("--model", made / "final_model.pt", "--data_dir", made / "data", "--output_dir", output)
+    monkeypatch.setattr(calibrate, "MIN_CLIPS_PER_CLASS", 10)
+    run(monkeypatch, calibrate.main, *paths, "--device", "cpu", *arguments)
+    return load_model(output / "calibrated_model.pt")
+
+
+def test_half_of_the_scenes_certify_and_fit_nothing(made, tmp_path, monkeypatch):
+    model = calibrated(made, tmp_path, monkeypatch, "--eps", 0.6, "--delta", 0.2, "--seed", 4)
+    split = load_split(made / "data", "calibration")
+    label, scene = split.metadata["label"], split.metadata["scene_id"]
+    fitting = design_scenes(scene, 0.5, 4)
+    untouched = load_model(made / "final_model.pt")
+    logits = predict_uncalibrated_logits(untouched, split, torch.device("cpu"))
+    scale, shift = calibrate.fit_platt(logits[fitting], label[fitting].astype(float))
+    np.testing.assert_allclose(model.calibration_scale.numpy(), scale, rtol=1e-4)
+    np.testing.assert_allclose(model.calibration_shift.numpy(), shift, rtol=1e-4, atol=1e-5)
+    # what is certified is what the model itself says of these clips
+    clips = CalibrationClips(predict(model, split, torch.device("cpu")), label, scene)
+    expected = certify("conditional", clips.where(fitting), clips.where(~fitting), 0.6, 0.2, seed=4)
+    assert model.certificate.is_certified
+    assert model.certificate == expected
+    assert model.certificate.num_scenes + model.certificate.num_design_scenes == len(np.unique(scene))
+    stored = json.loads((tmp_path / "calibration.json").read_text())
+    assert Certificate.from_dict(stored["certificate"]) == expected
+    assert stored["num_clips"] == fitting.sum()
+
+
+def test_without_eps_every_scene_fits_and_nothing_is_promised(made, tmp_path, monkeypatch):
+    model = calibrated(made, tmp_path, monkeypatch)
+    split = load_split(made / "data", "calibration")
+    logits = predict_uncalibrated_logits(load_model(made / "final_model.pt"), split, torch.device("cpu"))
+    scale, _ = calibrate.fit_platt(logits, split.metadata["label"].astype(float))
+    np.testing.assert_allclose(model.calibration_scale.numpy(), scale, rtol=1e-4)
+    assert model.certificate is None
+    assert json.loads((tmp_path / "calibration.json").read_text())["certificate"] is None
+
+
+def test_too_few_scenes_are_said_and_the_rule_is_refused(made, tmp_path, monkeypatch, capfd):
+    model = calibrated(made, tmp_path, monkeypatch, "--eps", 0.001)
+    assert not model.certificate.is_certified and set(model.certificate.thresholds) == {NEVER}
+    said = " ".join(capfd.readouterr())
+    assert "nothing can be promised" in said and ("more scenes are needed" in said or "raise eps" in said)
+    with pytest.raises(InputError, match=r"calibrated_model\.pt has no certified rule") as caught:
+        rule_thresholds(model, tmp_path / "calibrated_model.pt", "certified")
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluation_and_pictures_decide_by_the_certified_rule(made, tmp_path, monkeypatch):
+    model = calibrated(made, tmp_path, monkeypatch, "--eps", 0.6, "--delta", 0.2)
+    thresholds = np.array(model.certificate.thresholds)
+    test = load_split(made / "data", "test")
+    p, labels = predict(model, test, torch.device("cpu")), test.metadata["label"]
+    decisions = decide(p, thresholds)
+    paths = ("--model", tmp_path / "calibrated_model.pt", "--device", "cpu", "--rule", "certified")
+    run(monkeypatch, evaluate_model.main, *paths, "--test_data", made / "data", "--output", tmp_path)
+    figures = json.loads((tmp_path / "evaluation_metrics.json").read_text())
+    efficiency = json.loads((tmp_path / "efficiency_metrics.json").read_text())
+    for part in (figures["metrics"], figures["certified_rule"]):
+        assert part["accuracy"]["value"] == pytest.approx(np.mean(decisions.decision == labels))
+        assert part["mean_decision_frame"]["value"] == pytest.approx(decisions.decision_frame.mean())
+    assert figures["rule"] == efficiency["rule"] == "certified" and figures["confidence_threshold"] is None
+    assert efficiency["decision_frames"] == decisions.decision_frame.tolist()
+    assert efficiency["stream"]["num_clips_that_differ"] <= 2  # the stream stops by it, too
+    assert "tested on" in figures["certified_rule"]["in_words"]
+
+    run(
+        monkeypatch, visualize_attention.main, *paths, "--data", made / "data", "--output", tmp_path, "--num_samples", 2
+    )
+    analysis = json.loads((tmp_path / "attention_analysis.json").read_text())
+    for sample in analysis["samples"]:
+        assert sample["decision_frame"] == decisions.decision_frame[sample["clip_index"]]
+    for main, data in ((evaluate_model.main, "--test_data"), (visualize_attention.main, "--data")):
+        with pytest.raises(InputError, match="leave --confidence_threshold out"):
+            arguments = (*paths, "--confidence_threshold", 0.9, data, made / "data", "--output", tmp_path)
+            run(monkeypatch, main, *arguments)
+
+
+def test_every_clip_is_decided_by_the_frame_asked_for(made, tmp_path, monkeypatch):
+    calibrated(made, tmp_path, monkeypatch)
+    paths = ("--model", tmp_path / "calibrated_model.pt", "--test_data", made / "data", "--output", tmp_path)
+    run(monkeypatch, evaluate_model.main, *paths, "--device", "cpu", "--decide_by", 3)
+    frames = json.loads((tmp_path / "efficiency_metrics.json").read_text())["decision_frames"]
+    assert max(frames) == 3
+    figures = json.loads((tmp_path / "evaluation_metrics.json").read_text())
+    assert figures["rule_in_words"] == "confidence 0.95, by frame 3"
+    p = predict(load_model(tmp_path / "calibrated_model.pt"), load_split(made / "data", "test"), torch.device("cpu"))
+    assert frames == decide(p, 0.95, 3).decision_frame.tolist()
+    with pytest.raises(InputError, match=r"1\.\.16"):
+        run(monkeypatch, evaluate_model.main, *paths, "--device", "cpu", "--decide_by", 17)
+
+
+def test_evaluation_counts_gaps_among_the_clips_stopped_by_each_age():
+    preset = get_preset("standard")
+    drawn = simulate(preset, 3000, 16, np.random.default_rng(5))
+    p, labels = posterior(drawn.visible, drawn.cue, preset), drawn.label.astype(np.int64)
+    model = EarlyPersistenceClassifier(TokenizerConfig(channels=(8, 8, 16)), ClassifierConfig())
+    judged = Judged(labels, drawn.visible, p, p, 0.95, 4, 0)
+    assert judge_certified(judged, model) is None
+    thresholds = (NEVER, 0.9, *[0.8] * 14)
+    model.certificate = Certificate("conditional", 0.1, 0.1, thresholds, 0.05, 100, 400, 50, "mean", "0" * 64)
+    figures = judge_certified(judged, model)
+    result = decide(p, np.array(thresholds))
+    wrong = (result.decision != labels) & ((p[:, -1] >= 0.5) == labels)
+    assert figures["gap"]["value"] == pytest.approx(wrong.mean())
+    assert "1" not in figures["gap_by_age"]  # nobody stops there
+    for age in (2, 3, 4):
+        stopped = result.decision_frame <= age
+        assert figures["gap_by_age"][str(age)]["num_clips"] == stopped.sum()
+        assert figures["gap_by_age"][str(age)]["gap"]["value"] == pytest.approx(wrong[stopped].mean())
+
+
+def test_the_report_states_the_certificate(tmp_path, monkeypatch):
+    """From a results folder as the stages leave it: the one that the evaluation scripts' tests make."""
+    spec = importlib.util.spec_from_file_location("made", Path(__file__).with_name("test_evaluation_scripts.py"))
+    stages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stages)
+    folder = stages.results(tmp_path / "results")
+    path = folder / "evaluation_metrics.json"
+    certificate = Certificate("conditional", 0.02, 0.1, (NEVER, 0.97, 0.9), 0.0171, 412, 4120, 410, "mean", "ab" * 32)
+    rule = {
+        "certificate": certificate.as_dict(),
+        "in_words": certificate.describe(),
+        "accuracy": stages.interval(0.991),
+        "mean_decision_frame": stages.interval(4.11),
+        "gap_by_age": {"3": {"num_clips": 345, "gap": stages.interval(0.007)}},
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"certified_rule": rule}))
+    run(monkeypatch, generate_report.main, "--results_dir", folder, "--output", folder / "FINAL_REPORT")
+    text = (folder / "FINAL_REPORT.md").read_text()
+    row = next(row for row in text.splitlines() if "certified (conditional" in row)
+    assert "0.02" in row and "confidence 0.9" in row and "4.110" in row
+    assert certificate.describe() in text
+    assert "| 3 | 345 | 0.007 [" in text
+    assert "never, 0.970, 0.900." in text and "ab" * 32 in text
+
+
+def test_detection_decides_by_the_certified_rule(made, tmp_path, monkeypatch):
+    calibrated(made, tmp_path, monkeypatch, "--eps", 0.6, "--delta", 0.2)
+    paths = ("--model", tmp_path / "calibrated_model.pt", "--output", tmp_path / "out", "--device", "cpu")
+    run(monkeypatch, detect.main, *paths, "--synthetic_demo", "--rule", "certified")
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["rule"] == "certified" and summary["confidence_threshold"] is None
+    for wrong in (("--finetune", "--video", "x.avi"), ("--synthetic_demo", "--confidence_threshold", "0.9")):
+        with pytest.raises(SystemExit, match="2"):
+            run(monkeypatch, detect.main, *paths, "--rule", "certified", *wrong)
+    run(monkeypatch, detect.main, *paths, "--synthetic_demo")
+    with pytest.raises(InputError, match="carries no certificate"):
+        bare = ("--model", made / "final_model.pt", "--output", tmp_path / "out", "--device", "cpu")
+        run(monkeypatch, detect.main, *bare, "--synthetic_demo", "--rule", "certified")
+
+
+@pytest.mark.parametrize(
+    "broken", [{"thresholds": [0.9] * 3}, {"thresholds": [0.2] * 16}, {"eps": None, "more": 1}, {"thresholds": None}]
+)
+def test_an_unsound_certificate_in_a_file_is_one_line(made, tmp_path, monkeypatch, broken):
+    calibrated(made, tmp_path, monkeypatch, "--eps", 0.6)
+    value = load_torch(tmp_path / "calibrated_model.pt")
+    save_torch(tmp_path / "broken.pt", value | {"certificate": value["certificate"] | broken})
+    with pytest.raises(InputError, match=r"broken\.pt holds no sound certificate"):
+        load_model(tmp_path / "broken.pt")
+
+
+def test_a_new_calibration_forgets_the_certificate(made, tmp_path, monkeypatch):
+    model = calibrated(made, tmp_path, monkeypatch, "--eps", 0.6)
+    assert model.certificate is not None
+    model.set_calibration(torch.ones(16), torch.zeros(16), 0.9)
+    assert model.certificate is None
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--eps", "0"), ("--eps", "nan"), ("--delta", "1"), ("--promise", "sure"), ("--seed", "-1")]
+)
+def test_bad_flags_are_refused(made, tmp_path, monkeypatch, arguments):
+    with pytest.raises(SystemExit, match="2"):
+        calibrated(made, tmp_path, monkeypatch, *arguments)
