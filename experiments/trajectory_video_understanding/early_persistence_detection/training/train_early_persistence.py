@@ -88,12 +88,13 @@ PROFILES = {
         TokenizerTraining(num_steps=400),
         ClassifierTraining(epochs=5, batch_size=32),
     ),
-    # the study: the same model, trained for longer. 10,000 clips are few for 20 epochs: without mirror images, withheld
-    # tokens and decay of the weights the validation loss rises from the second epoch on
+    # the study: trained for longer, with a vocabulary that tells more shades apart (on data of another seed cue R2
+    # 0.984 instead of 0.974, and a third less loss above the Bayes limit at age 3). 10,000 clips are few for 20 epochs:
+    # without mirror images, withheld tokens and decay of the weights the validation loss rises from the second epoch on
     "full": Profile(
-        TokenizerConfig(channels=(24, 48, 96)),
+        TokenizerConfig(channels=(24, 48, 96), levels=(8, 8, 8, 6, 5)),
         ClassifierConfig(dropout=0.2),
-        TokenizerTraining(num_steps=800),
+        TokenizerTraining(num_steps=2000),
         ClassifierTraining(
             epochs=20,
             batch_size=8,
@@ -131,7 +132,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="epochs of the classifier (full 20, quick 5, smoke 2)")
     parser.add_argument("--batch_size", type=int, help="clips per classifier step (full 8, quick 32, smoke 16)")
     parser.add_argument("--learning_rate", type=float, help="peak learning rate of the classifier")
-    parser.add_argument("--tokenizer_steps", type=int, help="steps of the tokenizer (full 800, quick 400, smoke 30)")
+    parser.add_argument("--width", type=int, help="width of the classifier's tokens, a multiple of 4 (default 64)")
+    parser.add_argument("--state_width", type=int, help="width of its recurrent state (default 96)")
+    parser.add_argument("--dropout", type=float, help="of its readout (full 0.2, else 0.1)")
+    parser.add_argument("--token_dropout", type=float, help="share of tokens withheld in training (full 0.3, else 0)")
+    parser.add_argument("--weight_decay", type=float, help="of the classifier's weights (full 0.3, else 0.01)")
+    parser.add_argument("--tokenizer_steps", type=int, help="steps of the tokenizer (full 2000, quick 400, smoke 30)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
     parser.add_argument("--extractor", choices=EXTRACTORS, default="magvit", help="what turns frames into tokens")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
@@ -142,27 +148,36 @@ def parse_args() -> argparse.Namespace:
         help="go on with a collapsed tokenizer (for trying the plumbing only)",
     )
     arguments = parser.parse_args()
-    for name in ("epochs", "batch_size", "tokenizer_steps"):
+    for name in ("epochs", "batch_size", "tokenizer_steps", "width", "state_width"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
     if arguments.learning_rate is not None and not 0 < arguments.learning_rate < 1:
         parser.error(f"--learning_rate must lie between 0 and 1, not {arguments.learning_rate}")
+    if arguments.width is not None and arguments.width % ClassifierConfig.num_heads:
+        parser.error(f"--width must be a multiple of {ClassifierConfig.num_heads}, not {arguments.width}")
+    for name in ("dropout", "token_dropout"):
+        value = getattr(arguments, name)
+        if value is not None and not 0 <= value < 1:
+            parser.error(f"--{name} must lie in [0, 1), not {value}")
+    if arguments.weight_decay is not None and not 0 <= arguments.weight_decay < 10:
+        parser.error(f"--weight_decay must lie in [0, 10), not {arguments.weight_decay}")
     return arguments
 
 
 def resolve_profile(arguments: argparse.Namespace) -> Profile:
     """The profile with the flags that were given in its place."""
     profile = PROFILES[arguments.profile]
-    given = {
-        name: getattr(arguments, name)
-        for name in ("epochs", "batch_size", "learning_rate")
-        if getattr(arguments, name) is not None
-    }
+
+    def given(*names: str) -> dict[str, Any]:
+        return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+
     tokenizer_given = {} if arguments.tokenizer_steps is None else {"num_steps": arguments.tokenizer_steps}
+    lengths = given("epochs", "batch_size", "learning_rate", "token_dropout", "weight_decay")
     return dataclasses.replace(
         profile,
-        classifier_training=dataclasses.replace(profile.classifier_training, **given),
+        classifier=dataclasses.replace(profile.classifier, **given("width", "state_width", "dropout")),
+        classifier_training=dataclasses.replace(profile.classifier_training, **lengths),
         tokenizer_training=dataclasses.replace(profile.tokenizer_training, **tokenizer_given),
     )
 
