@@ -47,6 +47,10 @@
 #                         there, a rendered scene otherwise); on a host: a file there
 #   --detections FILE     its detections, MOT Challenge text; without them moving objects are found in the video
 #   --ground_truth FILE   its ground truth, MOT Challenge text, to judge the decisions by
+#   --rule NAME           what decides in evaluation, pictures and on the video: threshold, per_age or certified
+#                         (default: threshold, at confidence 0.95; all three are in the report)
+#   --eps E               the share of answers that the certified rule may spoil by stopping early (default: 0.05 with
+#                         --quick, 0.02 with --full, which has the clips to show it)
 #   --extractor NAME      what turns frames into tokens (default: magvit)
 #   --device NAME         auto, cpu, cuda or mps (default: auto)
 #   --seed N              seed of the data and the training (default: 0)
@@ -76,7 +80,7 @@ verb='' local_mode='' dry_run='' asked_profile='' results_dir='' data_dir='' unt
 host='' key='' ssh_config='' accept_new_host_key='' remote_dir='' repository='' branch='' local_results=''
 sync_interval='' heartbeat='' since='' follow=''
 num_clips='' epochs='' batch_size='' video='' detections='' ground_truth=''
-extractor='' preset='' device=auto seed=0
+extractor='' preset='' device=auto seed=0 rule=threshold eps=''
 standard_data='' blind_data='' model='' flags=()
 
 main() {
@@ -125,7 +129,7 @@ run_study() { # every stage, on this machine
 
 name_files() { # a dataset's folder tells what is in it, so another size or seed never meets it
   standard_data=$data_dir/$preset-$train_clips-$calibration_clips-$test_clips-seed$seed
-  blind_data=$data_dir/blind-$blind_train_clips-$calibration_clips-$blind_test_clips-seed$seed
+  blind_data=$data_dir/blind-$blind_train_clips-$blind_test_clips-$blind_test_clips-seed$seed
   model=$results_dir/calibrated_model.pt
 }
 
@@ -142,7 +146,7 @@ generate_standard() {
 }
 
 generate_blind() {
-  generate blind "$blind_data" "$blind_train_clips" "$calibration_clips" "$blind_test_clips"
+  generate blind "$blind_data" "$blind_train_clips" "$blind_test_clips" "$blind_test_clips"
 }
 
 generate() { # preset, folder, clips of the three splits
@@ -168,8 +172,8 @@ calibrate() {
   run_stage calibrate --inputs "$results_dir/final_model.pt" "$standard_data" \
     --outputs "$model" "$results_dir/calibration.json" -- \
     "$python" "$detection/training/calibrate.py" --model "$results_dir/final_model.pt" \
-    --data_dir "$standard_data" --output_dir "$results_dir" --device "$device"
-  stage_done calibrate 'calibration: Platt scaling and stopping threshold'
+    --data_dir "$standard_data" --output_dir "$results_dir" --eps "${eps:-$default_eps}" --seed "$seed" --device "$device"
+  stage_done calibrate 'calibration: Platt scaling and stopping rules'
 }
 
 evaluate() {
@@ -177,7 +181,7 @@ evaluate() {
     --outputs "$results_dir"/{evaluation_metrics.json,efficiency_metrics.json,predictions.csv} \
     "$results_dir"/{confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
     "$python" "$detection/evaluation/evaluate_model.py" --model "$model" --test_data "$standard_data" \
-    --output "$results_dir" --device "$device" --seed "$seed"
+    --output "$results_dir" --rule "$rule" --device "$device" --seed "$seed"
   stage_done evaluate 'eval: MagVIT evaluation metrics'
 }
 
@@ -199,7 +203,7 @@ visualize() {
   local pictures=$results_dir/attention_visualizations
   run_stage visualize --inputs "$model" "$standard_data" --outputs "$pictures" "$pictures"/{overview.png,attention_analysis.json} -- \
     "$python" "$detection/evaluation/visualize_attention.py" --model "$model" --data "$standard_data" \
-    --output "$pictures" --num_samples 20 --device "$device" --seed "$seed"
+    --output "$pictures" --num_samples 20 --rule "$rule" --device "$device" --seed "$seed"
   stage_done visualize 'viz: Attention visualizations (20 samples)'
 }
 
@@ -217,7 +221,8 @@ detect() {
   choose_video
   if [ -n "$video" ]; then
     inputs+=("$video")
-    source=(--video "$video" --finetune)
+    source=(--video "$video")
+    [ "$rule" = certified ] || source+=(--finetune) # a certificate is of the model as it was calibrated
     if [ -n "$detections" ]; then
       inputs+=("$detections")
       source+=(--detections "$detections")
@@ -234,8 +239,8 @@ detect() {
     source=(--synthetic_demo)
   fi
   run_stage detect --inputs "${inputs[@]}" --outputs "$output"/{tracks.txt,decisions.csv,summary.json,annotated.mp4} -- \
-    "$python" "$detection/inference/detect.py" --model "$model" "${source[@]}" --output "$output" --device "$device" \
-    --seed "$seed"
+    "$python" "$detection/inference/detect.py" --model "$model" "${source[@]}" --output "$output" --rule "$rule" \
+    --device "$device" --seed "$seed"
   stage_done detect 'detection: Decisions on a video'
 }
 
@@ -318,6 +323,16 @@ parse_arguments() {
         preset=$2
         shift
         ;;
+      --rule)
+        [[ ${2:-} =~ ^(threshold|per_age|certified)$ ]] || fail "--rule is threshold, per_age or certified, not '${2:-}'"
+        rule=$2
+        shift
+        ;;
+      --eps)
+        [[ ${2:-} =~ ^0?\.[0-9]*[1-9][0-9]*$ ]] || fail "--eps needs a share between 0 and 1, such as 0.02, not '${2:-}'"
+        eps=$2
+        shift
+        ;;
       --extractor | --device | --until | --host | --remote_dir | --repository | --branch)
         [ -n "${2:-}" ] || fail "$1 needs a name"
         printf -v "${1#--}" '%s' "$2"
@@ -364,9 +379,9 @@ check_video_arguments() {
 
 study_flags() { # sets `flags` to what the host's own run of this script gets
   local name
-  flags=(--extractor "$extractor" --preset "$preset" --device "$device" --seed "$seed")
+  flags=(--extractor "$extractor" --preset "$preset" --device "$device" --seed "$seed" --rule "$rule")
   [ -z "$asked_profile" ] || flags+=("--$asked_profile")
-  for name in num_clips epochs batch_size until video detections ground_truth; do
+  for name in num_clips epochs batch_size eps until video detections ground_truth; do
     [ -z "${!name}" ] || flags+=("--$name" "${!name}")
   done
 }

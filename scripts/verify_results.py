@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check that a finished run is whole and good: every line of the verification checklist, one after the other.
 
-    python scripts/verify_results.py --results_dir RESULTS --data_dir data/standard-6000-1000-2000-seed0
+    python scripts/verify_results.py --results_dir RESULTS --data_dir data/standard-6000-2000-2000-seed0
     python scripts/verify_results.py --results_dir RESULTS --figures_only
 
 Reads   RESULTS, and the datasets given with --data_dir (their checksums are computed anew)

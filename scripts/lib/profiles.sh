@@ -1,10 +1,11 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # variables are shared with the scripts that source this
-# The sizes of the study. Model size, steps and epochs go with them in training/train_early_persistence.py,
+# The sizes of the study. Half of the calibration clips calibrate, the other half test the certified rule; default_eps is
+# what so many can show of it. Model size, steps and epochs go with them in training/train_early_persistence.py,
 # which gets --profile. Needs common.sh and `python` from setup.sh.
 
 profile='' profile_reason=''
 train_clips='' calibration_clips='' test_clips='' blind_train_clips='' blind_test_clips=''
-ablation_clips='' ablation_epochs='' blind_epochs=''
+ablation_clips='' ablation_epochs='' blind_epochs='' default_eps=''
 
 choose_profile() { # quick, full or nothing; training clips or nothing. Sets what is above and says why
   case ${1:-} in
@@ -26,17 +27,17 @@ choose_profile() { # quick, full or nothing; training clips or nothing. Sets wha
     smoke)
       train_clips=160 calibration_clips=96 test_clips=128
       blind_train_clips=96 blind_test_clips=96
-      ablation_clips=96 ablation_epochs=1 blind_epochs=1
+      ablation_clips=96 ablation_epochs=1 blind_epochs=1 default_eps=0.05
       ;;
     quick)
-      train_clips=6000 calibration_clips=1000 test_clips=2000
+      train_clips=6000 calibration_clips=2000 test_clips=2000
       blind_train_clips=2000 blind_test_clips=2000
-      ablation_clips=2500 ablation_epochs=3 blind_epochs=3
+      ablation_clips=2500 ablation_epochs=3 blind_epochs=3 default_eps=0.05
       ;;
     full)
-      train_clips=10000 calibration_clips=5000 test_clips=5000
+      train_clips=10000 calibration_clips=10000 test_clips=5000
       blind_train_clips=5000 blind_test_clips=5000
-      ablation_clips=10000 ablation_epochs=8 blind_epochs=6
+      ablation_clips=10000 ablation_epochs=8 blind_epochs=6 default_eps=0.02
       ;;
   esac
   train_clips=${2:-$train_clips}

@@ -64,6 +64,8 @@ def test_help_names_every_flag():
         "--num_clips",
         "--seed",
         "--extractor",
+        "--rule",
+        "--eps",
         "--device",
         "--help",
     ]:
@@ -84,6 +86,9 @@ def test_help_names_every_flag():
         (["--host", "gpu", "--env_file", "no such file"], "no such file"),
         (["--since", "10m"], "--since goes with logs"),
         (["--local", "--preset", "blind"], "blind"),
+        (["--local", "--rule", "dice"], "dice"),
+        (["--local", "--eps", "2"], "2"),
+        (["--local", "--eps", "0.00"], "0.00"),
         (["--local", "--bogus"], "--bogus"),
         (["--local", "extra"], "extra"),
         (["--local", "--epochs"], "--epochs"),
@@ -148,6 +153,12 @@ def test_flags_win_over_the_environment_which_wins_over_the_file(tmp_path: Path)
     assert "ssh environment-host" in shown and "--epochs 4" in shown
     shown = settings_of(tmp_path, text, "--host", "flag-host", "--epochs", "5", PIPELINE_HOST="environment-host").stdout
     assert "ssh flag-host" in shown and "--epochs 5" in shown
+
+
+def test_the_hosts_run_gets_the_rule_and_its_promise(tmp_path: Path):
+    shown = settings_of(tmp_path, "PIPELINE_HOST=x\n", "--rule", "certified", "--eps", "0.03").stdout
+    assert "--rule certified" in shown and "--eps 0.03" in shown
+    assert "--rule threshold" in settings_of(tmp_path, "PIPELINE_HOST=x\n").stdout
 
 
 @pytest.mark.parametrize(
@@ -244,7 +255,7 @@ def test_a_failing_stage_stops_the_run_with_its_reason(tmp_path: Path):
     work = Run(tmp_path)
     work.data.mkdir()
     # another dataset already lies where this one belongs
-    folder = work.data / "standard-6000-1000-2000-seed0"
+    folder = work.data / "standard-6000-2000-2000-seed0"
     (folder / "train").mkdir(parents=True)
     run_ = work.start()
     output, _ = run_.communicate(timeout=60)
