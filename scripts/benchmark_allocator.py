@@ -41,7 +41,7 @@ def main() -> None:
     windows, clips = torch.rand(16, 6, 3, 64, 64), torch.rand(32, 16, 3, 64, 64)
 
     def training_step() -> None:
-        (model.tokenizer(windows)[0] - windows).square().mean().backward()
+        (model.extractor(windows)[0] - windows).square().mean().backward()
 
     def forward_pass() -> None:
         with torch.inference_mode():

@@ -44,7 +44,7 @@ def main() -> None:
     right = {}
     for weight in (0.0, settings.attention_weight):
         trained = dataclasses.replace(settings, attention_weight=weight)
-        answers = fit_fresh_head(model.tokenizer, model.config, splits, trained, arguments.seed, device)
+        answers = fit_fresh_head(model.extractor, model.config, splits, trained, arguments.seed, device)
         decisions = decide(answers.probabilities, CONFIDENCE_THRESHOLD)
         right[weight] = metrics.is_right(decisions.decision, answers.labels).astype(np.float64)
         print(

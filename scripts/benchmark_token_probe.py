@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="final_model.pt or calibrated_model.pt")
     arguments = parser.parse_args()
     device = resolve_device("auto")
-    tokenizer = load_model(arguments.model, device).tokenizer
+    tokenizer = load_model(arguments.model, device, "magvit").extractor
     for preset in ("easy", "standard"):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, generate_dataset.__file__, "--preset", preset, "--num_clips", "1"]

@@ -161,8 +161,12 @@ class ClipSplit:
 
     def where(self, chosen: np.ndarray) -> ClipSplit:
         """The clips where `chosen` (bool (n,)) is true, in order, their pixels still on disk."""
-        metadata = {name: array[chosen] for name, array in self.metadata.items()}
-        return dataclasses.replace(self, rows=self.rows[chosen], metadata=metadata)
+        return self.at(np.flatnonzero(chosen))
+
+    def at(self, indices: np.ndarray) -> ClipSplit:
+        """The clips at `indices` (any order), their pixels still on disk."""
+        metadata = {name: array[indices] for name, array in self.metadata.items()}
+        return dataclasses.replace(self, rows=self.rows[indices], metadata=metadata)
 
     def limit(self, num_samples: int | None) -> ClipSplit:
         """The first `num_samples` clips (all when None)."""

@@ -73,7 +73,7 @@ def main() -> None:
             f"{arguments.data_dir} is of preset {preset!r}; the leak check needs `generate_dataset.py --preset blind`"
         )
     settings = dataclasses.replace(ClassifierTraining(), epochs=arguments.epochs, batch_size=arguments.batch_size)
-    result = fit_fresh_head(model.tokenizer, model.config, splits, settings, arguments.seed, device)
+    result = fit_fresh_head(model.extractor, model.config, splits, settings, arguments.seed, device)
     ages = excess_over_bayes(result.probabilities, result.labels, result.bayes_posterior)
     passed = all(figures["z"] <= MAX_STANDARD_ERRORS for figures in ages.values())
     directory = RunDirectory(arguments.output)

@@ -73,17 +73,17 @@ def main() -> None:
     """Compare as the command line says."""
     arguments = parse_args()
     device = resolve_device(arguments.device)
-    model = load_model(arguments.model, device)
+    model = load_model(arguments.model, device, "magvit")
     splits = {name: load_split(arguments.data_dir, name) for name in ("train", "calibration", "test")}
     splits["train"] = splits["train"].limit(arguments.num_samples)
     torch.manual_seed(arguments.seed)
-    untrained = MagvitTokenizer(model.tokenizer.config).to(device).eval()
+    untrained = MagvitTokenizer(model.extractor.config).to(device).eval()
     settings = dataclasses.replace(ClassifierTraining(), epochs=arguments.epochs, batch_size=arguments.batch_size)
     directory = RunDirectory(arguments.output)
     variants = {}
     for name, tokenizer, soft in (
-        ("quantized", model.tokenizer, False),
-        ("pre_quantized", model.tokenizer, True),
+        ("quantized", model.extractor, False),
+        ("pre_quantized", model.extractor, True),
         ("random_encoder", untrained, False),
     ):
         directory.log(f"Token ablation: {name}")

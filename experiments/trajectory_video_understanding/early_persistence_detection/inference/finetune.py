@@ -80,7 +80,7 @@ def balanced(labels: np.ndarray) -> np.ndarray:
 
 def _encode(model: EarlyPersistenceClassifier, split: ClipSplit, device: torch.device) -> EncodedSplit:
     shown = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
-    return encode_split(model.tokenizer, split, shown, device)
+    return encode_split(model.extractor, split, shown, device)
 
 
 def finetune(
@@ -95,8 +95,8 @@ def finetune(
     encoded = {
         name: _encode(model, split, device).subset(balanced(split.metadata["label"])) for name, split in splits.items()
     }
-    train_head(taught.head, taught.tokenizer, encoded["train"], None, settings, seed, device)
-    logits = predict_logits(taught.head, taught.tokenizer, encoded["calibration"], device).numpy()
+    train_head(taught.head, taught.extractor, encoded["train"], None, settings, seed, device)
+    logits = predict_logits(taught.head, taught.extractor, encoded["calibration"], device).numpy()
     labels = encoded["calibration"].labels.numpy()
     scale, shift = fit_platt(logits, labels)
     probabilities = expit(scale * logits + shift)

@@ -20,7 +20,7 @@ from early_persistence_detection.models.early_persistence_classifier import (
     EarlyPersistenceClassifier,
     frames_to_input,
 )
-from early_persistence_detection.models.magvit_tokenizer import GRID_SIZE
+from early_persistence_detection.models.extractors.interface import GRID_SIZE
 
 MIN_COVERED_FRACTION = 0.3  # of a token's cell, for the token to show an object
 SAMPLES_PER_CELL = 4  # along each side, to measure coverage
@@ -120,7 +120,7 @@ def faithfulness_changes(
         for start in range(0, len(judged), batch_size):
             rows = judged[start : start + batch_size]
             longest = int(decision_frame[rows].max())
-            codes, _ = model.tokenizer.encode(frames_to_input(split.clips(rows)[:, :longest], device))
+            codes, _ = model.extractor.encode(frames_to_input(split.clips(rows)[:, :longest], device))
             last = torch.from_numpy(decision_frame[rows] - 1).to(device)
             ages = torch.arange(longest, device=device)
 

@@ -21,10 +21,10 @@ from early_persistence_detection.models.early_persistence_classifier import (
     ClassifierConfig,
     EarlyPersistenceClassifier,
 )
-from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.extractors.registry import as_plain, check_name, from_plain
 
 MODEL_FORMAT = "early-persistence-model"
-MODEL_FORMAT_VERSION = 2  # 2: the stopping rule per age
+MODEL_FORMAT_VERSION = 3  # 2: the stopping rule per age; 3: several extractors
 MAKE_IT = "train_early_persistence.py"
 MIN_FREE_BYTES = 16 * 2**20  # left for the results of a run beside its checkpoint
 
@@ -68,7 +68,7 @@ def save_model(path: str | Path, model: EarlyPersistenceClassifier) -> None:
         {
             "format": MODEL_FORMAT,
             "format_version": MODEL_FORMAT_VERSION,
-            "tokenizer": dataclasses.asdict(model.tokenizer.config),
+            "extractor": as_plain(model.extractor.config),
             "classifier": dataclasses.asdict(model.config),
             "certificate": None if model.certificate is None else model.certificate.as_dict(),
             "weights": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
@@ -76,8 +76,15 @@ def save_model(path: str | Path, model: EarlyPersistenceClassifier) -> None:
     )
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> EarlyPersistenceClassifier:
-    """Rebuild a model from its file, in evaluation mode on `device`. Raises InputError on a bad file."""
+def load_model(
+    path: str | Path, device: torch.device | str = "cpu", extractor: str | None = None
+) -> EarlyPersistenceClassifier:
+    """Rebuild a model from its file, in evaluation mode on `device`.
+
+    Raises InputError on a bad file, and where `extractor` is given and the model has another one.
+    """
+    if extractor is not None:
+        check_name(extractor)
     value = load_torch(path, device)
     if value.get("format") != MODEL_FORMAT:
         raise InputError(f"{path} is a checkpoint of another kind; give the final_model.pt that {MAKE_IT} writes")
@@ -87,14 +94,16 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> EarlyPer
             f"make it again with {MAKE_IT}"
         )
     try:
-        model = EarlyPersistenceClassifier(
-            TokenizerConfig(**{key: _tuple(item) for key, item in value["tokenizer"].items()}),
-            ClassifierConfig(**value["classifier"]),
-        )
+        model = EarlyPersistenceClassifier(from_plain(value["extractor"]), ClassifierConfig(**value["classifier"]))
         model.load_state_dict(value["weights"])
-    except (KeyError, TypeError, AttributeError, RuntimeError, AssertionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, InputError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} does not fit this model ({reason}); make it again with {MAKE_IT}") from None
+    if extractor not in (None, model.extractor_name):
+        raise InputError(
+            f"{path} is of the extractor {model.extractor_name}, not {extractor}; give the checkpoint of a training "
+            f"with --extractor {extractor}, or leave --extractor out"
+        )
     try:
         check_threshold(model.confidence_threshold, model.config.num_frames)
         if model.per_age_rule is not None:
@@ -110,10 +119,6 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> EarlyPer
     if not all(torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
         raise InputError(f"{path} holds NaN or infinite weights; train again with {MAKE_IT}")
     return model.to(device).eval()
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def keep_freed_memory() -> None:

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from early_persistence_detection.models.magvit_tokenizer import GRID_SIZE, Cache, MagvitTokenizer, TokenizerConfig
+from early_persistence_detection.models.extractors.interface import GRID_SIZE, Cache, Extractor
+from early_persistence_detection.models.extractors.registry import ExtractorConfig, build_extractor, name_of
 
 if TYPE_CHECKING:
     from early_persistence_detection.models.certification import Certificate
@@ -44,7 +45,7 @@ class ClassifierConfig:
 class StreamState:
     """What the model remembers of B tracks between two frames."""
 
-    encoder: Cache  # past inputs of the temporal convolutions, (B, C, H, W) each
+    encoder: Cache  # what the extractor keeps of earlier frames
     hidden: Tensor  # (B, state width)
     keys: Tensor  # (B, S, N, D)
     values: Tensor  # (B, S, N, D)
@@ -181,14 +182,28 @@ class PersistenceHead(nn.Module):
         return self.decide(states, keys, values, blocked, explicit)
 
 
-class EarlyPersistenceClassifier(nn.Module):
-    """Tokenizer, head and calibration in one: frames in, calibrated probabilities out."""
+class PixelsToLogits(nn.Module):
+    """An extractor and a head that are trained together: the head's `forward`, from frames instead of codes."""
 
-    def __init__(self, tokenizer_config: TokenizerConfig, config: ClassifierConfig):
+    def __init__(self, extractor: Extractor, head: PersistenceHead):
+        super().__init__()
+        self.extractor, self.head = extractor, head
+
+    def forward(
+        self, clips: Tensor, removed: Tensor | None = None, explicit: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Clips (B, T, 3, 64, 64) -> as `PersistenceHead.forward`."""
+        return self.head(self.extractor.encode(clips)[0], removed, explicit)
+
+
+class EarlyPersistenceClassifier(nn.Module):
+    """Extractor, head and calibration in one: frames in, calibrated probabilities out."""
+
+    def __init__(self, extractor_config: ExtractorConfig, config: ClassifierConfig):
         super().__init__()
         self.config = config
-        self.tokenizer = MagvitTokenizer(tokenizer_config)
-        self.head = PersistenceHead(config, self.tokenizer.code_dim)
+        self.extractor = build_extractor(extractor_config)
+        self.head = PersistenceHead(config, self.extractor.code_dim)
         # Platt scaling per age: p = sigmoid(scale[age] * logit + shift[age])
         self.register_buffer("calibration_scale", torch.ones(config.num_frames))
         self.register_buffer("calibration_shift", torch.zeros(config.num_frames))
@@ -199,6 +214,11 @@ class EarlyPersistenceClassifier(nn.Module):
         self.register_buffer("per_age_alpha", torch.tensor(0.0, dtype=torch.float64))
         # what calibrate.py could promise of this very p; None where it was not asked to
         self.certificate: Certificate | None = None
+
+    @property
+    def extractor_name(self) -> str:
+        """One of EXTRACTORS."""
+        return name_of(self.extractor.config)
 
     @property
     def confidence_threshold(self) -> float:
@@ -245,11 +265,11 @@ class EarlyPersistenceClassifier(nn.Module):
     def forward(self, clips: Tensor, removed: Tensor | None = None) -> Tensor:
         """Clips float (B, T, 3, 64, 64) in [-1, 1] -> P(persistent | frames 1..t), (B, T).
 
-        `removed` bool (B, T, N): tokens withheld from everything behind the tokenizer. Raises ValueError on
+        `removed` bool (B, T, N): tokens withheld from everything behind the extractor. Raises ValueError on
         another shape.
         """
         self._check(clips)
-        logits, _ = self.head(self.tokenizer.encode(clips)[0], removed)
+        logits, _ = self.head(self.extractor.encode(clips)[0], removed)
         return self.probability(logits, torch.arange(clips.shape[1], device=clips.device))
 
     def forward_with_attention(self, clips: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,14 +279,14 @@ class EarlyPersistenceClassifier(nn.Module):
         s > t; the sum over (s, n) is 1.
         """
         self._check(clips)
-        logits, attention = self.head(self.tokenizer.encode(clips)[0], explicit=True)
+        logits, attention = self.head(self.extractor.encode(clips)[0], explicit=True)
         return self.probability(logits, torch.arange(clips.shape[1], device=clips.device)), attention.mean(1)
 
     def initial_state(self, batch_size: int) -> StreamState:
         """The state of `batch_size` tracks of which nothing was seen yet."""
         like = self.head.position
         with torch.no_grad():
-            _, cache = self.tokenizer.encode(like.new_zeros(1, 1, 3, 64, 64))
+            _, cache = self.extractor.encode(like.new_zeros(1, 1, 3, 64, 64))
         empty = like.new_zeros(batch_size, 0, self.config.tokens_per_frame, self.config.width)
         return StreamState(
             [tuple(frame.new_zeros(batch_size, *frame.shape[1:]) for frame in past) for past in cache],
@@ -286,7 +306,7 @@ class EarlyPersistenceClassifier(nn.Module):
         longest = int(state.age.max()) + 1 if len(state.age) else 1
         if longest > self.config.num_frames:
             raise ValueError(f"a track is already {longest - 1} frames old, the model decides within that many")
-        codes, cache = self.tokenizer.encode(clips, state.encoder)
+        codes, cache = self.extractor.encode(clips, state.encoder)
         states, key, value, hidden = self.head.summarise(codes, state.hidden, state.age, removed=None)
         if int(state.age.min()) + 1 == longest:  # all of one age: append instead of scattering
             keys = torch.cat([state.keys[:, : longest - 1], key], dim=1)

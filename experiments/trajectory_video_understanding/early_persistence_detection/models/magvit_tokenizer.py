@@ -22,12 +22,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ
 
-GRID_SIZE = 8  # tokens along one side of a 64 px frame
+from early_persistence_detection.models.extractors.interface import GRID_SIZE, Cache, Extractor, Past, newest
+
 MAX_CODES = 2**15  # a data set's tokens are kept in 16 bits
 TIME_KERNEL = 3  # frames seen by one temporal convolution: the present one and two past ones
-
-Past = tuple[Tensor, ...]  # inputs of one temporal convolution 1, ..., TIME_KERNEL - 1 frames ago: (B, C, H, W) each
-Cache = list[Past]  # of every temporal convolution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +66,7 @@ class CausalTimeConv(nn.Module):
             for t in range(min(lag, num_frames)):
                 y[:, t].addcmul_(self.weight[lag], past[lag - t - 1])
             y[:, lag:].addcmul_(self.weight[lag], x[:, :-lag])
-        return y, tuple(
-            x[:, -lag] if lag <= num_frames else past[lag - num_frames - 1] for lag in range(1, TIME_KERNEL)
-        )
+        return y, newest(x, past)
 
 
 class CausalBlock(nn.Module):
@@ -121,7 +117,7 @@ def _run(blocks: nn.ModuleList, x: Tensor, cache: Cache | None) -> tuple[Tensor,
     return x, new_cache
 
 
-class MagvitTokenizer(nn.Module):
+class MagvitTokenizer(Extractor):
     """Encoder, quantizer and decoder. Frames are float in [-1, 1], 64 x 64 RGB."""
 
     def __init__(self, config: TokenizerConfig | None = None):

@@ -39,4 +39,4 @@ def predict_uncalibrated_logits(
     model: EarlyPersistenceClassifier, split: ClipSplit, device: torch.device
 ) -> np.ndarray:
     """Logits before calibration, float64 (n, T). Raises InputError when the model gives NaN."""
-    return _over_clips(lambda clips: model.head(model.tokenizer.encode(clips)[0])[0], split, device)
+    return _over_clips(lambda clips: model.head(model.extractor.encode(clips)[0])[0], split, device)

@@ -1,8 +1,9 @@
-"""Training the classifier on the tokenizer's codes.
+"""Training the classifier: on the tokenizer's codes, or from pixels together with an extractor.
 
-The tokenizer is frozen by then, so a data set is encoded once, into 16 x 64 small integers a clip, and an epoch of
-the classifier takes seconds. Of the averaged weights after each epoch, those of least validation loss are kept: a long
-training learns its clips by heart. A training can be stopped after any step and resumed to the same weights.
+The tokenizer is frozen by then, so a data set is encoded once, into 16 x 64 small integers a clip, and an epoch of the
+classifier takes seconds. Every other extractor learns by the classifier's loss, in the same loop. Of the averaged
+weights after each epoch, those of least validation loss are kept: a long training learns its clips by heart. A
+training can be stopped after any step and resumed to the same weights.
 
 Legend: n clips, B batch, T frames, N tokens per frame, Q code dimensions.
 """
@@ -20,8 +21,13 @@ from persistence_augmented_dataset.dataset import ClipSplit
 from run_directory import progress
 from torch import Tensor
 
-from early_persistence_detection.models.early_persistence_classifier import PersistenceHead, frames_to_input
-from early_persistence_detection.models.magvit_tokenizer import GRID_SIZE, MagvitTokenizer
+from early_persistence_detection.models.early_persistence_classifier import (
+    PersistenceHead,
+    PixelsToLogits,
+    frames_to_input,
+)
+from early_persistence_detection.models.extractors.interface import GRID_SIZE, Extractor
+from early_persistence_detection.models.magvit_tokenizer import MagvitTokenizer
 from early_persistence_detection.training.distributed import World
 from early_persistence_detection.training.optimisation import MicroBatches, Optimisation
 from early_persistence_detection.training.stopping import StopRequest
@@ -49,13 +55,18 @@ class ClassifierTraining:
 class EncodedSplit:
     """A split as the classifier reads it: token indices, or codes, and labels."""
 
-    tokens: Tensor  # int16 indices (n, T, N), or float16 codes (n, T, N, Q)
+    tokens: Tensor  # int16 indices (n, T, N) of the tokenizer, or float16 codes (n, T, N, Q)
     labels: Tensor  # float32 (n,)
     shown: Tensor  # int8 (n, T, N): 1 token shows a persistent object, 0 a transient one, -1 neither
     mirrored: EncodedSplit | None = None  # the same clips seen in a mirror, for training with `flip`
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def can_mirror(self) -> bool:
+        """Whether `as_drawn` can give mirrored clips."""
+        return self.mirrored is not None
 
     def subset(self, indices: np.ndarray) -> EncodedSplit:
         """The clips at `indices`."""
@@ -74,15 +85,61 @@ class EncodedSplit:
         tokens[drawn], shown[drawn] = batch.mirrored.tokens[drawn], batch.mirrored.shown[drawn]
         return EncodedSplit(tokens, batch.labels, shown)
 
-    def codes(self, indices: Tensor | slice, tokenizer: MagvitTokenizer, device: torch.device) -> Tensor:
+    def inputs(self, indices: Tensor | slice, extractor: Extractor, device: torch.device) -> Tensor:
         """Codes float32 (B, T, N, Q) of the clips at `indices`."""
         tokens = self.tokens[indices].to(device)
-        return tokens.float() if tokens.is_floating_point() else tokenizer.codes_of(tokens.int())
+        return tokens.float() if tokens.is_floating_point() else extractor.codes_of(tokens.int())
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelClips:
+    """A split as an extractor reads it that is trained with the classifier: pixels, fetched when they are needed."""
+
+    split: ClipSplit
+    shown: Tensor  # int8 (n, T, N), as of EncodedSplit
+    in_mirror: np.ndarray  # bool (n,): which clips are seen in a mirror
+
+    can_mirror = True
+
+    @classmethod
+    def of(cls, split: ClipSplit, shown: np.ndarray) -> PixelClips:
+        """All clips as they are."""
+        return cls(split, torch.from_numpy(shown), np.zeros(len(split), bool))
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def labels(self) -> Tensor:
+        """float32 (n,)."""
+        return torch.from_numpy(self.split.metadata["label"].astype(np.float32))
+
+    def as_drawn(self, indices: np.ndarray, in_mirror: np.ndarray) -> PixelClips:
+        """The clips at `indices`, those where `in_mirror` (bool, as long) mirrored."""
+        shown = self.shown[torch.from_numpy(indices)]
+        drawn = torch.from_numpy(in_mirror)
+        shown[drawn] = torch.from_numpy(mirrored_tokens(shown[drawn].numpy()))
+        return PixelClips(self.split.at(indices), shown, in_mirror)
+
+    def inputs(self, indices: Tensor | slice, extractor: Extractor, device: torch.device) -> Tensor:
+        """Frames float32 (B, T, 3, 64, 64) of the clips at `indices`."""
+        rows = np.arange(len(self))[indices.numpy() if isinstance(indices, Tensor) else indices]
+        pixels, mirrored = self.split.clips(rows), self.in_mirror[rows]
+        pixels[mirrored] = pixels[mirrored][..., ::-1, :]
+        return frames_to_input(pixels, device)
+
+
+Clips = EncodedSplit | PixelClips
+
+
+def mirrored_tokens(shown: np.ndarray) -> np.ndarray:
+    """What each token (n, T, N) shows, of clips flipped left to right."""
+    return shown.reshape(*shown.shape[:2], GRID_SIZE, GRID_SIZE)[..., ::-1].reshape(shown.shape)
 
 
 @torch.inference_mode()
 def encode_split(
-    tokenizer: MagvitTokenizer,
+    extractor: Extractor,
     split: ClipSplit,
     shown: np.ndarray,
     device: torch.device,
@@ -90,23 +147,25 @@ def encode_split(
     batch_size: int = 8,
     mirror: bool = False,
 ) -> EncodedSplit:
-    """Run the encoder over a split. `soft` keeps the latents before rounding, for the ablation.
+    """Run the extractor over a split. `soft` keeps the tokenizer's latents before rounding, for the ablation.
 
     `shown` int8 (n, T, N) as `object_tokens` gives it. With `mirror` the clips, and with them `shown`, are flipped
     left to right. That changes neither label nor exact posterior: both follow from when and how bright an object is
     seen, never from where or in which direction it moves.
     """
     if mirror:
-        shown = shown.reshape(*shown.shape[:2], GRID_SIZE, GRID_SIZE)[..., ::-1].reshape(shown.shape)
+        shown = mirrored_tokens(shown)
     parts = []
     with progress(None, len(split), f"encode {split.name}", "clips") as bar:
         for indices, pixels in split.batches(batch_size if device.type == "cpu" else 64):
-            # [B, T, H, W, C]
-            latents, _ = tokenizer.latents(frames_to_input(pixels[..., ::-1, :] if mirror else pixels, device))
-            if soft:
-                parts.append(tokenizer.soft_codes(latents).half().cpu())
+            # pixels [B, T, H, W, C]
+            frames = frames_to_input(pixels[..., ::-1, :] if mirror else pixels, device)
+            if not isinstance(extractor, MagvitTokenizer):
+                parts.append(extractor.encode(frames)[0].half().cpu())
+            elif soft:
+                parts.append(extractor.soft_codes(extractor.latents(frames)[0]).half().cpu())
             else:
-                parts.append(tokenizer.quantize(latents)[1].to(torch.int16).cpu())
+                parts.append(extractor.quantize(extractor.latents(frames)[0])[1].to(torch.int16).cpu())
             bar.update(len(indices))
     labels = torch.from_numpy(split.metadata["label"].astype(np.float32))
     return EncodedSplit(torch.cat(parts), labels, torch.from_numpy(shown))
@@ -145,10 +204,10 @@ def attention_loss(attention: Tensor, shown: Tensor) -> Tensor:
 
 
 def train_head(
-    head: PersistenceHead,
-    tokenizer: MagvitTokenizer,
-    encoded: EncodedSplit,
-    validation: EncodedSplit | None,
+    head: PersistenceHead | PixelsToLogits,
+    extractor: Extractor,
+    encoded: Clips,
+    validation: Clips | None,
     settings: ClassifierTraining,
     seed: int,
     device: torch.device,
@@ -161,6 +220,9 @@ def train_head(
 ) -> int | None:
     """Train in place and return the epoch (from 1) whose averaged weights the head has at the end.
 
+    A head reads the codes of `encoded`; `PixelsToLogits` reads pixels, and what is said of the head holds of both its
+    parts. `extractor` is what codes are of.
+
     That is the epoch of least validation loss, the earlier of equals; on the main process, which alone measures it.
     Without `validation` it is the average at the end, and None is returned.
 
@@ -170,7 +232,7 @@ def train_head(
     weights of an undisturbed one (bit for bit on the CPU). Raises Stopped, and InputError when memory runs out.
     """
     world, stop = world or World(), stop or StopRequest()
-    if settings.flip and encoded.mirrored is None:
+    if settings.flip and not encoded.can_mirror:
         raise ValueError("training with flip needs the mirrored clips too: encode_split(..., mirror=True)")
     steps_per_epoch = -(-len(encoded) // settings.batch_size)
     optimisation = Optimisation(
@@ -215,15 +277,15 @@ def train_head(
                 judged = int(attention_judged(batch.shown).sum())
 
                 def loss_of(
-                    rows: slice, batch: EncodedSplit = batch, judged: int = judged
+                    rows: slice, batch: Clips = batch, judged: int = judged
                 ) -> tuple[Tensor, tuple[float, ...]]:
                     labels, shown = batch.labels[rows].to(device), batch.shown[rows]
-                    codes = batch.codes(rows, tokenizer, device)
+                    inputs = batch.inputs(rows, extractor, device)
                     withheld = None
                     if settings.token_dropout > 0:
-                        withheld = torch.rand(codes.shape[:3], device=device) < settings.token_dropout
+                        withheld = torch.rand(shown.shape, device=device) < settings.token_dropout
                     with optimisation.autocast():
-                        logits, attention = network(codes, withheld, explicit=True)
+                        logits, attention = network(inputs, withheld, explicit=True)
                     logits = logits.float()
                     loss = persistence_loss(logits, labels)
                     # each mean counts by how much of what it is taken over lies in these rows
@@ -246,7 +308,7 @@ def train_head(
                 figures = {"loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])}
                 if validation is not None:
                     with optimisation.averaged():
-                        figures |= validate(head, tokenizer, validation, device)
+                        figures |= validate(head, extractor, validation, device)
                     if best is None or figures["validation_loss"] < best["validation_loss"]:
                         weights = [average.clone() for average in optimisation.average]
                         best = {"epoch": epoch, "validation_loss": figures["validation_loss"], "weights": weights}
@@ -262,19 +324,23 @@ def train_head(
 
 @torch.inference_mode()
 def predict_logits(
-    head: PersistenceHead, tokenizer: MagvitTokenizer, encoded: EncodedSplit, device: torch.device, batch_size: int = 64
+    head: PersistenceHead | PixelsToLogits,
+    extractor: Extractor,
+    encoded: Clips,
+    device: torch.device,
+    batch_size: int = 64,
 ) -> Tensor:
     """Logits (n, T) on the CPU, in evaluation mode."""
     head.eval()
     rows = torch.arange(len(encoded)).split(batch_size)
-    return torch.cat([head(encoded.codes(part, tokenizer, device))[0].float().cpu() for part in rows])
+    return torch.cat([head(encoded.inputs(part, extractor, device))[0].float().cpu() for part in rows])
 
 
 def validate(
-    head: PersistenceHead, tokenizer: MagvitTokenizer, encoded: EncodedSplit, device: torch.device
+    head: PersistenceHead | PixelsToLogits, extractor: Extractor, encoded: Clips, device: torch.device
 ) -> dict[str, float]:
     """Loss, and accuracy at ages 1 to 4 and at the last, on clips that were not trained on."""
-    logits = predict_logits(head, tokenizer, encoded, device)
+    logits = predict_logits(head, extractor, encoded, device)
     right = ((logits > 0) == (encoded.labels > 0.5).unsqueeze(1)).float().mean(0)
     return {
         "validation_loss": float(persistence_loss(logits, encoded.labels)),

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Train the tokenizer, then the streaming classifier that reads its tokens.
+"""Train the tokenizer, then the streaming classifier that reads its tokens; or another extractor with the classifier.
 
     python training/train_early_persistence.py --data_dir data/standard --output_dir results --profile quick
+    python training/train_early_persistence.py ... --extractor slowfast    # or i3d, or transformer
     torchrun --nproc_per_node 4 training/train_early_persistence.py --data_dir data/standard --output_dir results
 
 Reads   DATA_DIR (generate_dataset.py or make_clips.py), split `train` only; its last scenes are held out for
@@ -11,6 +12,9 @@ Writes  OUTPUT_DIR/final_model.pt         weights and configuration, uncalibrate
         OUTPUT_DIR/training_metrics.json  the tokenizer's health, figures of every epoch, the epoch that was kept
         OUTPUT_DIR/config.json            resolved configuration, data checksum, versions
         OUTPUT_DIR/checkpoints/last.pt    to go on from with --resume; written atomically every epoch and on a stop
+
+magvit is trained in two phases: its tokenizer on reconstruction, then the classifier on the finished tokens. The other
+extractors have no loss of their own: they are trained through the classifier, from pixels, by the same recipe.
 
 The model gets the averaged weights of the epoch with the least validation loss. Ctrl-C or SIGTERM ends the training
 after the step at hand, with a checkpoint (exit code 130 or 143); a second one ends it at once. The same command with
@@ -47,11 +51,14 @@ from early_persistence_detection.models.checkpoint import load_torch, resolve_de
 from early_persistence_detection.models.early_persistence_classifier import (
     ClassifierConfig,
     EarlyPersistenceClassifier,
+    PixelsToLogits,
 )
+from early_persistence_detection.models.extractors.registry import CONFIGS, EXTRACTORS, SIZES, ExtractorConfig
 from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.training.classifier_training import (
     ClassifierTraining,
-    EncodedSplit,
+    Clips,
+    PixelClips,
     encode_split,
     train_head,
 )
@@ -65,7 +72,6 @@ from early_persistence_detection.training.tokenizer_training import (
     train_tokenizer,
 )
 
-EXTRACTORS = ("magvit",)
 MAX_HEALTH_CLIPS = 400
 
 
@@ -73,9 +79,9 @@ MAX_HEALTH_CLIPS = 400
 class Profile:
     """Sizes and lengths that belong together; every flag overrides its own."""
 
-    tokenizer: TokenizerConfig
+    extractor_config: ExtractorConfig  # here that of magvit; another extractor's comes from CONFIGS
     classifier: ClassifierConfig
-    tokenizer_training: TokenizerTraining
+    tokenizer_training: TokenizerTraining | None  # None: there is no tokenizer to train
     classifier_training: ClassifierTraining
     require_healthy_tokenizer: bool = True  # else its health is only reported
 
@@ -83,7 +89,7 @@ class Profile:
 PROFILES = {
     # 2 CPU cores, minutes
     "quick": Profile(
-        TokenizerConfig(channels=(24, 48, 96)),
+        TokenizerConfig(),
         ClassifierConfig(),
         TokenizerTraining(num_steps=400),
         ClassifierTraining(epochs=5, batch_size=32),
@@ -92,7 +98,7 @@ PROFILES = {
     # 0.984 instead of 0.974, and a third less loss above the Bayes limit at age 3). 10,000 clips are few for 20 epochs:
     # without mirror images, withheld tokens and decay of the weights the validation loss rises from the second epoch on
     "full": Profile(
-        TokenizerConfig(channels=(24, 48, 96), levels=(8, 8, 8, 6, 5)),
+        TokenizerConfig(levels=(8, 8, 8, 6, 5)),
         ClassifierConfig(dropout=0.2),
         TokenizerTraining(num_steps=2000),
         ClassifierTraining(
@@ -108,7 +114,7 @@ PROFILES = {
     ),
     # seconds: every part runs once, and no figure means anything
     "smoke": Profile(
-        TokenizerConfig(channels=(24, 48, 96)),
+        TokenizerConfig(),
         ClassifierConfig(),
         TokenizerTraining(num_steps=30),
         ClassifierTraining(epochs=2, batch_size=16),
@@ -129,6 +135,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder")
     parser.add_argument("--output_dir", type=Path, required=True, help="results folder")
     parser.add_argument("--profile", choices=PROFILES, default="full", help=PROFILE_HELP)
+    parser.add_argument("--num_samples", type=int, help="training clips (default all)")
     parser.add_argument("--epochs", type=int, help="epochs of the classifier (full 20, quick 5, smoke 2)")
     parser.add_argument("--batch_size", type=int, help="clips per classifier step (full 8, quick 32, smoke 16)")
     parser.add_argument("--learning_rate", type=float, help="peak learning rate of the classifier")
@@ -139,7 +146,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--weight_decay", type=float, help="of the classifier's weights (full 0.3, else 0.01)")
     parser.add_argument("--tokenizer_steps", type=int, help="steps of the tokenizer (full 2000, quick 400, smoke 30)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
-    parser.add_argument("--extractor", choices=EXTRACTORS, default="magvit", help="what turns frames into tokens")
+    parser.add_argument("--extractor", choices=EXTRACTORS, default="magvit", help="what makes tokens (default magvit)")
+    parser.add_argument("--size", choices=SIZES, default="small", help="of the extractor (default small; full: GPU)")
     parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this same command")
     parser.add_argument(
@@ -148,10 +156,12 @@ def parse_args() -> argparse.Namespace:
         help="go on with a collapsed tokenizer (for trying the plumbing only)",
     )
     arguments = parser.parse_args()
-    for name in ("epochs", "batch_size", "tokenizer_steps", "width", "state_width"):
+    for name in ("epochs", "batch_size", "num_samples", "tokenizer_steps", "width", "state_width"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
+    if arguments.tokenizer_steps is not None and arguments.extractor != "magvit":
+        parser.error(f"--tokenizer_steps is for --extractor magvit; {arguments.extractor} has no tokenizer to train")
     if arguments.learning_rate is not None and not 0 < arguments.learning_rate < 1:
         parser.error(f"--learning_rate must lie between 0 and 1, not {arguments.learning_rate}")
     if arguments.width is not None and arguments.width % ClassifierConfig.num_heads:
@@ -172,13 +182,19 @@ def resolve_profile(arguments: argparse.Namespace) -> Profile:
     def given(*names: str) -> dict[str, Any]:
         return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
-    tokenizer_given = {} if arguments.tokenizer_steps is None else {"num_steps": arguments.tokenizer_steps}
+    extractor, tokenizer_training = CONFIGS[arguments.extractor][arguments.size], None
+    if arguments.extractor == "magvit":
+        extractor = dataclasses.replace(extractor, levels=profile.extractor_config.levels)
+        tokenizer_training = profile.tokenizer_training
+        if arguments.tokenizer_steps is not None:
+            tokenizer_training = dataclasses.replace(tokenizer_training, num_steps=arguments.tokenizer_steps)
     lengths = given("epochs", "batch_size", "learning_rate", "token_dropout", "weight_decay")
     return dataclasses.replace(
         profile,
+        extractor_config=extractor,
         classifier=dataclasses.replace(profile.classifier, **given("width", "state_width", "dropout")),
         classifier_training=dataclasses.replace(profile.classifier_training, **lengths),
-        tokenizer_training=dataclasses.replace(profile.tokenizer_training, **tokenizer_given),
+        tokenizer_training=tokenizer_training,
     )
 
 
@@ -220,7 +236,8 @@ class TrainingRun:
                 "fingerprint": self.fingerprint,
                 "phase": phase,
                 "state": state,
-                "tokenizer": model.tokenizer.state_dict() if phase == "classifier" else None,
+                # of an extractor that is trained with the classifier the state has the weights already
+                "tokenizer": model.extractor.state_dict() if phase == "classifier" and self.health else None,
                 "health": self.health,
                 "epochs": self.epochs,
                 "accumulation": self.micro_batches.count,
@@ -255,10 +272,10 @@ def fit_tokenizer(
 ) -> None:
     """Train the tokenizer, or take the finished one from the checkpoint; stop on collapse."""
     if checkpoint is not None and checkpoint["phase"] == "classifier":
-        model.tokenizer.load_state_dict(checkpoint["tokenizer"])
+        model.extractor.load_state_dict(checkpoint["tokenizer"])
         return
     train_tokenizer(
-        model.tokenizer,
+        model.extractor,
         split.where(~held_out),
         profile.tokenizer_training,
         arguments.seed,
@@ -271,7 +288,7 @@ def fit_tokenizer(
         run.micro_batches,
     )
     if run.world.is_main:
-        run.health = tokenizer_health(model.tokenizer, split.where(held_out).limit(MAX_HEALTH_CLIPS), device)
+        run.health = tokenizer_health(model.extractor, split.where(held_out).limit(MAX_HEALTH_CLIPS), device)
         run.log(
             "Tokenizer health: ObjectPSNR={object_psnr_db:.2f} dB (blank background "
             "{object_psnr_trivial_background_db:.2f} dB), ObjectPerplexity={object_codebook_perplexity:.1f} of "
@@ -295,15 +312,19 @@ def _figure(value: float | None) -> str:
 def fit_classifier(
     run: TrainingRun,
     model: EarlyPersistenceClassifier,
-    training: EncodedSplit,
-    validation: EncodedSplit,
+    training: Clips,
+    validation: Clips,
     profile: Profile,
     arguments: argparse.Namespace,
     device: torch.device,
     checkpoint: dict[str, Any] | None,
     stop: StopRequest,
 ) -> None:
-    """Train the head on the encoded clips, with a checkpoint after every epoch; the best epoch is kept."""
+    """Train the head on encoded clips, or head and extractor on pixels, with a checkpoint after every epoch.
+
+    The best epoch is kept.
+    """
+    network = PixelsToLogits(model.extractor, model.head) if isinstance(training, PixelClips) else model.head
     settings = profile.classifier_training
 
     def after_epoch(epoch: int, figures: dict[str, float], state: dict[str, Any]) -> None:
@@ -318,8 +339,8 @@ def fit_classifier(
 
     resumed = checkpoint["state"] if checkpoint is not None and checkpoint["phase"] == "classifier" else None
     run.kept_epoch = train_head(
-        model.head,
-        model.tokenizer,
+        network,
+        model.extractor,
         training,
         validation,
         settings,
@@ -343,13 +364,19 @@ def fit_classifier(
 def main() -> None:
     """Train as the command line says."""
     arguments = parse_args()
-    split = load_split(arguments.data_dir, "train")
+    split = load_split(arguments.data_dir, "train").limit(arguments.num_samples)
     profile = resolve_profile(arguments)
     held_out = validation_clips(split, profile.classifier_training.validation_fraction)
     directory = RunDirectory(arguments.output_dir)
     with joined_world(resolve_device(arguments.device)) as (world, device):
         data_sha256 = sha256_file(arguments.data_dir / "manifest.json")
-        resolved = {**dataclasses.asdict(profile), "extractor": arguments.extractor, "seed": arguments.seed}
+        resolved = {
+            **dataclasses.asdict(profile),
+            "extractor": arguments.extractor,
+            "size": arguments.size,
+            "num_samples": arguments.num_samples,
+            "seed": arguments.seed,
+        }
         fingerprint = hashlib.sha256(
             json.dumps([resolved, data_sha256, world.size], sort_keys=True).encode()
         ).hexdigest()
@@ -383,17 +410,19 @@ def train(
     started = time.monotonic()
     run.log(f"Training on {device} with {(~held_out).sum()} clips, validating on {held_out.sum()}")
     torch.manual_seed(arguments.seed)
-    model = EarlyPersistenceClassifier(profile.tokenizer, profile.classifier).to(device)
+    model = EarlyPersistenceClassifier(profile.extractor_config, profile.classifier).to(device)
     checkpoint = run.load() if arguments.resume else None
-    fit_tokenizer(run, model, split, held_out, profile, arguments, device, checkpoint, stop)
-    model.tokenizer.requires_grad_(False)
     shown = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
-    training, validation = (
-        encode_split(model.tokenizer, split.where(chosen), shown[chosen], device) for chosen in (~held_out, held_out)
-    )
-    if profile.classifier_training.flip:
-        mirrored = encode_split(model.tokenizer, split.where(~held_out), shown[~held_out], device, mirror=True)
-        training = dataclasses.replace(training, mirrored=mirrored)
+    parts = [(split.where(chosen), shown[chosen]) for chosen in (~held_out, held_out)]
+    if profile.tokenizer_training is None:
+        training, validation = (PixelClips.of(*part) for part in parts)
+    else:
+        fit_tokenizer(run, model, split, held_out, profile, arguments, device, checkpoint, stop)
+        model.extractor.requires_grad_(False)
+        training, validation = (encode_split(model.extractor, *part, device) for part in parts)
+        if profile.classifier_training.flip:
+            mirrored = encode_split(model.extractor, *parts[0], device, mirror=True)
+            training = dataclasses.replace(training, mirrored=mirrored)
     fit_classifier(run, model, training, validation, profile, arguments, device, checkpoint, stop)
     if not run.world.is_main:
         return
@@ -432,7 +461,8 @@ def train(
             "provenance": made_with,
         },
     )
-    message = f"training: MagVIT early persistence - {profile.classifier_training.epochs} epochs complete"
+    called = "MagVIT" if arguments.extractor == "magvit" else arguments.extractor
+    message = f"training: {called} early persistence - {profile.classifier_training.epochs} epochs complete"
     run.directory.mark_complete("TRAINING", message)
     run.log(message)
 

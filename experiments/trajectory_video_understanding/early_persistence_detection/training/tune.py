@@ -432,7 +432,7 @@ def main() -> None:
     """Tune as the command line says."""
     arguments = parse_args()
     device = resolve_device(arguments.device)
-    tokenizer = load_model(arguments.model, device).tokenizer
+    tokenizer = load_model(arguments.model, device, "magvit").extractor
     manifest = arguments.data_dir / "manifest.json"
     load_split(arguments.data_dir, "train")  # its errors come before those of a database
     profile = PROFILES[arguments.profile]

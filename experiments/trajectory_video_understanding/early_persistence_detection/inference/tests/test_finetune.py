@@ -53,8 +53,8 @@ def test_the_given_model_and_the_tokenizer_stay_and_the_copy_learns_to_count_hit
     taught = finetune(model, splits, CPU, settings=settings)
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
-    for name, tensor in taught.model.tokenizer.state_dict().items():
-        torch.testing.assert_close(tensor, model.tokenizer.state_dict()[name], rtol=0, atol=0)
+    for name, tensor in taught.model.extractor.state_dict().items():
+        torch.testing.assert_close(tensor, model.extractor.state_dict()[name], rtol=0, atol=0)
     assert taught.model.is_calibrated and taught.model.confidence_threshold in THRESHOLDS
     assert taught.model.per_age_rule is not None and model.per_age_rule is None
     split = splits["calibration"]

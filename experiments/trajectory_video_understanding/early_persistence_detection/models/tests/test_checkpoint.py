@@ -37,7 +37,7 @@ def test_round_trip_keeps_configuration_weights_and_calibration(model, tmp_path)
     again.set_calibration(torch.ones(16), torch.zeros(16), 0.97)
     assert again.per_age_rule is None  # it belongs to the calibration before
     again = load_model(tmp_path / "model.pt")
-    assert again.config == model.config and again.tokenizer.config == model.tokenizer.config
+    assert again.config == model.config and again.extractor.config == model.extractor.config
     assert again.confidence_threshold == 0.97 and again.is_calibrated and not again.training
     clips = torch.rand(2, 5, 3, 64, 64)
     with torch.inference_mode():

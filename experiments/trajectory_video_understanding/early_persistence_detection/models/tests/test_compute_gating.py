@@ -234,7 +234,7 @@ def test_the_stream_decides_as_the_batch_and_steps_nothing_else(model, batch_siz
         expected = decide(model(frames_to_input(pixels)).double().numpy(), 0.9)
     assert len(np.unique(expected.decision_frame)) >= 4, "the clips must leave at different ages"
     frames, encoded = Frames(pixels), []
-    handle = model.tokenizer.to_code.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
+    handle = model.extractor.to_code.register_forward_pre_hook(lambda _, inputs: encoded.append(len(inputs[0])))
     try:
         model.initial_state(1)  # encodes a blank frame for its shapes, as the stream does once
         blank = sum(encoded)

@@ -131,7 +131,7 @@ def test_the_benchmark_warms_up_and_alternates(model):
     pixels, seen = random_pixels(6, seed=4), []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one setting a side
-    handle = model.tokenizer.encoder[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    handle = model.extractor.encoder[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
     try:
         timing = measure_wallclock(model, pixels, 1.0, CPU, full_batch_sizes=(6,), gated_batch_sizes=(6,), repeats=3)
     finally:

@@ -84,7 +84,7 @@ def test_training_changes_the_tokenizer_then_leaves_it_alone(trained):
     metrics = json.loads((trained / "training_metrics.json").read_text())
     assert metrics["tokenizer"]["codebook_size"] == 1000
     checkpoint = torch.load(trained / "checkpoints" / "last.pt", weights_only=True)
-    final = load_model(trained / "final_model.pt").tokenizer.state_dict()
+    final = load_model(trained / "final_model.pt").extractor.state_dict()
     assert all(torch.equal(final[name], tensor) for name, tensor in checkpoint["tokenizer"].items())
 
 

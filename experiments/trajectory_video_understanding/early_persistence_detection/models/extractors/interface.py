@@ -1,0 +1,91 @@
+"""What every extractor offers, and the cache by which each streams.
+
+An extractor turns clips into an 8 x 8 grid of tokens per frame, of which token t depends on frames <= t only. Clips and
+streams take one code path: `encode` takes the cached past and returns the new one, and streaming is `encode` with one
+frame at a time.
+
+Legend: B tracks, T frames, C channels, H x W cells, N = 64 tokens per frame, Q width of a token.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+GRID_SIZE = 8  # tokens along one side of a 64 px frame
+FRAME_SIZE = 64
+
+Past = tuple[Tensor, ...]  # of one layer: what it keeps of 1, 2, ... frames ago, (B, ...) each
+Cache = list[Past]  # of every layer that looks back; zeros are the cache of a track of which nothing was seen
+
+
+class Extractor(nn.Module):
+    """Base of all extractors. Frames are float in [-1, 1], 64 x 64 RGB."""
+
+    @property
+    def code_dim(self) -> int:
+        """Q, the width of a token."""
+        raise NotImplementedError
+
+    def encode(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
+        """Frames (B, T, 3, 64, 64) and the cached past (None: there is none) -> tokens (B, T, N, Q), new cache."""
+        raise NotImplementedError
+
+
+def with_past(x: Tensor, past: Past | None, num_lags: int) -> tuple[list[Tensor], Past]:
+    """A layer's input (B, T, ...) and its past -> [input, input 1 frame ago, ..., `num_lags` ago], new past.
+
+    Before the first frame there are zeros.
+    """
+    num_frames = x.shape[1]
+    if past is None:
+        past = (x.new_zeros(x.shape[0], *x.shape[2:]),) * num_lags
+    lagged = [x]
+    for lag in range(1, num_lags + 1):
+        before = [past[lag - t - 1].unsqueeze(1) for t in range(min(lag, num_frames))]
+        lagged.append(torch.cat([*before, x[:, :-lag]], dim=1) if lag < num_frames else torch.cat(before, dim=1))
+    return lagged, newest(x, past)
+
+
+def newest(x: Tensor, past: Past) -> Past:
+    """The past after the frames (B, T, ...), as long as the past before them."""
+    num_frames = x.shape[1]
+    return tuple(x[:, -lag] if lag <= num_frames else past[lag - num_frames - 1] for lag in range(1, len(past) + 1))
+
+
+class FrameNorm(nn.GroupNorm):
+    """A group norm of one frame at a time: over time it would let the future in."""
+
+    def __init__(self, channels: int):
+        super().__init__(num_groups=1, num_channels=channels)
+
+
+class CausalConv3d(nn.Module):
+    """A 3D convolution over this frame and `time_kernel - 1` earlier ones, per-frame norm, ReLU.
+
+    The frames are stacked as channels of a 2D convolution, which is the same sum of products.
+    """
+
+    def __init__(self, below: int, above: int, kernel_size: int, time_kernel: int = 1, stride: int = 1):
+        super().__init__()
+        self.num_lags = time_kernel - 1
+        self.conv = nn.Conv2d(
+            time_kernel * below, above, kernel_size, stride, padding=(kernel_size - 1) // 2, bias=False
+        )
+        self.norm = FrameNorm(above)
+
+    def forward(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        """(B, T, C, H, W) -> (B, T, C', H', W'), new past."""
+        lagged, past = with_past(x, past, self.num_lags)
+        return self.of_lagged(lagged), past
+
+    def of_lagged(self, lagged: list[Tensor]) -> Tensor:
+        """The same from the frames that `with_past` gives."""
+        stacked = torch.cat(lagged, dim=2) if self.num_lags else lagged[0]
+        y = torch.relu(self.norm(self.conv(stacked.flatten(0, 1))))
+        return y.unflatten(0, stacked.shape[:2])
+
+
+def as_tokens(grid: Tensor) -> Tensor:
+    """(B, T, Q, 8, 8) -> tokens (B, T, N, Q)."""
+    return grid.flatten(-2).transpose(-1, -2)
