@@ -36,6 +36,12 @@ class WindowModel(nn.Module):
         return self.network(clips.transpose(1, 2)).squeeze(-1)  # [B, 3, T, H, W] -> [B, 1] -> [B]
 
 
+def require_window_model(name: str) -> None:
+    """Raise InputError unless `name` is one of WINDOW_MODELS."""
+    if name not in WINDOW_MODELS:
+        raise InputError(f"unknown window model {name!r}; use {', '.join(WINDOW_MODELS)}")
+
+
 def build_window_model(name: str, num_frames: int = 16, size: int = 64) -> WindowModel:
     """A window model of WINDOW_MODELS with random weights (of torch's global generator), in training mode.
 
@@ -49,8 +55,7 @@ def build_window_model(name: str, num_frames: int = 16, size: int = 64) -> Windo
     Dropout and stochastic depth are torchvision's. Raises InputError for an unknown name, ValueError where
     `num_frames` is no multiple of 8 or `size` none of 32.
     """
-    if name not in WINDOW_MODELS:
-        raise InputError(f"unknown window model {name!r}; use {', '.join(WINDOW_MODELS)}")
+    require_window_model(name)
     if num_frames < 1 or num_frames % FRAMES_MULTIPLE or size < 1 or size % SIZE_MULTIPLE:
         raise ValueError(
             f"a window is a multiple of {FRAMES_MULTIPLE} frames of a multiple of {SIZE_MULTIPLE} pixels, "
