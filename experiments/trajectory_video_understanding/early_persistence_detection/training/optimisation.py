@@ -65,11 +65,12 @@ class Optimisation:
         average_decay: float = 0.995,
         micro_batches: MicroBatches | None = None,
     ):
-        self.module, self.num_steps, self.step_index = module, num_steps, 0
+        self.module, self.step_index = module, 0
+        self.plan(num_steps)
         self.seed, self.rank, self.micro_batches = seed, rank, micro_batches or MicroBatches()
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, weight_decay=weight_decay)
-        self.learning_rate, self.warm_up_steps = learning_rate, max(1, min(100, num_steps // 10))
+        self.learning_rate = learning_rate
         self.device_type = device.type
         half = device.type == "cuda"
         self.dtype = torch.bfloat16 if half and torch.cuda.is_bf16_supported() else torch.float16
@@ -77,6 +78,10 @@ class Optimisation:
         self.scaler = torch.amp.GradScaler(device.type, enabled=half and self.dtype == torch.float16)
         self.average_decay = average_decay
         self.average = [parameter.detach().clone() for parameter in self.parameters]
+
+    def plan(self, num_steps: int) -> None:
+        """Warm up and decay over `num_steps` steps in all; may be called again on the way, to end earlier or later."""
+        self.num_steps, self.warm_up_steps = num_steps, max(1, min(100, num_steps // 10))
 
     def _learning_rate_now(self) -> float:
         step, warm_up = self.step_index, self.warm_up_steps
