@@ -274,3 +274,44 @@ def test_calibrate_refuses_what_is_no_model(data, tmp_path):
     result = run(CALIBRATE, "--model", tmp_path / "model.pt", "--data_dir", data, "--output_dir", tmp_path / "out")
     assert result.returncode == 2 and result.stderr.count("\n") == 1 and "model.pt" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_another_extractor_is_trained_from_pixels_and_resumed_exactly(data, tmp_path):
+    flags = ["--data_dir", data, "--device", "cpu", "--profile", "smoke", "--extractor", "slowfast"]
+    flags += ["--num_samples", "40", "--seed", "5"]
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    result = run(SCRIPT, *flags, "--output_dir", whole)
+    assert result.returncode == 0, result.stderr[-3000:]
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, *map(str, flags), "--output_dir", str(resumed), "--resume"], env=ENVIRONMENT
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (resumed / "checkpoints" / "last.pt").exists():
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (resumed / "TRAINING_COMPLETE.txt").exists()
+    result = run(SCRIPT, *flags, "--output_dir", resumed, "--resume")
+    assert result.returncode == 0 and "Resuming in the classifier phase" in (resumed / "training.log").read_text()
+    assert weights(whole) == weights(resumed)
+    config = json.loads((whole / "config.json").read_text())
+    assert (config["extractor"], config["size"], config["num_samples"]) == ("slowfast", "small", 40)
+    metrics = json.loads((whole / "training_metrics.json").read_text())
+    assert metrics["tokenizer"] is None and metrics["num_training_clips"] + metrics["num_validation_clips"] == 40
+    assert load_model(whole / "final_model.pt").extractor_name == "slowfast"
+
+
+@pytest.mark.parametrize(
+    ("flags", "naming"),
+    [
+        (("--extractor", "vit"), "choose from"),
+        (("--extractor", "i3d", "--tokenizer_steps", "5"), "has no tokenizer"),
+        (("--size", "huge"), "choose from"),
+        (("--num_samples", "0"), "at least 1"),
+    ],
+)
+def test_wrong_extractors_are_refused(data, tmp_path, flags, naming):
+    result = run(SCRIPT, "--data_dir", data, "--output_dir", tmp_path / "x", *flags)
+    assert result.returncode == 2 and naming in result.stderr and "Traceback" not in result.stderr

@@ -10,11 +10,19 @@ import pytest
 import torch
 from early_persistence_detection.models.attention_visualization import object_tokens
 from early_persistence_detection.models.checkpoint import load_torch, save_torch
-from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, PersistenceHead
+from early_persistence_detection.models.early_persistence_classifier import (
+    ClassifierConfig,
+    PersistenceHead,
+    PixelsToLogits,
+    frames_to_input,
+)
+from early_persistence_detection.models.extractors.registry import build_extractor
+from early_persistence_detection.models.extractors.slowfast import SlowFastConfig
 from early_persistence_detection.models.magvit_tokenizer import MagvitTokenizer, TokenizerConfig
 from early_persistence_detection.training.classifier_training import (
     ClassifierTraining,
     EncodedSplit,
+    PixelClips,
     encode_split,
     train_head,
     validate,
@@ -376,3 +384,49 @@ def test_out_of_memory_in_the_tokenizer_halves_its_batch():
             small, pixel_split(6, 3), dataclasses.replace(settings, batch_size=8), 0, CPU, World(), None,
             nothing, nothing, micro_batches=micro_batches,
         )  # fmt: skip
+
+
+# extractors that are trained with the classifier
+
+
+def network_from_pixels() -> PixelsToLogits:
+    torch.manual_seed(4)
+    extractor = build_extractor(SlowFastConfig((4, 8, 8, 8), (4, 4, 4, 4)))
+    head = PersistenceHead(ClassifierConfig(width=16, num_heads=2, state_width=8), extractor.code_dim)
+    return PixelsToLogits(extractor, head)
+
+
+def pixel_clips(count: int, seed: int) -> PixelClips:
+    split = pixel_split(count, seed)
+    return PixelClips.of(split, object_tokens(split.metadata["objects"], split.metadata["object_kind"]))
+
+
+def test_clips_as_drawn_are_mirrored_pixels_and_tokens_and_the_right_ones():
+    clips = pixel_clips(6, 8)
+    indices, in_mirror = np.array([4, 0, 5]), np.array([True, False, True])
+    drawn = clips.as_drawn(indices, in_mirror)
+    frames = drawn.inputs(slice(0, 3), None, CPU)
+    as_they_are = frames_to_input(clips.split.clips(indices))
+    assert torch.equal(frames[0], as_they_are[0].flip(-1)) and torch.equal(frames[1], as_they_are[1])
+    assert torch.equal(drawn.inputs(torch.tensor([2, 1]), None, CPU), frames[[2, 1]])
+    grid = clips.shown.unflatten(2, (8, 8))
+    assert torch.equal(drawn.shown[2].unflatten(1, (8, 8)), grid[5].flip(-1))
+    assert torch.equal(drawn.shown[1], clips.shown[0]) and torch.equal(drawn.labels, clips.labels[indices])
+
+
+def test_extractor_and_head_learn_together_and_a_stop_costs_nothing():
+    settings = dataclasses.replace(SETTINGS, flip=True, token_dropout=0.2, epochs=2, batch_size=4)
+    clips, validation = pixel_clips(10, 1), pixel_clips(5, 2)
+    whole, before = network_from_pixels(), network_from_pixels()
+    states: list[dict] = []
+    train_head(
+        whole, whole.extractor, clips, validation, settings, 0, CPU, after_epoch=lambda *row: states.append(row[2])
+    )
+    for name in ("extractor.fast.0.conv.weight", "extractor.slow.0.conv.weight", "head.readout.5.weight"):
+        assert not torch.equal(before.get_parameter(name), whole.get_parameter(name)), name
+    resumed = network_from_pixels()
+    train_head(resumed, resumed.extractor, clips, validation, settings, 0, CPU, resumed=copy.deepcopy(states[0]))
+    expected = whole.state_dict()
+    assert all(torch.equal(expected[name], tensor) for name, tensor in resumed.state_dict().items())
+    losses = validate(whole, whole.extractor, validation, CPU)
+    assert np.isfinite(losses["validation_loss"])
