@@ -35,6 +35,7 @@ from run_directory import (
 
 from early_persistence_detection.evaluation.evaluation_figures import png
 from early_persistence_detection.models.attention_visualization import KIND_COLOR, KIND_NAME
+from early_persistence_detection.models.extractors.registry import EXTRACTORS
 
 PRODUCED_BY = "evaluate_model.py"
 
@@ -44,6 +45,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--metrics", type=Path, required=True, help="efficiency_metrics.json")
     parser.add_argument("--output", type=Path, required=True, help="folder for charts, report and statistics")
+    parser.add_argument(
+        "--extractor", choices=EXTRACTORS, help="refuse figures of another extractor (default: take any)"
+    )
     return parser.parse_args()
 
 
@@ -202,6 +206,11 @@ def main() -> None:
     """Analyse as the command line says."""
     arguments = parse_args()
     value = read_efficiency(arguments.metrics)
+    if arguments.extractor not in (None, value.get("extractor")):
+        raise InputError(
+            f"{arguments.metrics} is of the extractor {value.get('extractor')}, not {arguments.extractor}; give "
+            f"the file that {PRODUCED_BY} wrote for that one, or leave --extractor out"
+        )
     found = statistics(value)
     figures = {"decision_frame_histogram.png": histogram(value, found), "compute_usage_chart.png": compute_chart(found)}
     report = markdown(value, found)

@@ -66,6 +66,7 @@ from early_persistence_detection.models.efficiency_metrics import (
     gated_flops,
     measure_speedup,
 )
+from early_persistence_detection.models.extractors.registry import EXTRACTORS
 from early_persistence_detection.models.prediction import predict
 from early_persistence_detection.models.stopping_rules import (
     RULE_HELP,
@@ -102,6 +103,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt")
     parser.add_argument("--test_data", type=Path, required=True, help="dataset folder; its split test is read")
     parser.add_argument("--output", type=Path, required=True, help="results folder")
+    parser.add_argument(
+        "--extractor", choices=EXTRACTORS, help="refuse a model of another extractor (default: take any)"
+    )
     parser.add_argument("--num_samples", type=int, help="clips to evaluate (default all)")
     parser.add_argument("--rule", choices=RULES, default="threshold", help=RULE_HELP)
     parser.add_argument(
@@ -355,6 +359,7 @@ def judge_efficiency(
         stream.decisions.decision_frame != decisions.decision_frame
     )
     efficiency = {
+        "extractor": model.extractor_name,
         "num_clips": len(split),
         "num_frames": judged.num_frames,
         "early_stop_frame": judged.early_stop_frame,
@@ -450,6 +455,7 @@ def evaluate(
     }
 
     report = {
+        "extractor": model.extractor_name,
         "num_clips": len(split),
         "num_frames": judged.num_frames,
         "preset": preset,
@@ -506,7 +512,7 @@ def main() -> None:
     arguments = parse_args()
     check_arguments(arguments)
     device = resolve_device(arguments.device)
-    model = load_model(arguments.model, device)
+    model = load_model(arguments.model, device, arguments.extractor)
     split = load_split(arguments.test_data, "test").limit(arguments.num_samples)
     files, summary = evaluate(model, split, arguments, device)
     directory = RunDirectory(arguments.output)

@@ -46,6 +46,7 @@ from early_persistence_detection.models.compute_gating import Decisions, decide
 from early_persistence_detection.models.early_persistence_classifier import (
     DEFAULT_CONFIDENCE_THRESHOLD,
 )
+from early_persistence_detection.models.extractors.registry import EXTRACTORS
 from early_persistence_detection.models.prediction import predict
 from early_persistence_detection.models.stopping_rules import RULE_HELP, RULES, confidence_of, rule_thresholds
 
@@ -61,6 +62,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--num_samples", type=int, default=20, help="pictures to draw (default 20)")
     parser.add_argument("--max_clips", type=int, default=2000, help="clips that are analysed (default 2000)")
+    parser.add_argument(
+        "--extractor", choices=EXTRACTORS, help="refuse a model of another extractor (default: take any)"
+    )
     parser.add_argument("--rule", choices=RULES, default="threshold", help=RULE_HELP)
     parser.add_argument(
         "--confidence_threshold", type=float, help=f"of --rule threshold (default {DEFAULT_CONFIDENCE_THRESHOLD})"
@@ -117,7 +121,7 @@ def main() -> None:
     """Draw and measure as the command line says."""
     arguments = parse_args()
     device = resolve_device(arguments.device)
-    model = load_model(arguments.model, device)
+    model = load_model(arguments.model, device, arguments.extractor)
     split = load_split(arguments.data, "test").limit(arguments.max_clips)
     labels = split.metadata["label"].astype(np.int64)
     probabilities = predict(model, split, device)

@@ -1,0 +1,55 @@
+"""Evaluation, pictures and analysis say which extractor they are of, and refuse another one in one line."""
+
+import json
+
+import pytest
+import torch
+from early_persistence_detection.evaluation import analyze_efficiency, evaluate_model, visualize_attention
+from early_persistence_detection.models.checkpoint import save_model
+from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
+from early_persistence_detection.models.extractors.i3d import I3DConfig
+from persistence_augmented_dataset import generate_dataset
+from run_directory import InputError
+
+
+def called(monkeypatch, module, *arguments):
+    monkeypatch.setattr("sys.argv", ["script", *map(str, arguments)])
+    module.main()
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A dataset and an untrained model of the extractor i3d."""
+    folder = tmp_path_factory.mktemp("i3d")
+    with pytest.MonkeyPatch.context() as patch:
+        sizes = ("--num_clips", 20, "--calibration_clips", 8, "--test_clips", 10)
+        called(patch, generate_dataset, "--preset", "standard", *sizes, "--output_dir", folder / "data", "--workers", 1)
+    torch.manual_seed(0)
+    save_model(folder / "model.pt", EarlyPersistenceClassifier(I3DConfig(width_divisor=16), ClassifierConfig()))
+    return folder
+
+
+def test_every_stage_takes_another_extractor_and_names_it(made, tmp_path, monkeypatch):
+    model = ("--model", made / "model.pt", "--device", "cpu", "--extractor", "i3d")
+    called(monkeypatch, evaluate_model, *model, "--test_data", made / "data", "--output", tmp_path)
+    for name in ("evaluation_metrics.json", "efficiency_metrics.json"):
+        assert json.loads((tmp_path / name).read_text())["extractor"] == "i3d"
+    stream = json.loads((tmp_path / "efficiency_metrics.json").read_text())["stream"]
+    assert stream["num_clips_that_differ"] == 0
+    pictures = ("--data", made / "data", "--output", tmp_path / "a", "--num_samples", 2)
+    called(monkeypatch, visualize_attention, *model, *pictures)
+    assert (tmp_path / "a" / "overview.png").stat().st_size > 10_000
+    metrics = ("--metrics", tmp_path / "efficiency_metrics.json", "--output", tmp_path / "b")
+    called(monkeypatch, analyze_efficiency, *metrics, "--extractor", "i3d")
+    with pytest.raises(InputError, match="of the extractor i3d, not magvit"):
+        called(monkeypatch, analyze_efficiency, *metrics, "--extractor", "magvit")
+
+
+@pytest.mark.parametrize(("module", "data"), [(evaluate_model, "--test_data"), (visualize_attention, "--data")])
+def test_a_checkpoint_of_another_extractor_is_refused(made, tmp_path, monkeypatch, module, data):
+    flags = ("--model", made / "model.pt", data, made / "data", "--output", tmp_path / "out", "--device", "cpu")
+    with pytest.raises(InputError, match=r"model\.pt is of the extractor i3d, not transformer"):
+        called(monkeypatch, module, *flags, "--extractor", "transformer")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(SystemExit, match="2"):
+        called(monkeypatch, module, *flags, "--extractor", "vit")
