@@ -51,7 +51,9 @@
 #                         (default: threshold, at confidence 0.95; all three are in the report)
 #   --eps E               the share of answers that the certified rule may spoil by stopping early (default: 0.05 with
 #                         --quick, 0.02 with --full, which has the clips to show it)
-#   --extractor NAME      what turns frames into tokens (default: magvit)
+#   --extractor NAME      what turns frames into tokens: magvit, i3d, slowfast or transformer (default: magvit)
+#   --compare             also train all four extractors from three seeds, and torchvision's video models, on the same
+#                         clips, and put them before one judge: a section of the report. Takes many times as long
 #   --device NAME         auto, cpu, cuda or mps (default: auto)
 #   --seed N              seed of the data and the training (default: 0)
 #   --publish BRANCH      with --local: capture the test evidence, commit each stage's results to BRANCH and push them
@@ -80,7 +82,7 @@ verb='' local_mode='' dry_run='' asked_profile='' results_dir='' data_dir='' unt
 host='' key='' ssh_config='' accept_new_host_key='' remote_dir='' repository='' branch='' local_results=''
 sync_interval='' heartbeat='' since='' follow=''
 num_clips='' epochs='' batch_size='' video='' detections='' ground_truth=''
-extractor='' preset='' device=auto seed=0 rule=threshold eps=''
+extractor='' preset='' device=auto seed=0 rule=threshold eps='' compare=''
 standard_data='' blind_data='' model='' flags=()
 
 main() {
@@ -121,6 +123,7 @@ run_study() { # every stage, on this machine
   visualize
   analyze
   detect
+  compare
   report
   verify
 
@@ -185,7 +188,12 @@ evaluate() {
   stage_done evaluate 'eval: MagVIT evaluation metrics'
 }
 
-compare_tokens() {
+compare_tokens() { # what the tokenizer gains; the other extractors have none
+  if [ "$extractor" != magvit ]; then
+    say "compare_tokens: skipped, it judges the tokens of magvit and this is $extractor"
+    rm -f "$results_dir/token_ablation.json" # of an earlier run with another extractor
+    return 0
+  fi
   run_stage compare_tokens --inputs "$model" "$standard_data" --outputs "$results_dir/token_ablation.json" -- \
     "$python" "$detection/evaluation/compare_tokens.py" --model "$model" --data_dir "$standard_data" \
     --num_samples "$ablation_clips" --epochs "$ablation_epochs" --output "$results_dir" --device "$device" --seed "$seed"
@@ -258,10 +266,74 @@ choose_video() { # the given one, else the measured sequence beside the reposito
   fi
 }
 
+compare() { # every extractor from several seeds, each run in its own folder, then all before one judge
+  [ -n "$compare" ] || return 0
+  local name run_seed seeds=()
+  for ((run_seed = seed; run_seed < seed + compare_seeds; run_seed++)); do seeds+=("$run_seed"); done
+  for name in $extractor_names; do
+    for run_seed in "${seeds[@]}"; do
+      train_compared "$name" "$run_seed"
+    done
+  done
+  compare_window_models
+  compare_extractors "${seeds[@]}"
+}
+
+train_compared() { # extractor, seed: trained, calibrated and evaluated as every other
+  local name=$1_seed$2 folder=$results_dir/comparison/$1/seed$2
+  run_stage "train_$name" --inputs "$standard_data" --work_in_progress "$folder/checkpoints" \
+    --outputs "$folder"/{final_model.pt,config.json,training_metrics.json} -- \
+    "$python" "$detection/training/train_early_persistence.py" --data_dir "$standard_data" --output_dir "$folder" \
+    --profile "$profile" --size "$compare_size" --num_samples "$compare_clips" --epochs "$compare_epochs" \
+    --extractor "$1" --seed "$2" --device "$device" --resume
+  stage_done "train_$name" ''
+  run_stage "calibrate_$name" --inputs "$folder/final_model.pt" "$standard_data" \
+    --outputs "$folder"/{calibrated_model.pt,calibration.json} -- \
+    "$python" "$detection/training/calibrate.py" --model "$folder/final_model.pt" --data_dir "$standard_data" \
+    --output_dir "$folder" --seed "$2" --device "$device"
+  stage_done "calibrate_$name" ''
+  run_stage "evaluate_$name" --inputs "$folder/calibrated_model.pt" "$standard_data" \
+    --outputs "$folder"/{evaluation_metrics.json,efficiency_metrics.json,predictions.csv} \
+    "$folder"/{confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
+    "$python" "$detection/evaluation/evaluate_model.py" --model "$folder/calibrated_model.pt" \
+    --test_data "$standard_data" --output "$folder" --num_samples "$compare_test_clips" --device "$device" --seed "$seed"
+  stage_done "evaluate_$name" "eval: $1 from seed $2, for the comparison"
+}
+
+compare_window_models() {
+  local output=$results_dir/comparison
+  run_stage compare_window_models --inputs "$standard_data" --outputs "$output/window_models.json" -- \
+    "$python" "$detection/evaluation/compare_window_models.py" --data_dir "$standard_data" --output "$output" \
+    --num_samples "$compare_clips" --epochs "$compare_window_epochs" --test_clips "$compare_test_clips" \
+    --device "$device" --seed "$seed"
+  stage_done compare_window_models 'eval: Window models that a user would pick instead'
+}
+
+compare_extractors() { # seeds
+  local runs=$results_dir/comparison name run_seed
+  local inputs=("$runs/window_models.json")
+  for name in $extractor_names; do
+    for run_seed in "$@"; do
+      inputs+=("$runs/$name/seed$run_seed"/{config,training_metrics,evaluation_metrics,efficiency_metrics}.json)
+      inputs+=("$runs/$name/seed$run_seed"/{calibrated_model.pt,predictions.csv})
+    done
+  done
+  run_stage compare_extractors --inputs "${inputs[@]}" \
+    --outputs "$results_dir"/{extractor_comparison.json,extractor_comparison.png} -- \
+    "$python" "$detection/evaluation/compare_extractors.py" --runs_dir "$runs" --seeds "$@" \
+    --window_models "$runs/window_models.json" --output "$results_dir" --device "$device" --seed "$seed"
+  stage_done compare_extractors 'eval: Extractors compared'
+}
+
 report() {
+  local inputs=() file
+  for file in token_ablation.json extractor_comparison.json extractor_comparison.png; do # not of every run
+    [ ! -f "$results_dir/$file" ] || inputs+=("$results_dir/$file")
+  done
   run_stage report \
-    --inputs "$results_dir"/{config,training_metrics,calibration,evaluation_metrics,efficiency_metrics,token_ablation,blind_leak_check}.json \
+    --inputs "$results_dir"/{config,training_metrics,calibration,evaluation_metrics,efficiency_metrics,blind_leak_check}.json \
     "$results_dir"/{attention_visualizations,efficiency_analysis,detection,confusion_matrix.png,accuracy_earliness.png,reliability.png} \
+    ${inputs[@]+"${inputs[@]}"} \
     --code "$detection/evaluation/templates" \
     --outputs "$results_dir"/{FINAL_REPORT.md,FINAL_REPORT.html,success_criteria.json} -- \
     "$python" "$detection/evaluation/generate_report.py" --results_dir "$results_dir" \
@@ -298,6 +370,7 @@ parse_arguments() {
         ;;
       --local) local_mode=yes ;;
       --dry-run) dry_run=yes ;;
+      --compare) compare=yes ;;
       --accept_new_host_key) accept_new_host_key=yes ;;
       --quick | --full | --smoke)
         [ -z "$asked_profile" ] || [ "$asked_profile" = "${1#--}" ] || fail 'give one of --quick, --full and --smoke, not both'
@@ -381,6 +454,7 @@ study_flags() { # sets `flags` to what the host's own run of this script gets
   local name
   flags=(--extractor "$extractor" --preset "$preset" --device "$device" --seed "$seed" --rule "$rule")
   [ -z "$asked_profile" ] || flags+=("--$asked_profile")
+  [ -z "$compare" ] || flags+=(--compare)
   for name in num_clips epochs batch_size eps until video detections ground_truth; do
     [ -z "${!name}" ] || flags+=("--$name" "${!name}")
   done

@@ -39,6 +39,8 @@ STAGE_FILES = {
     "detection/summary.json": ("detect", "detect.py"),
     "success_criteria.json": ("report", "generate_report.py"),
 }
+ABLATION = "token_ablation.json"  # of the magvit extractor only
+COMPARISON, WINDOW_MODELS = "extractor_comparison.json", "comparison/window_models.json"  # of --compare only
 PICTURES = (
     "confusion_matrix.png",
     "accuracy_earliness.png",
@@ -250,6 +252,28 @@ def check_figures(results: Path) -> None:
     require(not missed, "; ".join(missed))
 
 
+def reads_tokens(results: Path) -> bool:
+    """Whether the run's extractor is the tokenizer, whose tokens compare_tokens.py judges."""
+    try:
+        return read_json(results / "config.json", "train_early_persistence.py", "config")["extractor"] == "magvit"
+    except FAILURES:
+        return True
+
+
+def is_compared(results: Path) -> bool:
+    """Whether the run has put extractors side by side: either file of it counts, so a lost one is noticed."""
+    return any((results / f"extractor_comparison{ending}").exists() for ending in (".json", ".png"))
+
+
+def check_comparison(results: Path) -> None:
+    """Every extractor has a row, every pair a difference, and something is recommended."""
+    value = read_json(results / "extractor_comparison.json", "compare_extractors.py", "compare_extractors")
+    count = len(value["extractors"])
+    require(count > 0, "it compares nothing")
+    require(len(value["differences"]) == count * (count - 1) // 2, f"{count} extractors need all their differences")
+    require(bool(value["recommendation"]), "it recommends nothing")
+
+
 def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[], None]]]:
     """Every line with the function that checks it."""
     lines: list[tuple[str, Callable[[], None]]] = [
@@ -257,9 +281,17 @@ def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[
         ("PROGRESS.txt and HEARTBEAT.txt can be watched", lambda: check_monitoring(results)),
         ("training.log holds every epoch", lambda: check_training_log(results)),
     ]
-    for name, (stage, script) in STAGE_FILES.items():
+    stage_files = {name: made_by for name, made_by in STAGE_FILES.items() if name != ABLATION or reads_tokens(results)}
+    pictures = list(PICTURES)
+    if is_compared(results):
+        stage_files |= {COMPARISON: ("compare_extractors", "compare_extractors.py")}
+        if (results / WINDOW_MODELS).exists():
+            stage_files |= {WINDOW_MODELS: ("compare_window_models", "compare_window_models.py")}
+        pictures.append("extractor_comparison.png")
+        lines.append(("extractors are compared, every pair of them", lambda: check_comparison(results)))
+    for name, (stage, script) in stage_files.items():
         lines.append((f"{name} is valid", lambda n=name, s=stage, w=script: check_stage_file(results / n, s, w)))
-    for name in PICTURES:
+    for name in pictures:
         lines.append((f"{name} opens and is not blank", lambda n=name: check_picture(results / n)))
     for name in TEXTS:
         lines.append((f"{name} is filled in", lambda n=name: check_text(results / n)))

@@ -6,6 +6,8 @@
 profile='' profile_reason=''
 train_clips='' calibration_clips='' test_clips='' blind_train_clips='' blind_test_clips=''
 ablation_clips='' ablation_epochs='' blind_epochs='' default_eps=''
+# of --compare: the first clips of the standard dataset's train and test splits
+compare_seeds=3 compare_size='' compare_clips='' compare_epochs='' compare_window_epochs='' compare_test_clips=''
 
 choose_profile() { # quick, full or nothing; training clips or nothing. Sets what is above and says why
   case ${1:-} in
@@ -28,16 +30,19 @@ choose_profile() { # quick, full or nothing; training clips or nothing. Sets wha
       train_clips=160 calibration_clips=96 test_clips=128
       blind_train_clips=96 blind_test_clips=96
       ablation_clips=96 ablation_epochs=1 blind_epochs=1 default_eps=0.05
+      compare_size=small compare_clips=96 compare_epochs=1 compare_window_epochs=1 compare_test_clips=64
       ;;
     quick)
       train_clips=6000 calibration_clips=2000 test_clips=2000
       blind_train_clips=2000 blind_test_clips=2000
       ablation_clips=2500 ablation_epochs=3 blind_epochs=3 default_eps=0.05
+      compare_size=small compare_clips=3000 compare_epochs=4 compare_window_epochs=2 compare_test_clips=2000
       ;;
     full)
       train_clips=10000 calibration_clips=10000 test_clips=5000
       blind_train_clips=5000 blind_test_clips=5000
       ablation_clips=10000 ablation_epochs=8 blind_epochs=6 default_eps=0.02
+      compare_size=full compare_clips=10000 compare_epochs=20 compare_window_epochs=10 compare_test_clips=5000
       ;;
   esac
   train_clips=${2:-$train_clips}

@@ -36,7 +36,7 @@ show_plan() { # --dry-run: nothing is contacted
     "1. ssh ${host:-HOST}: make or update the clone of $repository in $remote_dir, at commit $commit" \
     '2. there, as a job that outlives the link:' \
     "   $(printf '%s ' bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local --publish "$branch" --results_dir run --data_dir data "$@")" \
-    "   stages: tdd_evidence generate_$preset train calibrate evaluate compare_tokens generate_blind check_leakage visualize analyze detect report verify" \
+    "   stages: $(stage_names)" \
     "3. each stage's result files are committed to $branch and pushed; never weights, data or .env" \
     "4. every $sync_interval s: results to $local_results" \
     "5. at the end: a last sync, then $branch is pulled here"
@@ -46,6 +46,13 @@ show_plan() { # --dry-run: nothing is contacted
     name_files
     printf '%s\n' 'Datasets on the host:' "   $standard_data" "   $blind_data"
   fi
+}
+
+stage_names() { # in the order in which the host runs them
+  local tokens='' compared=''
+  [ "$extractor" != magvit ] || tokens='compare_tokens '
+  [ -z "$compare" ] || compared="{train,calibrate,evaluate}_{${extractor_names// /,}}_seed{$seed..$((seed + compare_seeds - 1))} compare_window_models compare_extractors "
+  printf '%s\n' "tdd_evidence generate_$preset train calibrate evaluate ${tokens}generate_blind check_leakage visualize analyze detect ${compared}report verify"
 }
 
 start_job() { # the flags of the study. A start that is repeated finds the job of the first

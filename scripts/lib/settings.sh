@@ -4,6 +4,7 @@
 
 setting_names='host key ssh_config remote_dir repository branch local_results sync_interval heartbeat
   epochs batch_size extractor preset'
+extractor_names='magvit i3d slowfast transformer'
 
 load_settings() { # file, or nothing for pipeline.env beside the README when there is one
   local file=${1:-} name variable
@@ -57,6 +58,10 @@ check_settings() {
       *[!0-9]* | 0*) fail "$(variable_of "$name") must be a whole number above 0, not '${!name}'" ;;
     esac
   done
+  case " $extractor_names " in
+    *" ${extractor//[[:space:]]/_} "*) ;; # a name with spaces in it is no two names
+    *) fail "the extractor is one of ${extractor_names// /, }, not '$extractor'" ;;
+  esac
   case $host in
     -* | *[[:space:]]*) fail "'$host' is no host; give user@address, or a name from your ssh configuration" ;;
   esac

@@ -64,6 +64,7 @@ def test_help_names_every_flag():
         "--num_clips",
         "--seed",
         "--extractor",
+        "--compare",
         "--rule",
         "--eps",
         "--device",
@@ -87,6 +88,9 @@ def test_help_names_every_flag():
         (["--since", "10m"], "--since goes with logs"),
         (["--local", "--preset", "blind"], "blind"),
         (["--local", "--rule", "dice"], "dice"),
+        (["--local", "--extractor", "c3d"], "magvit, i3d, slowfast, transformer, not 'c3d'"),
+        (["--local", "--extractor", "magvit i3d"], "magvit i3d"),
+        (["--host", "gpu", "--extractor", "c3d"], "c3d"),
         (["--local", "--eps", "2"], "2"),
         (["--local", "--eps", "0.00"], "0.00"),
         (["--local", "--bogus"], "--bogus"),
@@ -161,9 +165,58 @@ def test_the_hosts_run_gets_the_rule_and_its_promise(tmp_path: Path):
     assert "--rule threshold" in settings_of(tmp_path, "PIPELINE_HOST=x\n").stdout
 
 
+def test_the_hosts_run_compares_extractors_when_asked(tmp_path: Path):
+    shown = settings_of(tmp_path, "PIPELINE_HOST=x\n", "--compare", "--seed", "4").stdout
+    assert " --compare" in shown
+    assert "{train,calibrate,evaluate}_{magvit,i3d,slowfast,transformer}_seed{4..6}" in shown
+    assert "compare_window_models compare_extractors report" in shown
+    shown = settings_of(tmp_path, "PIPELINE_HOST=x\n").stdout
+    assert "--compare" not in shown and "compare_extractors" not in shown
+
+
+@pytest.mark.parametrize("name", ["magvit", "i3d", "slowfast", "transformer"])
+def test_the_hosts_run_gets_the_extractor_and_only_the_tokenizer_has_its_tokens_judged(tmp_path: Path, name: str):
+    for shown in (
+        settings_of(tmp_path, "PIPELINE_HOST=x\n", "--extractor", name).stdout,
+        settings_of(tmp_path, f"PIPELINE_HOST=x\nPIPELINE_EXTRACTOR={name}\n").stdout,
+    ):
+        assert f"--extractor {name} " in shown
+        assert ("compare_tokens" in shown) == (name == "magvit")
+
+
+COMPARE = """
+source "$1/lib/common.sh"; source "$1/lib/profiles.sh"; source "$1/lib/settings.sh"
+eval "$(awk '/^(compare|train_compared|compare_window_models|compare_extractors)\\(\\) /, /^}/' "$2")"
+run_stage() { printf 'stage %s\n' "$*"; }; stage_done() { printf 'done %s\n' "$1"; }
+python=py device=cpu seed=2 results_dir=/results standard_data=/data compare=$3
+choose_profile smoke ''; compare
+"""
+
+
+def test_every_extractor_is_trained_from_three_seeds_before_they_are_compared():
+    command = ("bash", "-c", COMPARE, "bash", SCRIPTS, PIPELINE)
+    shown = run(*command, "yes")
+    assert shown.returncode == 0, shown.stderr
+    stages = [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("stage ")]
+    runs = [f"{name}_seed{seed}" for name in ("magvit", "i3d", "slowfast", "transformer") for seed in (2, 3, 4)]
+    assert stages == [
+        *(f"{verb}_{name}" for name in runs for verb in ("train", "calibrate", "evaluate")),
+        "compare_window_models",
+        "compare_extractors",
+    ]
+    assert [line.split()[1] for line in shown.stdout.splitlines() if line.startswith("done ")] == stages
+    train = next(line for line in shown.stdout.splitlines() if line.startswith("stage train_i3d_seed3 "))
+    assert "--extractor i3d --seed 3" in train and "--output_dir /results/comparison/i3d/seed3" in train
+    assert "--num_samples 96" in train and train.endswith("--resume")
+    last = shown.stdout.splitlines()[-2]
+    assert "--seeds 2 3 4" in last and "/results/comparison/transformer/seed4/predictions.csv" in last
+    assert not [line for line in run(*command, "").stdout.splitlines() if line.startswith("stage ")]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("PIPELINE_HOST=x\nPIPELINE_EXTRACTOR=c3d\n", "c3d"),
         ("PIPELINE_HOTS=x\n", "PIPELINE_HOTS"),
         ("rm -rf /\n", "line 1"),
         ("PIPELINE_HOST=x\nPIPELINE_EPOCHS=many\n", "PIPELINE_EPOCHS"),

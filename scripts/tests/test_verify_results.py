@@ -41,7 +41,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = root / "results"
     generate_dataset(root / "data", get_preset("standard"), 0, COUNTS)
     extra = {
-        "config.json": {"data": {"preset": "standard", "num_clips": COUNTS}},
+        "config.json": {"extractor": "magvit", "data": {"preset": "standard", "num_clips": COUNTS}},
         "training_metrics.json": {"epochs": [{"epoch": 1}, {"epoch": 2}]},
         "evaluation_metrics.json": {"num_clips": 4},
         "blind_leak_check.json": {"passed": True},
@@ -155,6 +155,40 @@ def test_damage_fails_its_own_line_and_no_other(whole_run: Path, tmp_path: Path,
     harm(root / "results")
     failed = failing_lines(root)
     assert len(failed) == 1 and line in failed[0]
+
+
+COMPARED = {
+    "stage": "compare_extractors",
+    "schema_version": SCHEMA_VERSION,
+    "provenance": {},
+    "extractors": {"magvit": {}, "i3d": {}},
+    "differences": [{}],
+    "recommendation": ["Take i3d."],
+}
+
+
+def test_a_comparison_of_extractors_is_checked_where_there_is_one(whole_run: Path, tmp_path: Path):
+    root = tmp_path / "copy"
+    shutil.copytree(whole_run, root)
+    written, picture = (root / "results" / f"extractor_comparison{ending}" for ending in (".json", ".png"))
+    shutil.copy(root / "results" / "reliability.png", picture)
+    assert len(failing_lines(root)) == 2  # the picture alone: what it shows is lost
+    write_json(written, COMPARED)
+    assert failing_lines(root) == []
+    write_json(written, {**COMPARED, "differences": []})
+    assert failing_lines(root) == ["extractors are compared, every pair of them"]
+    write_json(written, COMPARED)
+    cut(picture)
+    assert failing_lines(root) == ["extractor_comparison.png opens and is not blank"]
+
+
+def test_only_the_tokenizers_run_owes_the_ablation_of_tokens(whole_run: Path, tmp_path: Path):
+    root = tmp_path / "copy"
+    shutil.copytree(whole_run, root)
+    (root / "results" / "token_ablation.json").unlink()
+    assert failing_lines(root) == ["token_ablation.json is valid"]
+    change_json(root / "results" / "config.json", extractor="i3d")
+    assert failing_lines(root) == []
 
 
 def test_command_line_prints_every_line_and_exits_1_when_one_fails(whole_run: Path, tmp_path: Path):

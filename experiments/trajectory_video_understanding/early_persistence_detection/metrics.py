@@ -1,4 +1,4 @@
-"""Every metric of the study, defined once. Pure numpy.
+"""Every metric of the study, defined once. Pure numpy and scipy.
 
 Scalar metrics are functions of means over clips, so one paired bootstrap serves them all: resample the clips, take
 the means of the per-clip columns, apply the same function.
@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+from scipy.stats import t as student_t
 
 RESAMPLES = 1000
 NUM_CALIBRATION_BINS = 15
@@ -20,7 +21,7 @@ NUM_CALIBRATION_BINS = 15
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A value and its 95 % bootstrap interval."""
+    """A value and its 95 % interval, by bootstrap where nothing else is said."""
 
     value: float
     low: float
@@ -72,6 +73,22 @@ def bootstrap(
 def bootstrap_mean(values: np.ndarray, seed: int = 0) -> Interval:
     """Mean of per-clip values (n,) with its interval."""
     return bootstrap(np.asarray(values, np.float64)[:, None], seed=seed)
+
+
+def over_seeds(values: np.ndarray) -> Interval | None:
+    """Mean of one figure over trainings from different seeds (k,), with its 95 % interval by Student's t.
+
+    None for a single training, which tells nothing of another. Raises ValueError for none, or a value not finite.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
+        raise ValueError(f"over_seeds needs finite values (k >= 1,), got shape {values.shape}")
+    if len(values) == 1:
+        return None
+    mean, half = float(values.mean()), 0.0
+    if np.ptp(values) > 0:  # equal values differ from their mean by its rounding
+        half = float(student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return Interval(mean, mean - half, mean + half)
 
 
 # --- decisions -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@
 Reads   MODEL, split `test` of TEST_DATA
 Writes  OUTPUT/evaluation_metrics.json    every metric, the Bayes limit, other rules, curves, confusion matrix
         OUTPUT/efficiency_metrics.json    decision frames, FLOPs and time of the stream that really ran
-        OUTPUT/predictions.csv            per clip: label, decision, decision frame, p and Bayes posterior at every age
+        OUTPUT/predictions.csv            per clip: label, decision, decision frame, p and Bayes posterior at every age,
+                                          cost of the optimal rule
         OUTPUT/confusion_matrix.png  OUTPUT/accuracy_earliness.png  OUTPUT/reliability.png
 
 Figures of decisions come from p at every age, predicted in one batched pass. A second pass runs the gated stream over
@@ -39,6 +40,7 @@ from early_persistence_detection.evaluation.evaluation_figures import (
     earliness_figure,
     png,
     reliability_figure,
+    single_model_curve,
 )
 from early_persistence_detection.models.attention_visualization import (
     attention_at_decision,
@@ -381,8 +383,8 @@ def judge_efficiency(
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def predictions_csv(judged: Judged, decisions: Decisions) -> str:
-    """One row per clip; the Bayes columns are empty where the posterior is unknown."""
+def predictions_csv(judged: Judged, decisions: Decisions, optimal: dict[float, Decisions] | None) -> str:
+    """One row per clip; what follows from the Bayes posterior is empty where it is unknown."""
     ages = range(1, judged.num_frames + 1)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -390,11 +392,14 @@ def predictions_csv(judged: Judged, decisions: Decisions) -> str:
         ["clip_index", "label", "decision", "decision_frame", "probability"]
         + [f"p_{age}" for age in ages]
         + [f"bayes_{age}" for age in ages]
+        + [f"optimal_cost_{alpha}" for alpha in ALPHAS]
     )
+    costs = {} if optimal is None else {alpha: judged.cost(rule, alpha) for alpha, rule in optimal.items()}
     for index, p in enumerate(judged.probabilities):
         bayes = [""] * len(p) if judged.bayes_posterior is None else judged.bayes_posterior[index].tolist()
         outcome = [decisions.decision[index], decisions.decision_frame[index], decisions.probability[index].item()]
-        writer.writerow([index, judged.labels[index], *outcome, *p.tolist(), *bayes])
+        best = [costs[alpha][index].item() if costs else "" for alpha in ALPHAS]
+        writer.writerow([index, judged.labels[index], *outcome, *p.tolist(), *bayes, *best])
     return text.getvalue()
 
 
@@ -474,9 +479,7 @@ def evaluate(
     }
     predecessor = next(rule for name, rule in rules.items() if name.startswith("predecessor"))
     plot = EarlinessPlot(
-        curve=curve,
-        ours=operating_point(decisions, labels),
-        rule=in_words,
+        curves=[single_model_curve(curve, operating_point(decisions, labels), in_words)],
         bayes_curve=bayes_curve,
         optimal=optimal_points,
         predecessor=OperatingPoint(**predecessor),
@@ -487,7 +490,7 @@ def evaluate(
         "confusion_matrix.png": png(confusion_figure(matrix, title)),
         "accuracy_earliness.png": png(earliness_figure(plot)),
         "reliability.png": png(reliability_figure(p, labels)),
-        "predictions.csv": predictions_csv(judged, decisions).encode(),
+        "predictions.csv": predictions_csv(judged, decisions, optimal).encode(),
         "efficiency_metrics.json": as_json("efficiency", rule | efficiency, arguments),
         "evaluation_metrics.json": as_json("evaluate", report, arguments),
     }

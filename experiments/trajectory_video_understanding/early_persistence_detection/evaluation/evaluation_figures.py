@@ -12,6 +12,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -33,16 +34,32 @@ class OperatingPoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class ModelCurve:
+    """One model in the accuracy-earliness figure."""
+
+    points: Sequence[OperatingPoint]  # threshold by threshold
+    chosen: OperatingPoint  # by the rule evaluated
+    label: str
+    chosen_label: str | None = None  # None: the curve's label tells both
+    color: str = OURS
+    runs: Sequence[Sequence[OperatingPoint]] = ()  # of which `points` is the mean; drawn faintly
+
+
+def single_model_curve(points: Sequence[OperatingPoint], chosen: OperatingPoint, rule: str) -> ModelCurve:
+    """The curve of the only model in a figure; `rule` in words."""
+    return ModelCurve(points, chosen, "this model, threshold by threshold", f"… at {rule}")
+
+
+@dataclasses.dataclass(frozen=True)
 class EarlinessPlot:
     """Everything that the accuracy-earliness figure shows. Bayes and the optimal rule are None on real video."""
 
-    curve: Sequence[OperatingPoint]  # ours, threshold by threshold
-    ours: OperatingPoint  # by the rule evaluated
-    rule: str  # in words
+    curves: Sequence[ModelCurve]
     bayes_curve: Sequence[OperatingPoint] | None
-    optimal: dict[str, OperatingPoint] | None  # alpha -> the optimal rule
-    predecessor: OperatingPoint
+    optimal: dict[str, OperatingPoint] | None  # alpha -> the optimal rule; None: not shown
+    predecessor: OperatingPoint | None  # None: not shown
     hit_counting: dict[int, Sequence[OperatingPoint]]  # hits -> windows from `hits` frames on
+    title: str | None = None
 
 
 def png(figure: Figure) -> bytes:
@@ -84,14 +101,25 @@ def _place(points: Sequence[OperatingPoint]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([point.mean_decision_frame for point in points]), np.clip(accuracy, 0.5, TOP_ACCURACY)
 
 
+def _draw_model(axes: Axes, curve: ModelCurve) -> None:
+    """One model's curve and the point of its rule."""
+    for run in curve.runs:
+        axes.plot(*_place(run), color=curve.color, lw=0.8, alpha=0.3)
+    told_by_point = {"marker": "o", "markevery": [], "ms": 8, "mec": "white"} if curve.chosen_label is None else {}
+    axes.plot(*_place(curve.points), color=curve.color, lw=2.6, label=curve.label, **told_by_point)
+    axes.plot(
+        *_place([curve.chosen]), "o", color=curve.color, ms=12, mec="white", mew=1.5, zorder=6, label=curve.chosen_label
+    )
+
+
 def earliness_figure(plot: EarlinessPlot) -> Figure:
     """Accuracy, on a logit axis, against the mean decision frame. Up and to the left is better."""
     figure = Figure(figsize=(9.4, 6.4), layout="constrained")
     axes = figure.add_subplot()
     if plot.bayes_curve is not None:
         axes.plot(*_place(plot.bayes_curve), "--", color=BAYES, lw=1.6, label="Bayes limit: same rule, exact posterior")
-    axes.plot(*_place(plot.curve), color=OURS, lw=2.6, label="this model, threshold by threshold")
-    axes.plot(*_place([plot.ours]), "o", color=OURS, ms=12, mec="white", mew=1.5, zorder=6, label=f"… at {plot.rule}")
+    for curve in plot.curves:
+        _draw_model(axes, curve)
     if plot.optimal is not None:
         points = list(plot.optimal.values())
         axes.plot(
@@ -99,10 +127,11 @@ def earliness_figure(plot: EarlinessPlot) -> Figure:
         )
         for alpha, x, y in zip(plot.optimal, *_place(points), strict=True):
             axes.annotate(f"α = {alpha}", (x, y), (-9, 4), textcoords="offset points", ha="right", color="#8a5300")
-    axes.plot(
-        *_place([plot.predecessor]), "X", color=PREDECESSOR, ms=11, mec="white", zorder=5,
-        label="predecessor: confidence 0.9 at frame 4",
-    )  # fmt: skip
+    if plot.predecessor is not None:
+        axes.plot(
+            *_place([plot.predecessor]), "X", color=PREDECESSOR, ms=11, mec="white", zorder=5,
+            label="predecessor: confidence 0.9 at frame 4",
+        )  # fmt: skip
     for hits, points in plot.hit_counting.items():
         axes.plot(
             *_place(points[:WINDOWS_SHOWN]), "s-", color=HIT_COLORS[hits], ms=5, lw=1.2,
@@ -119,6 +148,8 @@ def earliness_figure(plot: EarlinessPlot) -> Figure:
     axes.set_axisbelow(True)
     axes.set_xlabel("mean decision frame (earlier is better)", fontsize=11)
     axes.set_ylabel("accuracy of the label as emitted", fontsize=11)
+    if plot.title is not None:
+        axes.set_title(plot.title, fontsize=11)
     axes.legend(loc="lower right", fontsize=9.5, framealpha=0.95)
     return figure
 

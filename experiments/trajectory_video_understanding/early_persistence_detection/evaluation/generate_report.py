@@ -44,6 +44,7 @@ STAGES = {
     "leak": ("blind_leak_check.json", "check_leakage", "check_leakage.py", False),
     "attention": ("attention_visualizations/attention_analysis.json", "visualize", "visualize_attention.py", False),
     "detection": ("detection/summary.json", "detect", "detect.py", False),
+    "comparison": ("extractor_comparison.json", "compare_extractors", "compare_extractors.py", False),
 }
 EFFICIENCY_CHARTS = ("decision_frame_histogram.png", "compute_usage_chart.png")
 COMPARISONS = {">": operator.gt, ">=": operator.ge, "<=": operator.le}
@@ -177,6 +178,28 @@ def text(value: Any) -> Markup:
     return Markup(re.sub(r"([\\`*{}\[\]<#|!&~])", r"\\\1", re.sub(r"\s+", " ", str(value))))
 
 
+def seeded(value: dict[str, Any] | None) -> Markup:
+    """A figure of compare_extractors.py: value, interval over clips where it has one, / interval over seeds."""
+    if value is None:
+        return text(None)
+    bounds = value["over_seeds"]
+    over_clips = interval(value) if "low" in value else number(value["value"])
+    over_seeds = "-" if bounds is None else f"[{number(bounds['low'])}, {number(bounds['high'])}]"
+    return Markup(f"{over_clips} / {over_seeds}")
+
+
+def difference(value: dict[str, Any]) -> Markup:
+    """As `seeded`, to four decimals and with signs."""
+    each = [value] if value["over_seeds"] is None else [value, value["over_seeds"]]
+    over_clips, *over_seeds = (f"[{bounds['low']:+.4f}, {bounds['high']:+.4f}]" for bounds in each)
+    return Markup(f"{value['value']:+.4f} {over_clips} / {over_seeds[0] if over_seeds else '-'}")
+
+
+def millions(value: float) -> Markup:
+    """A large count."""
+    return Markup(f"{value / 1e6:,.3g} M" if value < 1e8 else f"{value / 1e6:,.0f} M")
+
+
 def verdict(row: dict[str, Any]) -> Markup:
     """Whether a criterion is met, for its table."""
     return Markup({True: "yes", False: "**no**", None: "not measured"}[row["met"]])
@@ -200,7 +223,10 @@ def render_markdown(stages: dict[str, Any], criteria: list[dict], targets: list[
         finalize=finalize,
         keep_trailing_newline=True,
     )
-    environment.filters.update(number=number, interval=interval, verdict=verdict, basename=os.path.basename)
+    environment.filters.update(
+        number=number, interval=interval, verdict=verdict, basename=os.path.basename,
+        seeded=seeded, difference=difference, millions=millions,
+    )  # fmt: skip
     stills = sorted(path.name for path in (results / "detection").glob("frame_*.png"))[:MAX_STILLS]
     try:
         return environment.get_template("report.md.j2").render(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ CPU_BATCH_SIZES = {"full": (2, 8, 32, 64), "gated": (32, 64, 128)}
 GPU_BATCH_SIZES = {"full": (32, 128, 256, 512), "gated": (256, 512, 1024, 2048)}
 TRIAL_SECONDS = 10.0
 FINALISTS, FINAL_ROUNDS = 3, 3
+STREAM_BATCH_SIZE, WINDOW_BATCH_SIZE = {"cpu": 64, "gpu": 512}, 8  # for tracks per second
 NUM_TIMED_CLIPS = {"cpu": 384, "gpu": 2048}  # with fewer, most of a stream is its thinning end
 
 
@@ -208,3 +209,90 @@ def measure_wallclock(
     finally:
         torch.set_num_threads(all_threads)
     return WallclockTiming(len(pixels), full_setting, gated_setting, full_seconds, gated_seconds)
+
+
+# --- time per new frame, several models beside each other ----------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """Repeated timings of one model, taken in turn with those of the others."""
+
+    frame_seconds: list[float]  # for one new frame of one track
+    batch_seconds: list[float]  # for one new frame of each of `batch_size` tracks
+    batch_size: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON. `value` is the median over repeats; `low`, `high`: its percentiles 2.5 and 97.5."""
+        ms_per_frame = 1000 * np.array(self.frame_seconds)
+        low, high = np.percentile(ms_per_frame, [2.5, 97.5])
+        return {
+            "ms_per_new_frame": {"value": float(np.median(ms_per_frame)), "low": float(low), "high": float(high)},
+            "track_frames_per_second": self.batch_size / float(np.median(self.batch_seconds)),
+            "batch_size": self.batch_size,
+        }
+
+
+@torch.inference_mode()
+def measure_latency(
+    streams: Mapping[str, EarlyPersistenceClassifier],
+    windows: Mapping[str, torch.nn.Module],
+    device: torch.device,
+    repeats: int = 9,
+    num_threads: int = 1,
+    stream_batch_size: int | None = None,
+    max_seconds: float = 600.0,
+) -> dict[str, Latency]:
+    """What one new frame costs each model: of one track, and of many tracks at once.
+
+    A stream takes T frames one after the other, each answer waited for, and its time is divided by T. A window model
+    maps whole clips float (B, 16, 3, 64, 64) to logits (B,), and needs that once for every new frame. After a warm-up
+    all models run in turn, repeat by repeat, so that a slow spell of the machine meets every one. After 3 repeats the
+    measurement ends once `max_seconds` have passed. The names of `streams` and `windows` differ.
+    """
+    batch_size = stream_batch_size or STREAM_BATCH_SIZE["cpu" if device.type == "cpu" else "gpu"]
+    runs: dict[tuple[str, int], tuple[Callable[[int], Any], int]] = {}  # name, tracks -> run, new frames it takes
+    for name, model in streams.items():
+        for size in (1, batch_size):
+            runs[name, size] = _stream_run(model, size, device), model.config.num_frames
+    for name, model in windows.items():
+        for size in (1, WINDOW_BATCH_SIZE):
+            runs[name, size] = _window_run(model, size, device), 1
+    sizes = dict.fromkeys(streams, batch_size) | dict.fromkeys(windows, WINDOW_BATCH_SIZE)
+    seconds: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
+    all_threads, started = torch.get_num_threads(), time.perf_counter()
+    try:
+        for (_, size), (run, _) in runs.items():
+            _timed(run, Setting(size, num_threads), device)
+        for repeat in range(repeats):
+            if repeat >= 3 and time.perf_counter() - started > max_seconds:
+                break
+            for (name, size), (run, num_frames) in runs.items():
+                seconds[name, size].append(_timed(run, Setting(size, num_threads), device) / num_frames)
+    finally:
+        torch.set_num_threads(all_threads)
+    return {name: Latency(seconds[name, 1], seconds[name, size], size) for name, size in sizes.items()}
+
+
+def _stream_run(model: EarlyPersistenceClassifier, batch_size: int, device: torch.device) -> Callable[[int], None]:
+    """What takes the frames of `batch_size` tracks from the first to the last, waiting for the answer after each."""
+    frames, start = _noise(model.config.num_frames, batch_size, device=device), model.initial_state(batch_size)
+
+    def run(_: int) -> None:
+        state = start
+        for frame in frames:
+            p, state = model.step(frame, state)
+            p.cpu()
+
+    return run
+
+
+def _window_run(model: torch.nn.Module, batch_size: int, device: torch.device) -> Callable[[int], None]:
+    """What answers for `batch_size` whole windows once."""
+    clips = _noise(batch_size, 16, device=device)
+    return lambda _: model(clips).cpu()
+
+
+def _noise(*leading: int, device: torch.device) -> torch.Tensor:
+    """Frames (..., 3, 64, 64) in [-1, 1]: zeros could be computed faster than pictures are."""
+    return torch.rand(*leading, 3, 64, 64, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(device)

@@ -7,6 +7,7 @@ from early_persistence_detection.models.compute_gating import decide
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from persistence_augmented_dataset.bayes import OptimalRule, get_preset, posterior, simulate
+from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
@@ -213,3 +214,16 @@ def test_faithfulness_is_the_ratio_of_mean_changes():
     most, random = np.array([0.4, 0.2, np.nan, 9.0]), np.array([0.1, 0.2, 9.0, np.nan])
     assert metrics.attention_faithfulness(most, random).value == pytest.approx(2.0)
     assert metrics.attention_faithfulness(most[2:], random[2:]) is None
+
+
+def test_interval_over_seeds_is_students_t():
+    values = np.array([0.9, 0.92, 0.97])
+    interval = metrics.over_seeds(values)
+    expected = stats.t.interval(0.95, 2, values.mean(), stats.sem(values))
+    assert (interval.low, interval.high) == pytest.approx(expected) and interval.value == pytest.approx(0.93)
+    assert metrics.over_seeds(values[:1]) is None
+    same = metrics.over_seeds(np.full(3, 0.1))
+    assert same.low == same.value == same.high == pytest.approx(0.1)
+    for wrong in (np.array([]), np.array([0.1, np.nan]), np.ones((2, 2))):
+        with pytest.raises(ValueError, match="over_seeds"):
+            metrics.over_seeds(wrong)

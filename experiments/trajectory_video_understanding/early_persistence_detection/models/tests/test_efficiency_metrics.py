@@ -18,6 +18,7 @@ from early_persistence_detection.models.efficiency_metrics import (
     flops_of_step,
     flops_to_start,
     gated_flops,
+    measure_latency,
     measure_wallclock,
 )
 from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
@@ -158,3 +159,50 @@ def test_one_slow_spell_does_not_choose_the_setting():
         assert _fastest(run, (4, 8), {1}, CPU).batch_size == 4
     finally:
         torch.set_num_threads(threads)
+
+
+class Window(torch.nn.Module):
+    """Looks at whole windows and notes when."""
+
+    def __init__(self, calls: list[str]):
+        super().__init__()
+        self.calls = calls
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        self.calls.append(f"window {len(clips)}")
+        time.sleep(0.02 * len(clips))
+        return clips.mean(dim=(1, 2, 3, 4))
+
+
+def test_latency_warms_up_and_takes_the_models_in_turn(model, monkeypatch):
+    calls, threads = [], torch.get_num_threads()
+    step = model.step
+
+    def noted(frame, state):
+        if int(state.age[0]) == 0:
+            calls.append(f"stream {len(frame)}")
+        assert torch.get_num_threads() == 1
+        return step(frame, state)
+
+    monkeypatch.setattr(model, "step", noted)
+    latency = measure_latency({"ours": model}, {"window": Window(calls)}, CPU, repeats=2, stream_batch_size=4)
+    assert calls == 3 * ["stream 1", "stream 4", "window 1", "window 8"]
+    assert torch.get_num_threads() == threads
+    ours, window = latency["ours"].as_dict(), latency["window"].as_dict()
+    assert ours["batch_size"] == 4 and window["batch_size"] == 8
+    assert len(latency["ours"].frame_seconds) == 2
+    assert 20 <= window["ms_per_new_frame"]["low"] <= window["ms_per_new_frame"]["value"] < 40
+    assert window["track_frames_per_second"] == pytest.approx(50, rel=0.3)  # 8 windows in 8 x 20 ms
+    assert ours["track_frames_per_second"] == pytest.approx(4 / np.median(latency["ours"].batch_seconds))
+
+
+def test_latency_of_a_stream_is_per_frame(model):
+    latency = measure_latency({"ours": model}, {}, CPU, repeats=3, stream_batch_size=2)["ours"]
+    clip = frames_to_input(random_pixels(1, seed=8))
+    started = time.perf_counter()
+    with torch.inference_mode():
+        state = model.initial_state(1)
+        for frame in clip.unbind(1):
+            _, state = model.step(frame, state)
+    whole = time.perf_counter() - started
+    assert whole / 64 < np.median(latency.frame_seconds) < whole / 4

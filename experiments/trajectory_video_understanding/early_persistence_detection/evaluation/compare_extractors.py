@@ -1,0 +1,482 @@
+#!/usr/bin/env python3
+"""Put extractors before one judge: the runs of each, trained from several seeds on the same clips, side by side.
+
+    python evaluation/compare_extractors.py --runs_dir results/comparison --output results \
+        --window_models results/comparison/window_models.json
+
+Reads   RUNS_DIR/EXTRACTOR/seedK/         a run each, as train, calibrate and evaluate leave it: config.json,
+                                          training_metrics.json, calibrated_model.pt, evaluation_metrics.json,
+                                          efficiency_metrics.json, predictions.csv
+        WINDOW_MODELS                     what compare_window_models.py measured, where it ran
+Writes  OUTPUT/extractor_comparison.json  every figure with its intervals, paired differences, time per new frame
+                                          measured here, and the recommendation that follows
+        OUTPUT/extractor_comparison.png   accuracy against earliness of all, the Bayes limit, the hit counters
+
+Figures are means over seeds. `low` and `high` are of a bootstrap over the test clips (each clip's mean over seeds);
+`over_seeds` is an interval over the seeds by Student's t, null with one seed. Differences are paired: the same clips,
+the same seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from run_directory import (
+    SCHEMA_VERSION,
+    InputError,
+    RunDirectory,
+    atomic_open,
+    provenance,
+    read_json,
+    require_finite,
+    run_cli,
+    write_json,
+)
+
+from early_persistence_detection import metrics
+from early_persistence_detection.evaluation.evaluate_model import ALPHAS, HITS, threshold_curve
+from early_persistence_detection.evaluation.evaluation_figures import (
+    EarlinessPlot,
+    ModelCurve,
+    OperatingPoint,
+    earliness_figure,
+    png,
+)
+from early_persistence_detection.evaluation.extractor_recommendation import COST_ALPHA, MIN_SEEDS, recommend
+from early_persistence_detection.evaluation.generate_report import Fields, measured
+from early_persistence_detection.models.checkpoint import load_model, resolve_device
+from early_persistence_detection.models.efficiency_metrics import Latency, measure_latency
+from early_persistence_detection.models.window_models import WINDOW_MODELS, build_window_model
+
+REFERENCE = "magvit"  # first in every table
+AGES_SHOWN, BAYES_GAP_AGES = (1, 2, 3, 4, 8, 16), (1, 2, 3, 4)
+COLORS = ("#1f5fa8", "#d1495b", "#2a9d6f", "#8e5ea2", "#d98200", "#5b5b5b")
+NUM_THREADS = 1
+RUN_FILES = {
+    "config": ("config.json", "config", "train_early_persistence.py"),
+    "training": ("training_metrics.json", "train", "train_early_persistence.py"),
+    "evaluation": ("evaluation_metrics.json", "evaluate", "evaluate_model.py"),
+    "efficiency": ("efficiency_metrics.json", "efficiency", "evaluate_model.py"),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs_dir", type=Path, required=True, help="folder of EXTRACTOR/seedK/")
+    parser.add_argument("--seeds", type=int, nargs="+", help="which K to compare (default all that are there)")
+    parser.add_argument("--window_models", type=Path, help="window_models.json of compare_window_models.py")
+    parser.add_argument("--output", type=Path, required=True, help="results folder")
+    parser.add_argument("--repeats", type=int, default=9, help="timings of each model (default 9)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the intervals (default 0)")
+    parser.add_argument("--device", default="auto", help="where time is measured: auto, cpu, cuda or mps")
+    return parser.parse_args()
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Raise InputError for values out of range, before anything is read."""
+    if arguments.repeats < 1:
+        raise InputError(f"--repeats must be at least 1, not {arguments.repeats}")
+    if arguments.seed < 0:
+        raise InputError(f"--seed must not be negative, it is {arguments.seed}")
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise InputError(f"{arguments.output} is a file; give a folder for the results")
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training of one extractor, and how it was judged. n test clips, T frames."""
+
+    folder: Path
+    files: dict[str, Fields]  # keys of RUN_FILES
+    labels: np.ndarray  # (n,)
+    decision_frame: np.ndarray  # (n,)
+    right: np.ndarray  # (n,)
+    probabilities: np.ndarray  # (n, T)
+    bayes_posterior: np.ndarray | None  # (n, T); None on real video
+    optimal_cost: dict[float, np.ndarray] | None  # alpha -> (n,); None on real video
+
+    def metric(self, name: str) -> float | None:
+        """The value of an interval that evaluate_model.py wrote; None where it could not be measured."""
+        return measured(self.files["evaluation"]["metrics"], name, self.folder / "evaluation_metrics.json")
+
+    def number(self, file: str, name: str) -> float:
+        """A number of one of the files."""
+        return require_finite(self.files[file][name], self.folder / RUN_FILES[file][0], name)
+
+    @property
+    def flops_per_new_frame(self) -> float:
+        """Mean over ages."""
+        return float(np.mean(self.files["efficiency"]["flops_per_step_at_age"]))
+
+    def cost(self, alpha: float) -> np.ndarray:
+        """`metrics.cost_per_clip`, (n,)."""
+        return metrics.cost_per_clip(self.right, self.decision_frame, self.probabilities.shape[1], alpha)
+
+
+def read_predictions(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a predictions.csv, float64; an empty cell is NaN. Raises InputError when it is damaged."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; make it with evaluate_model.py")
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        table = np.array([[float(cell) if cell else np.nan for cell in row] for row in rows], np.float64)
+        return dict(zip(header, table.reshape(-1, len(header)).T, strict=True))
+    except (ValueError, UnicodeDecodeError, csv.Error):
+        raise InputError(f"{path} is not a table of numbers; make it again with evaluate_model.py") from None
+
+
+def read_run(folder: Path, extractor: str, seed: int) -> Run:
+    """Everything that is known of a run. Raises InputError that names the file which is missing or wrong."""
+    files = {}
+    for key, (name, stage, script) in RUN_FILES.items():
+        files[key] = Fields(read_json(folder / name, script, stage), folder / name, script)
+    if not (folder / "calibrated_model.pt").is_file():
+        raise InputError(f"{folder / 'calibrated_model.pt'} does not exist; make it with calibrate.py")
+    for name, expected in (("extractor", extractor), ("seed", seed)):
+        if files["config"][name] != expected:
+            raise InputError(
+                f"{folder / 'config.json'} is of {name} {files['config'][name]!r}, its folder says {expected!r}; "
+                "put the run where it belongs"
+            )
+    num_frames = int(
+        require_finite(files["evaluation"]["num_frames"], folder / "evaluation_metrics.json", "num_frames")
+    )
+    path = folder / "predictions.csv"
+    columns = read_predictions(path)
+
+    def stack(*names: str) -> np.ndarray:  # (n, columns), finite
+        missing = [name for name in names if name not in columns]
+        if missing:
+            raise InputError(f"{path} has no column {missing[0]}; make it again with evaluate_model.py")
+        table = np.column_stack([columns[name] for name in names])
+        if len(table) == 0 or not np.isfinite(table).all():
+            raise InputError(f"{path} holds no clips, NaN or empty cells; make it again with evaluate_model.py")
+        return table
+
+    def by_age(what: str) -> np.ndarray:
+        return stack(*(f"{what}_{age}" for age in range(1, num_frames + 1)))
+
+    label, decision, frame = stack("label", "decision", "decision_frame").T
+    known = files["evaluation"]["metrics"]["regret"] is not None
+    run = Run(
+        folder=folder,
+        files=files,
+        labels=label,
+        decision_frame=frame,
+        right=metrics.is_right(decision, label),
+        probabilities=by_age("p"),
+        bayes_posterior=by_age("bayes") if known else None,
+        optimal_cost={alpha: stack(f"optimal_cost_{alpha}")[:, 0] for alpha in ALPHAS} if known else None,
+    )
+    if abs(run.right.mean() - (run.metric("accuracy") or 0.0)) > 1e-9:
+        raise InputError(f"{path} and evaluation_metrics.json disagree; make both again with evaluate_model.py")
+    return run
+
+
+def read_runs(directory: Path, seeds: Sequence[int] | None = None) -> dict[str, list[Run]]:
+    """Extractor -> its runs by seed, of `seeds` or all, the reference first.
+
+    Raises InputError for runs that cannot be compared.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{directory} is not a folder; give the folder that holds EXTRACTOR/seedK/")
+    found: dict[str, dict[int, Path]] = {}
+    for folder in directory.glob("*/seed*"):
+        match = re.fullmatch(r"seed(\d+)", folder.name)
+        if match and folder.is_dir() and (seeds is None or int(match.group(1)) in seeds):
+            found.setdefault(folder.parent.name, {})[int(match.group(1))] = folder
+    if not found:
+        raise InputError(f"{directory} holds no run EXTRACTOR/seedK/; train, calibrate and evaluate one there")
+    names = sorted(found, key=lambda name: (name != REFERENCE, name))
+    wanted = sorted(found[names[0]] if seeds is None else set(seeds))
+    for name in names:
+        if sorted(found[name]) != wanted:
+            raise InputError(f"{directory / name} has seeds {sorted(found[name])}, not {wanted}; run the missing ones")
+    runs = {name: [read_run(found[name][seed], name, seed) for seed in sorted(found[name])] for name in names}
+    require_alike([run for each in runs.values() for run in each])
+    return runs
+
+
+EVALUATED_BY = ("rule", "confidence_threshold", "decide_by", "early_stop_frame")
+# what all runs must share -> where a run tells it, and what to do when it differs
+SHARED: dict[str, tuple[Callable[[Run], Any], str]] = {
+    "training data": (lambda run: run.files["config"]["data"]["manifest_sha256"], "train all on one dataset"),
+    "numbers of training clips": (lambda run: run.files["training"]["num_training_clips"], "train all on as many"),
+    "lengths of training": (lambda run: len(run.files["training"]["epochs"]), "train all for as many epochs"),
+    "evaluation rules": (lambda run: [run.files["evaluation"].get(key) for key in EVALUATED_BY], "evaluate all alike"),
+    "test data": (
+        lambda run: [run.files["evaluation"]["preset"], run.labels, run.bayes_posterior],
+        "evaluate all on one dataset",
+    ),
+}
+
+
+def require_alike(runs: Sequence[Run]) -> None:
+    """Raise InputError unless every run was trained and judged as the first one was."""
+    for run in runs[1:]:
+        for what, (told_by, fix) in SHARED.items():
+            if not _is_same(told_by(run), told_by(runs[0])):
+                raise InputError(f"{run.folder} and {runs[0].folder} have different {what}; {fix}")
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_same(*pair) for pair in zip(value, other, strict=True))
+    if isinstance(value, np.ndarray):
+        return np.array_equal(value, other)
+    return bool(value == other) if not isinstance(other, np.ndarray) else False
+
+
+def read_window_models(path: Path) -> Fields:
+    """What compare_window_models.py wrote. Raises InputError when it is damaged or names a model unknown here."""
+    script = "compare_window_models.py"
+    value = Fields(read_json(path, script, "compare_window_models"), path, script)
+    for name in value["models"]:
+        if name not in WINDOW_MODELS:
+            raise InputError(f"{path} holds the model {name!r}, known are {', '.join(WINDOW_MODELS)}")
+    return value
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def _bounds(interval: metrics.Interval | None) -> dict[str, float] | None:
+    return None if interval is None else {"low": interval.low, "high": interval.high}
+
+
+def clip_figure(per_run: np.ndarray, seed: int) -> dict[str, Any]:
+    """Mean of a figure known for each of k runs and n clips, (k, n), with intervals over clips and over seeds."""
+    over_clips = metrics.bootstrap_mean(per_run.mean(axis=0), seed)
+    return over_clips.as_dict() | {"over_seeds": _bounds(metrics.over_seeds(per_run.mean(axis=1)))}
+
+
+def run_figure(values: Sequence[float | None]) -> dict[str, Any] | None:
+    """Mean of a figure known for each run only; None where a run could not measure it."""
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return {"value": float(np.mean(known)), "over_seeds": _bounds(metrics.over_seeds(np.array(known)))}
+
+
+def judge_extractor(runs: Sequence[Run], seed: int) -> dict[str, Any]:
+    """One extractor's row of the table, but for time measured here."""
+
+    def over_clips(of_run: Callable[[Run], np.ndarray]) -> dict[str, Any]:
+        return clip_figure(np.stack([of_run(run) for run in runs]), seed)
+
+    regret = bayes_gap = None
+    if runs[0].bayes_posterior is not None:
+        regret = {
+            str(alpha): over_clips(lambda run, alpha=alpha: run.cost(alpha) - run.optimal_cost[alpha])
+            for alpha in ALPHAS
+        }
+        bayes_gap = {
+            str(age): over_clips(
+                lambda run, age=age: metrics.bayes_gap(run.probabilities, run.bayes_posterior, run.labels, age)
+            )
+            for age in BAYES_GAP_AGES
+        }
+    by_run = ("compute_savings", "attention_efficiency_ratio", "attention_faithfulness", "wallclock_speedup")
+    early = runs[0].files["evaluation"]["early_stop_frame"]
+    ages = [age for age in AGES_SHOWN if age <= runs[0].probabilities.shape[1]]
+    return {
+        "accuracy": over_clips(lambda run: run.right),
+        "mean_decision_frame": over_clips(lambda run: run.decision_frame),
+        "early_stop_rate": over_clips(lambda run: (run.decision_frame <= early).astype(np.float64)),
+        "average_cost": {str(alpha): over_clips(lambda run, alpha=alpha: run.cost(alpha)) for alpha in ALPHAS},
+        "regret": regret,
+        "bayes_gap": bayes_gap,
+        "accuracy_at_age": {
+            str(age): over_clips(
+                lambda run, age=age: metrics.is_right_at_age(run.probabilities, run.labels)[:, age - 1]
+            )
+            for age in ages
+        },
+        **{name: run_figure([run.metric(name) for run in runs]) for name in by_run},
+        "num_parameters": round(np.mean([run.number("training", "num_parameters") for run in runs])),
+        "flops_per_new_frame": float(np.mean([run.flops_per_new_frame for run in runs])),
+        "training_seconds": run_figure([run.number("training", "seconds") for run in runs]),
+    }
+
+
+def judge_differences(runs: dict[str, list[Run]], seed: int) -> list[dict[str, Any]]:
+    """Every pair of extractors, paired by clip and seed. A difference of costs is one of regrets."""
+    rows = []
+    for against, extractor in itertools.combinations(runs, 2):
+
+        def difference(of_run: Callable[[Run], np.ndarray], pair: tuple[str, str] = (extractor, against)) -> dict:
+            ours, theirs = (np.stack([of_run(run) for run in runs[name]]) for name in pair)
+            return clip_figure(ours - theirs, seed)
+
+        rows.append(
+            {
+                "extractor": extractor,
+                "against": against,
+                "accuracy": difference(lambda run: run.right),
+                "regret": difference(lambda run: run.cost(float(COST_ALPHA))),
+                "mean_decision_frame": difference(lambda run: run.decision_frame),
+            }
+        )
+    return rows
+
+
+def with_latency(rows: dict[str, dict[str, Any]], latency: dict[str, Latency], reference: str | None) -> dict[str, Any]:
+    """The rows with the times measured here, and how many times those of `reference` they are."""
+    timed = {name: row | {"latency": latency[name].as_dict()} for name, row in rows.items()}
+    base = None if reference is None else latency[reference].as_dict()
+    for row in timed.values():
+        ours = row["latency"]
+        ours["times_reference"] = None
+        if base is not None:
+            ours["times_reference"] = {
+                "ms_per_new_frame": ours["ms_per_new_frame"]["value"] / base["ms_per_new_frame"]["value"],
+                "track_frames_per_second": ours["track_frames_per_second"] / base["track_frames_per_second"],
+            }
+    return timed
+
+
+def mean_curve(curves: Sequence[Sequence[OperatingPoint]]) -> list[OperatingPoint]:
+    """Threshold by threshold, the mean of several curves."""
+    return [
+        OperatingPoint(*np.mean([dataclasses.astuple(point) for point in points], axis=0).tolist())
+        for points in zip(*curves, strict=True)
+    ]
+
+
+def _points(rows: Sequence[dict[str, Any]]) -> list[OperatingPoint]:
+    return [OperatingPoint(row["accuracy"], row["mean_decision_frame"]) for row in rows]
+
+
+def comparison_plot(runs: dict[str, list[Run]], rows: dict[str, dict[str, Any]]) -> EarlinessPlot:
+    """What the figure shows: each extractor's mean over seeds and each seed, the Bayes limit, the hit counters."""
+    curves = []
+    for (name, each), color in zip(runs.items(), itertools.cycle(COLORS), strict=False):
+        by_seed = [threshold_curve(run.probabilities, run.labels) for run in each]
+        chosen = OperatingPoint(rows[name]["accuracy"]["value"], rows[name]["mean_decision_frame"]["value"])
+        faint = by_seed if len(by_seed) > 1 else ()
+        curves.append(ModelCurve(mean_curve(by_seed), chosen, name, None, color, faint))
+    first = next(iter(runs.values()))
+    evaluation = first[0].files["evaluation"]
+    seeds = "one seed" if len(first) == 1 else f"mean of {len(first)} seeds (each one faint)"
+    return EarlinessPlot(
+        curves=curves,
+        bayes_curve=_points(evaluation["bayes_curve"]) if evaluation["bayes_curve"] else None,
+        optimal=None,
+        predecessor=None,
+        hit_counting={hits: _points(evaluation["rules"][f"confirm_{hits}_of_N"]["windows"]) for hits in HITS},
+        title=f"Threshold by threshold, {seeds}; dots: {rule_of(evaluation)}",
+    )
+
+
+def rule_of(evaluation: Fields) -> str:
+    """The rule evaluated, in words."""
+    return evaluation.get("rule_in_words") or f"confidence {evaluation['confidence_threshold']:g}"
+
+
+def compact_table(rows: dict[str, dict[str, Any]]) -> str:
+    """The figures that matter most, for the log."""
+    titles = ("accuracy", "frame", "regret", "MFLOPs", "ms", "tracks/s", "training s")
+    lines = [f"{'':14}" + "".join(f"{title:>12}" for title in titles)]
+    for name, row in rows.items():
+        regret = "-" if row["regret"] is None else f"{row['regret'][COST_ALPHA]['value']:.4f}"
+        cells = (
+            f"{row['accuracy']['value']:.4f}", f"{row['mean_decision_frame']['value']:.2f}", regret,
+            f"{row['flops_per_new_frame'] / 1e6:.1f}", f"{row['latency']['ms_per_new_frame']['value']:.2f}",
+            f"{row['latency']['track_frames_per_second']:.0f}", f"{row['training_seconds']['value']:.0f}",
+        )  # fmt: skip
+        lines.append(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
+
+
+def compare(
+    runs: dict[str, list[Run]], windows: Fields | None, repeats: int, seed: int, device: torch.device
+) -> tuple[dict[str, Any], bytes]:
+    """The content of extractor_comparison.json and the picture."""
+    models = {name: load_model(each[0].folder / "calibrated_model.pt", device) for name, each in runs.items()}
+    networks = (
+        {} if windows is None else {name: build_window_model(name).to(device).eval() for name in windows["models"]}
+    )
+    rows = {name: judge_extractor(each, seed) for name, each in runs.items()}
+    differences = judge_differences(runs, seed)
+    latency = measure_latency(models, networks, device, repeats, NUM_THREADS)
+    reference = REFERENCE if REFERENCE in runs else None
+    first = next(iter(runs.values()))
+    files = first[0].files
+    window_rows = None
+    if windows is not None:
+        window_rows = {
+            "num_training_clips": windows["num_training_clips"],
+            "num_test_clips": windows["num_test_clips"],
+            "models": with_latency(windows["models"], latency, reference),
+        }
+    comparison = {
+        "num_clips": len(first[0].labels),
+        "num_seeds": len(first),
+        "seeds": [run.files["config"]["seed"] for run in first],
+        "enough_seeds": len(first) >= MIN_SEEDS,
+        "preset": files["evaluation"]["preset"],
+        "profile": files["config"]["profile"],
+        "size": files["config"].get("size"),
+        "epochs": len(files["training"]["epochs"]),
+        "num_training_clips": files["training"]["num_training_clips"],
+        "trained_on": files["training"]["device"],
+        "rule": rule_of(files["evaluation"]),
+        "early_stop_frame": files["evaluation"]["early_stop_frame"],
+        "reference": reference,
+        "extractors": with_latency(rows, latency, reference),
+        "differences": differences,
+        "window_models": window_rows,
+        "timing": {
+            "device": str(device),
+            "num_threads": NUM_THREADS,
+            "repeats": len(next(iter(latency.values())).frame_seconds),
+            "model_of_seed": files["config"]["seed"],
+        },
+    }
+    comparison["recommendation"] = recommend(comparison)
+    return comparison, png(earliness_figure(comparison_plot(runs, rows)))
+
+
+def main() -> None:
+    """Compare as the command line says."""
+    arguments = parse_args()
+    check_arguments(arguments)
+    device = resolve_device(arguments.device)
+    runs = read_runs(arguments.runs_dir, arguments.seeds)
+    windows = None if arguments.window_models is None else read_window_models(arguments.window_models)
+    comparison, picture = compare(runs, windows, arguments.repeats, arguments.seed, device)
+    directory = RunDirectory(arguments.output)
+    with atomic_open(directory.path / "extractor_comparison.png", "wb") as file:
+        file.write(picture)
+    write_json(
+        directory.path / "extractor_comparison.json",
+        {
+            "stage": "compare_extractors",
+            "schema_version": SCHEMA_VERSION,
+            **comparison,
+            "provenance": provenance(vars(arguments), arguments.seed),
+        },
+    )
+    print(compact_table(comparison["extractors"]), *comparison["recommendation"], sep="\n", flush=True)
+    directory.log(
+        f"Compared {', '.join(runs)} over {comparison['num_seeds']} seed(s) on {comparison['num_clips']} clips: "
+        f"{comparison['recommendation'][0]}"
+    )
+
+
+if __name__ == "__main__":
+    run_cli(main)
