@@ -284,7 +284,7 @@ train_compared() { # extractor, seed: trained, calibrated and evaluated as every
   run_stage "train_$name" --inputs "$standard_data" --work_in_progress "$folder/checkpoints" \
     --outputs "$folder"/{final_model.pt,config.json,training_metrics.json} -- \
     "$python" "$detection/training/train_early_persistence.py" --data_dir "$standard_data" --output_dir "$folder" \
-    --profile "$profile" --size "$compare_size" --num_samples "$compare_clips" --epochs "$compare_epochs" \
+    --profile "$profile" --size "$compare_size" --num_samples "$compare_clips" "${compare_training[@]}" \
     --extractor "$1" --seed "$2" --device "$device" --resume
   stage_done "train_$name" ''
   run_stage "calibrate_$name" --inputs "$folder/final_model.pt" "$standard_data" \
@@ -304,7 +304,7 @@ compare_window_models() {
   local output=$results_dir/comparison
   run_stage compare_window_models --inputs "$standard_data" --outputs "$output/window_models.json" -- \
     "$python" "$detection/evaluation/compare_window_models.py" --data_dir "$standard_data" --output "$output" \
-    --num_samples "$compare_clips" --epochs "$compare_window_epochs" --test_clips "$compare_test_clips" \
+    --num_samples "$compare_clips" "${compare_windows[@]}" \
     --device "$device" --seed "$seed"
   stage_done compare_window_models 'eval: Window models that a user would pick instead'
 }

@@ -6,8 +6,9 @@
 profile='' profile_reason=''
 train_clips='' calibration_clips='' test_clips='' blind_train_clips='' blind_test_clips=''
 ablation_clips='' ablation_epochs='' blind_epochs='' default_eps=''
-# of --compare: the first clips of the standard dataset's train and test splits
-compare_seeds=3 compare_size='' compare_clips='' compare_epochs='' compare_window_epochs='' compare_test_clips=''
+# of --compare: sizes, seeds, and what the four extractors and the window models are given. The latter cost so much more
+# that on a CPU minutes bound their training, and fewer clips judge them
+compare_seeds=3 compare_size='' compare_clips='' compare_test_clips='' compare_training=() compare_windows=()
 
 choose_profile() { # quick, full or nothing; training clips or nothing. Sets what is above and says why
   case ${1:-} in
@@ -30,19 +31,25 @@ choose_profile() { # quick, full or nothing; training clips or nothing. Sets wha
       train_clips=160 calibration_clips=96 test_clips=128
       blind_train_clips=96 blind_test_clips=96
       ablation_clips=96 ablation_epochs=1 blind_epochs=1 default_eps=0.05
-      compare_size=small compare_clips=96 compare_epochs=1 compare_window_epochs=1 compare_test_clips=64
+      compare_size=small compare_clips=96 compare_test_clips=64
+      compare_training=(--epochs 1 --batch_size 16)
+      compare_windows=(--epochs 1 --minutes 0.2 --test_clips 16 --calibration_clips 90 --ages 1 4)
       ;;
     quick)
       train_clips=6000 calibration_clips=2000 test_clips=2000
       blind_train_clips=2000 blind_test_clips=2000
       ablation_clips=2500 ablation_epochs=3 blind_epochs=3 default_eps=0.05
-      compare_size=small compare_clips=3000 compare_epochs=4 compare_window_epochs=2 compare_test_clips=2000
+      compare_size=small compare_clips=3000 compare_test_clips=2000
+      compare_training=(--epochs 2 --batch_size 16 --learning_rate 1e-3)
+      compare_windows=(--epochs 2 --minutes 5 --test_clips 200 --calibration_clips 100 --ages 1 2 3 4 16)
       ;;
     full)
       train_clips=10000 calibration_clips=10000 test_clips=5000
       blind_train_clips=5000 blind_test_clips=5000
       ablation_clips=10000 ablation_epochs=8 blind_epochs=6 default_eps=0.02
-      compare_size=full compare_clips=10000 compare_epochs=20 compare_window_epochs=10 compare_test_clips=5000
+      compare_size=full compare_clips=10000 compare_test_clips=5000
+      compare_training=(--epochs 20 --batch_size 32 --learning_rate 1e-3)
+      compare_windows=(--epochs 20 --test_clips 5000 --calibration_clips 2000)
       ;;
   esac
   train_clips=${2:-$train_clips}
