@@ -3,7 +3,7 @@
 
     python evaluation/check_leakage.py --model results/calibrated_model.pt --data_dir data/blind --output results
 
-Reads   the tokenizer in MODEL and all three splits of DATA_DIR (preset `blind`)
+Reads   the extractor in MODEL and all three splits of DATA_DIR (preset `blind`)
 Writes  OUTPUT/blind_leak_check.json: accuracy at ages 1, 2 and 3, the Bayes limit on the same clips, the difference
         in standard errors. Exit code 1 when a difference exceeds 3 standard errors.
 """

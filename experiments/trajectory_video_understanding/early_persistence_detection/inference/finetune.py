@@ -1,6 +1,6 @@
 """A copy of the classifier's head taught on the first part of a video, by each track's own later life.
 
-The tokenizer stays as it is. Nobody labels anything: a track that is still seen at the end of its clip is an example
+The extractor stays as it is. Nobody labels anything: a track that is still seen at the end of its clip is an example
 of a persistent one. Both kinds weigh the same, as in the data that the model was trained on: the clips of the rarer
 kind are repeated, else it would never be named. What is learned is judged on the rest of the video, never here.
 """

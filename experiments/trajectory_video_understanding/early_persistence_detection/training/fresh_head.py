@@ -1,4 +1,4 @@
-"""A classifier trained from nothing on a given tokenizer's tokens, and its calibrated answers on the test split.
+"""A classifier trained from nothing on a given extractor's tokens, and its calibrated answers on the test split.
 
 What the token ablation and the leak check share.
 """
@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from early_persistence_detection.models.attention_visualization import object_tokens
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, PersistenceHead
-from early_persistence_detection.models.magvit_tokenizer import MagvitTokenizer
+from early_persistence_detection.models.extractors.interface import Extractor
 from early_persistence_detection.training.calibrate import fit_platt
 from early_persistence_detection.training.classifier_training import (
     ClassifierTraining,
@@ -34,7 +34,7 @@ class FreshHead:
 
 
 def fit_fresh_head(
-    tokenizer: MagvitTokenizer,
+    extractor: Extractor,
     config: ClassifierConfig,
     splits: dict[str, ClipSplit],
     settings: ClassifierTraining,
@@ -44,19 +44,19 @@ def fit_fresh_head(
 ) -> FreshHead:
     """Train on `splits["train"]`, calibrate on `["calibration"]`, answer on `["test"]`.
 
-    `soft` reads the latents before rounding instead of the quantized codes.
+    `soft` reads a tokenizer's latents before rounding instead of the quantized codes.
     """
     encoded = {}
     for name, split in splits.items():
         shown = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
-        encoded[name] = encode_split(tokenizer, split, shown, device, soft)
+        encoded[name] = encode_split(extractor, split, shown, device, soft)
         if name == "train" and settings.flip:
-            mirrored = encode_split(tokenizer, split, shown, device, soft, mirror=True)
+            mirrored = encode_split(extractor, split, shown, device, soft, mirror=True)
             encoded[name] = dataclasses.replace(encoded[name], mirrored=mirrored)
     torch.manual_seed(seed)
-    head = PersistenceHead(config, tokenizer.code_dim).to(device)
-    train_head(head, tokenizer, encoded["train"], None, settings, seed, device)
-    logits = {name: predict_logits(head, tokenizer, encoded[name], device).numpy() for name in ("calibration", "test")}
+    head = PersistenceHead(config, extractor.code_dim).to(device)
+    train_head(head, extractor, encoded["train"], None, settings, seed, device)
+    logits = {name: predict_logits(head, extractor, encoded[name], device).numpy() for name in ("calibration", "test")}
     scale, shift = fit_platt(logits["calibration"], encoded["calibration"].labels.numpy())
     test = splits["test"].metadata
     return FreshHead(
