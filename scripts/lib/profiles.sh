@@ -41,7 +41,7 @@ choose_profile() { # quick, full or nothing; training clips or nothing. Sets wha
       ablation_clips=2500 ablation_epochs=3 blind_epochs=3 default_eps=0.05
       compare_size=small compare_clips=3000 compare_test_clips=2000
       compare_training=(--epochs 2 --batch_size 16 --learning_rate 1e-3)
-      compare_windows=(--epochs 2 --minutes 5 --test_clips 200 --calibration_clips 100 --ages 1 2 3 4 16)
+      compare_windows=(--epochs 2 --minutes 4 --test_clips 150 --calibration_clips 80 --ages 1 2 3 4 16)
       ;;
     full)
       train_clips=10000 calibration_clips=10000 test_clips=5000

@@ -84,7 +84,7 @@ class SpaceTimeBlock(nn.Module):
         reached = (lag >= 0) & (lag < self.window) & (frame >= -age[:, None, None])  # [B, T, S]
         bias = self.lag_bias[:, lag.clamp(0, self.window - 1)]  # [H, T, S]
         mask = bias.masked_fill(~reached.unsqueeze(1), float("-inf"))  # [B, H, T, S]
-        mask = mask.repeat_interleave(num_tokens, dim=0)
+        mask = mask.repeat_interleave(num_tokens, dim=0).to(query.dtype)
         back = F.scaled_dot_product_attention(query[:, :, num_past:], key, value, attn_mask=mask)
         back = rearrange(back, "(b n) h t d -> b t n (h d)", b=batch)
         return self.time_out(back), newest(kept, past or (torch.zeros_like(kept[:, 0]),) * (self.window - 1))

@@ -83,6 +83,19 @@ def test_every_weight_learns_from_the_classifiers_loss(extractor):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+def test_mixed_precision_trains_every_extractor(extractor):
+    head = EarlyPersistenceClassifier(extractor.config, ClassifierConfig()).head
+    network = PixelsToLogits(extractor, head).eval()  # no dropout
+    clips = random_clips(11, 1, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits, attention = network(clips, explicit=True)
+        loss = logits.float().square().sum() + attention.float().square().sum()
+    loss.backward()
+    assert torch.isfinite(loss)
+    with torch.no_grad():
+        torch.testing.assert_close(logits.float(), network(clips)[0], atol=0.1, rtol=0)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_sizes_are_within_a_factor_of_two_in_work_per_new_frame(size):
     flops = {}
