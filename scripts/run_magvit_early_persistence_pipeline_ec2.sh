@@ -296,7 +296,8 @@ train_compared() { # extractor, seed: trained, calibrated and evaluated as every
     --outputs "$folder"/{evaluation_metrics.json,efficiency_metrics.json,predictions.csv} \
     "$folder"/{confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
     "$python" "$detection/evaluation/evaluate_model.py" --model "$folder/calibrated_model.pt" \
-    --test_data "$standard_data" --output "$folder" --num_samples "$compare_test_clips" --device "$device" --seed "$seed"
+    --test_data "$standard_data" --output "$folder" --num_samples "$compare_test_clips" --skip_timing \
+    --device "$device" --seed "$seed"
   stage_done "evaluate_$name" "eval: $1 from seed $2, for the comparison"
 }
 

@@ -69,6 +69,8 @@ def read_efficiency(path: Path) -> dict[str, Any]:
         value["rule_in_words"] = f"confidence {value['confidence_threshold']}"
     if not set(value["labels"]) <= {0, 1}:
         raise InputError(f"{path}: labels hold other numbers than 0 and 1; make it again with {PRODUCED_BY}")
+    if value.get("wallclock", 0) is None:
+        raise InputError(f"{path} was made with --skip_timing; make it again with {PRODUCED_BY} without that flag")
     for name in ("value", "full_ms_per_clip", "gated_ms_per_clip"):
         timing = value.get("wallclock")
         require_finite(timing.get(name) if isinstance(timing, dict) else timing, path, f"wallclock {name}")

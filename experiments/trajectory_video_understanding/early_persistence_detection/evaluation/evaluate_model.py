@@ -116,6 +116,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--decide_by", type=int, help="decide every clip at this frame at the latest (default the last)"
     )
+    parser.add_argument(
+        "--skip_timing",
+        action="store_true",
+        help="no speed-up, which takes minutes for a slow extractor (compare_extractors.py times all)",
+    )
     parser.add_argument("--early_stop_frame", type=int, default=4, help="a stop by this frame is early (default 4)")
     parser.add_argument("--seed", type=int, default=0, help="seed of intervals and random tokens (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
@@ -346,9 +351,17 @@ def _finite(interval: metrics.Interval | None) -> dict[str, float] | None:
 
 
 def judge_efficiency(
-    model: EarlyPersistenceClassifier, split: ClipSplit, judged: Judged, decisions: Decisions, device: torch.device
+    model: EarlyPersistenceClassifier,
+    split: ClipSplit,
+    judged: Judged,
+    decisions: Decisions,
+    device: torch.device,
+    timed: bool = True,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """Run the gated stream over the split. Returns the content of efficiency_metrics.json, and compute_savings."""
+    """Run the gated stream over the split. Returns the content of efficiency_metrics.json, and compute_savings.
+
+    Its "wallclock" is None unless `timed`.
+    """
     batch_size = MAX_STREAM_BATCH[device.type]
     stream = run_gated_stream(model, split.frames, len(split), judged.threshold, batch_size, device)
     per_step, to_start = flops_of_step(model, device), flops_to_start(model)
@@ -375,7 +388,7 @@ def judge_efficiency(
         "compute_savings": savings["value"],
         "frames_processed": stream.frames_processed,
         "stream": {"num_clips_that_differ": int(differs.sum()), "seconds": stream.seconds, "batch_size": batch_size},
-        "wallclock": measure_speedup(model, split, judged.threshold, device).as_dict(),
+        "wallclock": measure_speedup(model, split, judged.threshold, device).as_dict() if timed else None,
     }
     return efficiency, savings
 
@@ -436,7 +449,7 @@ def evaluate(
     labels, p = judged.labels, judged.probabilities
     decisions = decide(p, judged.threshold)
     attention, attention_counts = judge_attention(model, split, decisions, device, judged.seed)
-    efficiency, savings = judge_efficiency(model, split, judged, decisions, device)
+    efficiency, savings = judge_efficiency(model, split, judged, decisions, device, not arguments.skip_timing)
 
     optimal = bayes_figures = bayes_curve = optimal_points = None
     if judged.bayes_posterior is not None:
@@ -497,8 +510,10 @@ def evaluate(
     summary = (
         f"Evaluated {len(split)} clips: accuracy {figures['accuracy']['value']:.4f} at mean frame "
         f"{figures['mean_decision_frame']['value']:.2f}, early-stop rate {figures['early_stop_rate']['value']:.3f}, "
-        f"compute savings {savings['value']:.3f}, speed-up {efficiency['wallclock']['value']:.2f}"
+        f"compute savings {savings['value']:.3f}"
     )
+    if efficiency["wallclock"] is not None:
+        summary += f", speed-up {efficiency['wallclock']['value']:.2f}"
     return files, summary
 
 

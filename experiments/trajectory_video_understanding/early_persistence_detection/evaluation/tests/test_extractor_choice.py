@@ -41,6 +41,16 @@ def test_every_stage_takes_another_extractor_and_names_it(made, tmp_path, monkey
     assert (tmp_path / "a" / "overview.png").stat().st_size > 10_000
     metrics = ("--metrics", tmp_path / "efficiency_metrics.json", "--output", tmp_path / "b")
     called(monkeypatch, analyze_efficiency, *metrics, "--extractor", "i3d")
+    again = ("--test_data", made / "data", "--output", tmp_path / "c", "--skip_timing")
+    called(monkeypatch, evaluate_model, *model, *again)
+    untimed = json.loads((tmp_path / "c" / "evaluation_metrics.json").read_text())["metrics"]
+    timed = json.loads((tmp_path / "evaluation_metrics.json").read_text())["metrics"]
+    assert untimed.pop("wallclock_speedup") is None and timed.pop("wallclock_speedup")["value"] > 0
+    assert untimed == timed
+    with pytest.raises(InputError, match="--skip_timing"):
+        called(
+            monkeypatch, analyze_efficiency, "--metrics", tmp_path / "c" / "efficiency_metrics.json", *metrics[2:]
+        )
     with pytest.raises(InputError, match="of the extractor i3d, not magvit"):
         called(monkeypatch, analyze_efficiency, *metrics, "--extractor", "magvit")
 
