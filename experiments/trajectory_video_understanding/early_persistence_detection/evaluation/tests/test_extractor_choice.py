@@ -48,9 +48,7 @@ def test_every_stage_takes_another_extractor_and_names_it(made, tmp_path, monkey
     assert untimed.pop("wallclock_speedup") is None and timed.pop("wallclock_speedup")["value"] > 0
     assert untimed == timed
     with pytest.raises(InputError, match="--skip_timing"):
-        called(
-            monkeypatch, analyze_efficiency, "--metrics", tmp_path / "c" / "efficiency_metrics.json", *metrics[2:]
-        )
+        called(monkeypatch, analyze_efficiency, "--metrics", tmp_path / "c" / "efficiency_metrics.json", *metrics[2:])
     with pytest.raises(InputError, match="of the extractor i3d, not magvit"):
         called(monkeypatch, analyze_efficiency, *metrics, "--extractor", "magvit")
 
