@@ -84,14 +84,14 @@ def studied() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     data, runs = folder / "data", folder / "runs"
     succeed(
-        generate_dataset.main, "--preset", "standard", "--num_clips", 48, "--calibration_clips", 60,
+        generate_dataset.main, "--preset", "easy", "--num_clips", 80, "--calibration_clips", 60,
         "--test_clips", NUM_TEST_CLIPS, "--seed", 11, "--output_dir", data, "--workers", 1,
     )  # fmt: skip
     for seed in (0, 1):
         output = runs / "magvit" / f"seed{seed}"
         succeed(
             train_early_persistence.main, "--data_dir", data, "--output_dir", output, "--profile", "smoke",
-            "--epochs", 4, "--tokenizer_steps", 2, "--seed", seed, "--device", "cpu",
+            "--epochs", 6, "--tokenizer_steps", 20, "--batch_size", 8, "--seed", seed, "--device", "cpu",
         )  # fmt: skip
         succeed(
             calibrate.main, "--model", output / "final_model.pt", "--data_dir", data,
@@ -124,6 +124,7 @@ def test_figures_are_the_means_of_what_the_evaluations_say():
         return float(np.mean([value["value"] for value in values]))
 
     row = compared()["extractors"]["magvit"]
+    assert row["accuracy"]["value"] > 0.5 and row["mean_decision_frame"]["value"] < 16, "nothing was learnt to compare"
     for name in ("accuracy", "mean_decision_frame", "early_stop_rate", "compute_savings", "wallclock_speedup"):
         assert row[name]["value"] == pytest.approx(mean(name)), name
     for alpha in ("0.5", "0.8", "0.95"):
