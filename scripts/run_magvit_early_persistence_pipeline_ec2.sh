@@ -290,7 +290,7 @@ train_compared() { # extractor, seed: trained, calibrated and evaluated as every
   run_stage "calibrate_$name" --inputs "$folder/final_model.pt" "$standard_data" \
     --outputs "$folder"/{calibrated_model.pt,calibration.json} -- \
     "$python" "$detection/training/calibrate.py" --model "$folder/final_model.pt" --data_dir "$standard_data" \
-    --output_dir "$folder" --seed "$2" --device "$device"
+    --output_dir "$folder" --eps "${eps:-$default_eps}" --seed "$2" --device "$device"
   stage_done "calibrate_$name" ''
   run_stage "evaluate_$name" --inputs "$folder/calibrated_model.pt" "$standard_data" \
     --outputs "$folder"/{evaluation_metrics.json,efficiency_metrics.json,predictions.csv} \

@@ -59,7 +59,7 @@ from early_persistence_detection.models.window_models import WINDOW_MODELS, buil
 
 REFERENCE = "magvit"  # first in every table
 AGES_SHOWN, BAYES_GAP_AGES = (1, 2, 3, 4, 8, 16), (1, 2, 3, 4)
-COLORS = ("#1f5fa8", "#d1495b", "#2a9d6f", "#8e5ea2", "#d98200", "#5b5b5b")
+COLORS = ("#1f5fa8", "#d1495b", "#e69f00", "#00a6a6", "#8c564b", "#5b5b5b")
 NUM_THREADS = 1
 RUN_FILES = {
     "config": ("config.json", "config", "train_early_persistence.py"),

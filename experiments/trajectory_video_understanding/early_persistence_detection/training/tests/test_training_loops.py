@@ -419,13 +419,15 @@ def test_extractor_and_head_learn_together_and_a_stop_costs_nothing():
     clips, validation = pixel_clips(10, 1), pixel_clips(5, 2)
     whole, before = network_from_pixels(), network_from_pixels()
     states: list[dict] = []
-    train_head(
-        whole, whole.extractor, clips, validation, settings, 0, CPU, after_epoch=lambda *row: states.append(row[2])
-    )
+
+    def keep(epoch: int, figures: dict, state: dict) -> None:
+        states.append(copy.deepcopy(state))  # what it holds goes on being trained
+
+    train_head(whole, whole.extractor, clips, validation, settings, 0, CPU, after_epoch=keep)
     for name in ("extractor.fast.0.conv.weight", "extractor.slow.0.conv.weight", "head.readout.5.weight"):
         assert not torch.equal(before.get_parameter(name), whole.get_parameter(name)), name
     resumed = network_from_pixels()
-    train_head(resumed, resumed.extractor, clips, validation, settings, 0, CPU, resumed=copy.deepcopy(states[0]))
+    train_head(resumed, resumed.extractor, clips, validation, settings, 0, CPU, resumed=states[0])
     expected = whole.state_dict()
     assert all(torch.equal(expected[name], tensor) for name, tensor in resumed.state_dict().items())
     losses = validate(whole, whole.extractor, validation, CPU)
