@@ -62,7 +62,7 @@ from early_persistence_detection.evaluation.evaluation_figures import png
 from early_persistence_detection.models.attention_visualization import object_tokens
 from early_persistence_detection.models.checkpoint import load_model, resolve_device
 from early_persistence_detection.models.compute_gating import decide
-from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, PersistenceHead
+from early_persistence_detection.models.early_persistence_classifier import PersistenceHead
 from early_persistence_detection.models.magvit_tokenizer import MagvitTokenizer
 from early_persistence_detection.training.calibrate import fit_platt
 from early_persistence_detection.training.classifier_training import (
@@ -438,8 +438,7 @@ def main() -> None:
     profile = PROFILES[arguments.profile]
     epochs = arguments.epochs or profile.classifier_training.epochs
     settings: ClassifierTraining = dataclasses.replace(profile.classifier_training, epochs=epochs)
-    classifier: ClassifierConfig = profile.classifier
-    profile = dataclasses.replace(profile, classifier=classifier, classifier_training=settings)
+    profile = dataclasses.replace(profile, classifier_training=settings)
     purpose = {
         "data": sha256_file(manifest),
         "tokenizer": sha256_file(arguments.model),

@@ -9,6 +9,8 @@ Legend: B tracks, T frames, C channels, H x W cells, N = 64 tokens per frame, Q 
 
 from __future__ import annotations
 
+import abc
+
 import torch
 from torch import Tensor, nn
 
@@ -19,17 +21,17 @@ Past = tuple[Tensor, ...]  # of one layer: what it keeps of 1, 2, ... frames ago
 Cache = list[Past]  # of every layer that looks back; zeros are the cache of a track of which nothing was seen
 
 
-class Extractor(nn.Module):
+class Extractor(nn.Module, abc.ABC):
     """Base of all extractors. Frames are float in [-1, 1], 64 x 64 RGB."""
 
     @property
+    @abc.abstractmethod
     def code_dim(self) -> int:
         """Q, the width of a token."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def encode(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """Frames (B, T, 3, 64, 64) and the cached past (None: there is none) -> tokens (B, T, N, Q), new cache."""
-        raise NotImplementedError
 
 
 def with_past(x: Tensor, past: Past | None, num_lags: int) -> tuple[list[Tensor], Past]:

@@ -94,12 +94,13 @@ class SlowFast(Extractor):
     def _slow_pathway(
         self, frames: Tensor, across: list[list[Tensor]], age: Tensor, standing: Tensor, past: Past | None
     ) -> tuple[Tensor, Tensor, Past]:
-        """Frames and what comes across -> the features that stand at each frame (B, T, C, H, W), the last, new past."""
+        """Frames and what comes across -> the features that stand at each frame (B, T, C, H, W), the last, new past.
+
+        `past` is None at a track's first frame only, which is a slow one.
+        """
         num_frames = frames.shape[1]
         interval = self.config.interval
         waits = (-age) % interval  # frames until each track's next refreshment
-        if past is None:
-            past = (torch.zeros_like(self._before_time(standing)),) * (TIME_KERNEL - 1)
         if len(waits) and bool((waits == waits[0]).all()):  # all at once, of every track the same frames
             first = int(waits[0])
             if first >= num_frames:
@@ -120,12 +121,7 @@ class SlowFast(Extractor):
             past = tuple(old.index_copy(0, rows, new) for old, new in zip(past, kept, strict=True))
         return standing.unsqueeze(1), standing, past
 
-    def _before_time(self, standing: Tensor) -> Tensor:
-        """A tensor of the shape of what the last slow stage reads, (B, C, H, W)."""
-        below = self.slow[-1].conv.in_channels // TIME_KERNEL
-        return standing.new_empty(len(standing), below, GRID_SIZE, GRID_SIZE)
-
-    def _refresh(self, frames: Tensor, across: list[list[Tensor]], past: Past) -> tuple[Tensor, Past]:
+    def _refresh(self, frames: Tensor, across: list[list[Tensor]], past: Past | None) -> tuple[Tensor, Past]:
         """The slow pathway on slow frames (B, S, 3, 64, 64) and the fast ones behind each -> (B, S, C, H, W), past."""
         x = frames
         for index, layer in enumerate(self.slow[:-1]):
