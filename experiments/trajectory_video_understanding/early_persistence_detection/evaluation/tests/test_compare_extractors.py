@@ -21,6 +21,9 @@ from early_persistence_detection import metrics
 from early_persistence_detection.evaluation import compare_extractors, evaluate_model, generate_report
 from early_persistence_detection.evaluation.compare_extractors import read_predictions
 from early_persistence_detection.evaluation.extractor_recommendation import difference_of, is_clear, recommend
+from early_persistence_detection.models.checkpoint import save_model
+from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
+from early_persistence_detection.models.extractors.i3d import I3DConfig
 from early_persistence_detection.training import calibrate, train_early_persistence
 from persistence_augmented_dataset import generate_dataset
 from run_directory import run_cli
@@ -79,7 +82,10 @@ def change(path: Path, **values: object) -> None:
 
 @functools.cache
 def studied() -> Path:
-    """Runs of magvit from two seeds by the real commands, and a stand-in for a second extractor: seeds swapped."""
+    """Runs of magvit from two seeds by the real commands; the same figures, seeds swapped, beside models of i3d.
+
+    So what must differ by nothing is known, and each time measured is that of the extractor whose name it bears.
+    """
     folder = Path(tempfile.mkdtemp(prefix="comparison"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     data, runs = folder / "data", folder / "runs"
@@ -107,6 +113,9 @@ def studied() -> Path:
         for name in RUN_FILES:
             shutil.copy(runs / "magvit" / f"seed{1 - seed}" / name, output)
         change(output / "config.json", extractor="i3d", seed=seed)
+        for name in ("evaluation_metrics.json", "efficiency_metrics.json"):
+            change(output / name, extractor="i3d")
+        save_model(output / "calibrated_model.pt", EarlyPersistenceClassifier(I3DConfig(), ClassifierConfig()))
     return runs
 
 
@@ -284,6 +293,18 @@ DAMAGE = {
         ("optimal_cost_0.5", "evaluate_model"),
     ),
     "other extractor": (lambda r: change(r / "config.json", extractor="slowfast"), ("config.json", "slowfast")),
+    "evaluation of another": (
+        lambda r: change(r / "evaluation_metrics.json", extractor="magvit"),
+        ("evaluation_metrics.json", "extractor 'magvit'", "'i3d'"),
+    ),
+    "costs of another": (
+        lambda r: change(r / "efficiency_metrics.json", extractor="magvit"),
+        ("efficiency_metrics.json", "extractor 'magvit'", "'i3d'"),
+    ),
+    "model of another": (
+        lambda r: shutil.copy(r.parents[1] / "magvit" / "seed0" / "calibrated_model.pt", r),
+        ("calibrated_model.pt", "extractor magvit, not i3d"),
+    ),
     "other seed": (lambda r: change(r / "config.json", seed=5), ("config.json", "seed 5")),
     "other clips": (lambda r: change(r / "config.json", data={"manifest_sha256": "0"}), ("training data",)),
     "fewer clips": (lambda r: change(r / "training_metrics.json", num_training_clips=7), ("training clips",)),
