@@ -146,10 +146,11 @@ def read_run(folder: Path, extractor: str, seed: int) -> Run:
         files[key] = Fields(read_json(folder / name, script, stage), folder / name, script)
     if not (folder / "calibrated_model.pt").is_file():
         raise InputError(f"{folder / 'calibrated_model.pt'} does not exist; make it with calibrate.py")
-    for name, expected in (("extractor", extractor), ("seed", seed)):
-        if files["config"][name] != expected:
+    told = [(key, "extractor", extractor) for key in ("config", "evaluation", "efficiency")]
+    for key, name, expected in [*told, ("config", "seed", seed)]:
+        if files[key][name] != expected:
             raise InputError(
-                f"{folder / 'config.json'} is of {name} {files['config'][name]!r}, its folder says {expected!r}; "
+                f"{folder / RUN_FILES[key][0]} is of {name} {files[key][name]!r}, its folder says {expected!r}; "
                 "put the run where it belongs"
             )
     num_frames = int(
@@ -406,7 +407,7 @@ def compare(
     runs: dict[str, list[Run]], windows: Fields | None, repeats: int, seed: int, device: torch.device
 ) -> tuple[dict[str, Any], bytes]:
     """The content of extractor_comparison.json and the picture."""
-    models = {name: load_model(each[0].folder / "calibrated_model.pt", device) for name, each in runs.items()}
+    models = {name: load_model(each[0].folder / "calibrated_model.pt", device, name) for name, each in runs.items()}
     networks = (
         {} if windows is None else {name: build_window_model(name).to(device).eval() for name in windows["models"]}
     )
