@@ -40,6 +40,14 @@ def test_a_repository_whose_making_was_interrupted_is_completed(tmp_path, reposi
     assert client.returncode == 2
 
 
+def test_a_strangers_folder_with_many_files_is_refused_in_one_line(tmp_path, repository):
+    for number in range(3000):
+        (tmp_path / f"{number:064d}").touch()
+    client = start(tmp_path, repository)
+    said = client.communicate(timeout=60)[1]
+    assert client.returncode == 2 and "--remote_dir" in said and len(said.splitlines()) == 1
+
+
 @pytest.mark.parametrize("file", ["notes.txt", ".hidden"])
 def test_a_strangers_folder_is_left_alone(tmp_path, repository, file):
     directory = tmp_path / "of another"
