@@ -53,8 +53,9 @@ check_tools() {
 }
 
 refuse_strangers() { # looks for .git last: another start may be making the repository meanwhile
+  # (sed reads to the end where head would not: what writes into a closed pipe ends this script without a word)
   local other
-  other=$(find . -mindepth 1 -maxdepth 1 ! -name run ! -name data ! -name .git | head -n 1)
+  other=$(find . -mindepth 1 -maxdepth 1 ! -name run ! -name data ! -name .git | sed -n 1p)
   [ -z "$other" ] || [ -e .git ] || refuse "$PWD on the host holds other files ($other); give another --remote_dir"
 }
 
@@ -75,7 +76,7 @@ bring_code() { # repository, commit, branch
     current=$(git symbolic-ref -q --short HEAD || true)
     [ -z "$current" ] || [ "$current" = "$3" ] ||
       refuse "$PWD on the host is on branch $current, which is not this pipeline's ($3); give another --remote_dir"
-    changed=$(git status --porcelain --untracked-files=no | head -n 3)
+    changed=$(git status --porcelain --untracked-files=no | sed -n 1,3p)
     [ -z "$changed" ] ||
       refuse "$PWD on the host has changes that were not committed ($(printf '%s' "$changed" | tr '\n' ' ')); commit or undo them there"
   fi

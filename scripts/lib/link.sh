@@ -122,12 +122,13 @@ quoted() { # for the shell on the other side
 }
 
 claim_local_results() { # a sync removes what is gone on the host, so the folder must hold nothing else
-  local marker=$local_results/.synced-by-early-persistence
-  if [ -d "$local_results" ] && [ ! -f "$marker" ] && [ -n "$(ls -A "$local_results")" ]; then
-    fail "$local_results holds other files, and a sync would remove them; give another folder with --local_results"
-  fi
+  local marker=.synced-by-early-persistence other
   mkdir -p "$local_results" || fail "cannot write in $local_results; give another folder with --local_results"
-  : >"$marker"
+  # looks for the marker last: another client may be claiming the folder meanwhile, and marks it before it fills it
+  other=$(find "$local_results" -mindepth 1 -maxdepth 1 ! -name "$marker" | sed -n 1p)
+  [ -z "$other" ] || [ -f "$local_results/$marker" ] ||
+    fail "$local_results holds other files, and a sync would remove them; give another folder with --local_results"
+  : >"$local_results/$marker"
 }
 
 sync_results() { # what people read comes; weights, data and secrets stay. Files appear whole, cut-off ones go on
