@@ -59,7 +59,7 @@ run_pytest() {
     "$python" -m pytest "$@"
   else
     # a process per core, one thread each: twice the threads of small tensors would only wait for each other
-    OMP_NUM_THREADS=1 "$python" -m pytest -n auto --maxprocesses 8 --dist loadgroup
+    OMP_NUM_THREADS=1 "$python" -m pytest -n auto --maxprocesses 8
   fi
 }
 
