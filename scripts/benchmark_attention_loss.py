@@ -10,7 +10,6 @@ at confidence 0.95. Prints accuracy and mean decision frame of either, and the a
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from pathlib import Path
 
@@ -21,14 +20,14 @@ from early_persistence_detection.models.compute_gating import decide
 from early_persistence_detection.training.fresh_head import fit_fresh_head
 from early_persistence_detection.training.train_early_persistence import PROFILES
 from persistence_augmented_dataset.dataset import load_split
-from run_directory import run_cli
+from run_directory import CommandLine, run_cli
 
 CONFIDENCE_THRESHOLD = 0.95
 
 
 def main() -> None:
     """Train twice and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="final_model.pt or calibrated_model.pt")
     parser.add_argument("--data_dir", type=Path, required=True, help="the dataset that it was trained on")
     parser.add_argument("--profile", choices=PROFILES, default="full", help="whose settings (default full)")

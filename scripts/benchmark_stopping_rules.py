@@ -41,7 +41,7 @@ from early_persistence_detection.models.stopping_rules import fit_per_age
 from early_persistence_detection.training.calibrate import choose_threshold
 from persistence_augmented_dataset.bayes import PRESETS, OptimalRule, get_preset
 from persistence_augmented_dataset.dataset import NUM_FRAMES
-from run_directory import provenance, run_cli, write_json
+from run_directory import CommandLine, provenance, run_cli, write_json
 from scipy.special import expit
 from stopping_rule_sequences import Clips, from_pixels, simulated, simulated_field
 from tqdm import tqdm
@@ -254,7 +254,7 @@ def print_tables(found: dict) -> None:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--preset", choices=sorted(PRESETS), default="standard", help="(default: standard)")
     parser.add_argument("--model", type=Path, help="calibrated_model.pt: race on its p instead of exact posteriors")
     parser.add_argument("--cache", type=Path, help="file (.npz) that keeps the p of --model; alone, raced on again")

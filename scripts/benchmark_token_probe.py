@@ -9,7 +9,6 @@ prints presence AUC, cue R2, object PSNR against a blank background, and codeboo
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from early_persistence_detection.models.checkpoint import load_model, resolve_de
 from early_persistence_detection.training.tokenizer_training import tokenizer_health
 from persistence_augmented_dataset import generate_dataset
 from persistence_augmented_dataset.dataset import load_split
-from run_directory import run_cli
+from run_directory import CommandLine, run_cli
 
 SEED = 987_654
 FIGURES = (
@@ -33,7 +32,7 @@ FIGURES = (
 
 def main() -> None:
     """Measure both presets."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="final_model.pt or calibrated_model.pt")
     arguments = parser.parse_args()
     device = resolve_device("auto")

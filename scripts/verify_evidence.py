@@ -11,13 +11,12 @@ Writes  nothing; prints a line for each thing that does not hold. Exit code 1 wh
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import re
 import subprocess
 from pathlib import Path
 
-from run_directory import InputError, run_cli
+from run_directory import CommandLine, InputError, run_cli
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FIELDS = ("phase", "commit", "tree", "tests", "tests_sha256", "pytest_exit_code")
@@ -158,7 +157,7 @@ def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def main() -> None:
     """Print what does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--red", type=Path, required=True, help="evidence of the failing tests")
     parser.add_argument("--green", type=Path, required=True, help="evidence of the passing tests")
     arguments = parser.parse_args()

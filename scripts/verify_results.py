@@ -23,7 +23,7 @@ import torch
 from early_persistence_detection.models.checkpoint import load_model
 from early_persistence_detection.models.early_persistence_classifier import frames_to_input
 from persistence_augmented_dataset.dataset import CLIP_SIZE, SPLITS, load_split, read_manifest
-from run_directory import InputError, read_json, run_cli
+from run_directory import CommandLine, InputError, read_json, run_cli
 
 # file -> (stage, the script that writes it)
 STAGE_FILES = {
@@ -316,7 +316,7 @@ def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--results_dir", type=Path, required=True, help="a finished run's directory")
     parser.add_argument(
         "--data_dir", type=Path, nargs="*", default=[], help="datasets to check; the first is the one trained on"

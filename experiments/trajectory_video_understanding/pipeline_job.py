@@ -36,7 +36,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from run_directory import HEARTBEAT_SECONDS, SCHEMA_VERSION, InputError, RunDirectory, run_cli, timestamp, write_json
+from run_directory import (
+    HEARTBEAT_SECONDS,
+    SCHEMA_VERSION,
+    CommandLine,
+    InputError,
+    RunDirectory,
+    run_cli,
+    timestamp,
+    write_json,
+)
 from run_lock import describe_process, end_remains, is_same_process, read_description, state_folder, take_lock
 from stage_process import StageProcess
 
@@ -295,7 +304,7 @@ def poll(status: Status, results_dir: Path, offset: int) -> None:
 def parse_args(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The verb and its flags, and the job's command that follows `--`."""
     own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("verb", choices=("launch", "supervise", "status", "poll", "logs", "stop", "refuse_second"))
     parser.add_argument("--results_dir", type=Path, required=True, help="the run's directory")
     parser.add_argument("--nonce", default="", help="launch: what the state file must carry to be this job's")

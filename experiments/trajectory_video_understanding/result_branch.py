@@ -32,7 +32,7 @@ import subprocess
 import time
 from pathlib import Path, PurePosixPath
 
-from run_directory import InputError, RunDirectory, run_cli, write_json
+from run_directory import CommandLine, InputError, RunDirectory, run_cli, write_json
 from run_lock import state_folder
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -457,7 +457,7 @@ class ResultBranch:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("verb", choices=("open", "commit", "push"))
     parser.add_argument("--results_dir", type=Path, required=True, help="the run's directory")
     parser.add_argument("--branch", help="open: the branch that results go to")

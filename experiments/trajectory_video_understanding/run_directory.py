@@ -13,6 +13,7 @@ never sees half a file and a full disk never destroys the previous one.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import hashlib
@@ -28,7 +29,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 HEARTBEAT_SECONDS = 30.0
 RESERVE_BYTES = 1 << 20  # given up for the last lines when the disk is full
@@ -45,6 +46,18 @@ class DiskFullError(InputError, OSError):
     def __init__(self, message: str):
         super().__init__(message)
         self.errno = errno.ENOSPC
+
+
+class CommandLine(argparse.ArgumentParser):
+    """The flags of a script, whose docstring --help teaches; a wrong one is one line, like other wrong input."""
+
+    def __init__(self, teaching: str, **settings: Any):
+        super().__init__(description=teaching, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """One line on stderr, exit code 2."""
+        print(f"error: {' '.join(message.split())} ({self.prog} --help tells more)", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def run_cli(main: Callable[[], None]) -> None:

@@ -39,7 +39,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from run_directory import SCHEMA_VERSION, RunDirectory, run_cli, timestamp, write_json, write_text
+from run_directory import SCHEMA_VERSION, CommandLine, RunDirectory, run_cli, timestamp, write_json, write_text
 from run_lock import describe_process, state_folder, take_lock
 from stage_fingerprint import differences, digest_path, fingerprint, portable
 from stage_process import StageProcess
@@ -62,11 +62,7 @@ class Stage:
 def parse_args(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The runner's flags, and the stage's command that follows `--`."""
     own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [flags] -- command",
-    )
+    parser = CommandLine(__doc__, usage="%(prog)s [flags] -- command")
     parser.add_argument("--results_dir", type=Path, required=True, help="the run's directory")
     parser.add_argument("--stage", help="name of the stage, as in its log and markers")
     parser.add_argument("--inputs", type=Path, nargs="*", default=[], help="files and folders that the stage reads")

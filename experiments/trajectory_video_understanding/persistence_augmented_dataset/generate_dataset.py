@@ -34,7 +34,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from run_directory import SCHEMA_VERSION, InputError, progress, provenance, read_json, run_cli, write_json
+from run_directory import SCHEMA_VERSION, CommandLine, InputError, progress, provenance, read_json, run_cli, write_json
 
 from persistence_augmented_dataset.bayes import PRESETS, Preset, get_preset, posterior
 from persistence_augmented_dataset.dataset import (
@@ -308,7 +308,7 @@ def _seed(text: str) -> int:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument(
         "--preset",
         choices=list(PRESETS),

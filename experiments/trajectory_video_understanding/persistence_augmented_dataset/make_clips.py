@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run_directory import InputError, progress, provenance, run_cli
+from run_directory import CommandLine, InputError, progress, provenance, run_cli
 
 from persistence_augmented_dataset.association import (
     MAX_LOST_FRAMES,
@@ -297,7 +297,7 @@ def _prepare_directory(directory: Path, force: bool) -> None:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--video", type=Path, required=True, help="video file or folder of images")
     parser.add_argument("--detections", type=Path, help="det.txt; default: find moving objects in the video")
     parser.add_argument("--ground_truth", type=Path, help="gt.txt")

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from run_directory import InputError, atomic_open, progress, provenance, read_json, run_cli, write_json
+from run_directory import CommandLine, InputError, atomic_open, progress, provenance, read_json, run_cli, write_json
 
 from persistence_augmented_dataset.dataset import (
     CLIP_SIZE,
@@ -238,7 +238,7 @@ def import_pairs(folder: Path, output: Path) -> dict[str, int]:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     export = commands.add_parser("export", help="dataset folder -> pairs")
     export.add_argument("--data", type=Path, required=True, help="dataset folder")

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from run_directory import InputError, atomic_open, run_cli
+from run_directory import CommandLine, InputError, atomic_open, run_cli
 
 from persistence_augmented_dataset.dataset import CLIP_SIZE, NUM_FRAMES, SPLITS, ClipSplit, load_split
 
@@ -79,7 +79,7 @@ def choose_rows(split: ClipSplit, num_clips: int, seed: int) -> dict[str, np.nda
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--data", type=Path, required=True, help="dataset folder")
     parser.add_argument("--output", type=Path, required=True, help="the PNG to write")
     parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from run_directory import (
     SCHEMA_VERSION,
+    CommandLine,
     InputError,
     RunDirectory,
     atomic_open,
@@ -42,7 +43,7 @@ PRODUCED_BY = "evaluate_model.py"
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--metrics", type=Path, required=True, help="efficiency_metrics.json")
     parser.add_argument("--output", type=Path, required=True, help="folder for charts, report and statistics")
     parser.add_argument(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from persistence_augmented_dataset.dataset import load_split
-from run_directory import SCHEMA_VERSION, InputError, RunDirectory, provenance, run_cli, write_json
+from run_directory import SCHEMA_VERSION, CommandLine, InputError, RunDirectory, provenance, run_cli, write_json
 
 from early_persistence_detection.models.checkpoint import load_model, resolve_device
 from early_persistence_detection.training.classifier_training import ClassifierTraining
@@ -29,7 +29,7 @@ MAX_STANDARD_ERRORS = 3.0
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt or final_model.pt")
     parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder of preset blind")
     parser.add_argument("--output", type=Path, required=True, help="results folder")

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from run_directory import (
     SCHEMA_VERSION,
+    CommandLine,
     InputError,
     RunDirectory,
     atomic_open,
@@ -71,7 +72,7 @@ RUN_FILES = {
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--runs_dir", type=Path, required=True, help="folder of EXTRACTOR/seedK/")
     parser.add_argument("--seeds", type=int, nargs="+", help="which K to compare (default all that are there)")
     parser.add_argument("--window_models", type=Path, help="window_models.json of compare_window_models.py")

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from persistence_augmented_dataset.dataset import load_split
-from run_directory import SCHEMA_VERSION, RunDirectory, provenance, run_cli, write_json
+from run_directory import SCHEMA_VERSION, CommandLine, RunDirectory, provenance, run_cli, write_json
 
 from early_persistence_detection import metrics
 from early_persistence_detection.models.checkpoint import load_model, resolve_device
@@ -36,7 +36,7 @@ BAYES_GAP_AGES = (1, 2, 3, 4)
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt or final_model.pt")
     parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder")
     parser.add_argument("--output", type=Path, required=True, help="results folder")

@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from persistence_augmented_dataset.dataset import NUM_FRAMES, ClipSplit, load_split
 from run_directory import (
     SCHEMA_VERSION,
+    CommandLine,
     InputError,
     RunDirectory,
     progress,
@@ -101,7 +102,7 @@ class TrainingRecord:
 
 def parse_args() -> argparse.Namespace:
     """The command line. Raises InputError for values out of range."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder")
     parser.add_argument("--output", type=Path, required=True, help="results folder")
     parser.add_argument("--models", nargs="+", default=list(WINDOW_MODELS), help="which (default: all three)")

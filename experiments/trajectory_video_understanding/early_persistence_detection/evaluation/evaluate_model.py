@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from persistence_augmented_dataset.bayes import OptimalRule, get_preset
 from persistence_augmented_dataset.dataset import ClipSplit, load_split
-from run_directory import SCHEMA_VERSION, InputError, RunDirectory, atomic_open, provenance, run_cli
+from run_directory import SCHEMA_VERSION, CommandLine, InputError, RunDirectory, atomic_open, provenance, run_cli
 
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.evaluation_figures import (
@@ -101,7 +101,7 @@ MAX_STREAM_BATCH = {"cpu": 64, "mps": 256, "cuda": 1024}
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt")
     parser.add_argument("--test_data", type=Path, required=True, help="dataset folder; its split test is read")
     parser.add_argument("--output", type=Path, required=True, help="results folder")

@@ -23,6 +23,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Undefined, Undef
 from markdown_it import MarkdownIt
 from run_directory import (
     SCHEMA_VERSION,
+    CommandLine,
     InputError,
     RunDirectory,
     provenance,
@@ -76,7 +77,7 @@ BAYES_GAP_AGES = ("1", "2", "3", "4")
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--results_dir", type=Path, required=True, help="results folder of a run")
     parser.add_argument("--output", type=Path, required=True, help="report without ending, e.g. results/FINAL_REPORT")
     return parser.parse_args()

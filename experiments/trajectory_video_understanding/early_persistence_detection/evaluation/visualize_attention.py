@@ -23,6 +23,7 @@ import numpy as np
 from persistence_augmented_dataset.dataset import ClipSplit, load_split
 from run_directory import (
     SCHEMA_VERSION,
+    CommandLine,
     RunDirectory,
     atomic_open,
     provenance,
@@ -56,7 +57,7 @@ OVERVIEW_MAX_FRAMES = 6  # a clip that is watched longer would shrink the others
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt")
     parser.add_argument("--data", type=Path, required=True, help="dataset folder; its split test is read")
     parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")

@@ -59,6 +59,7 @@ from persistence_augmented_dataset.track_clips import CROP_SCALE
 from persistence_augmented_dataset.video import choose_box_scale, open_video, read_frames
 from run_directory import (
     SCHEMA_VERSION,
+    CommandLine,
     InputError,
     progress,
     provenance,
@@ -110,7 +111,7 @@ class Outcome:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt or final_model.pt")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--video", type=Path, help="video file or folder of images")

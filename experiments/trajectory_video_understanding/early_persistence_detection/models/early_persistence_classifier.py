@@ -261,6 +261,8 @@ class EarlyPersistenceClassifier(nn.Module):
         longest = self.config.num_frames
         if clips.ndim != 5 or tuple(clips.shape[2:]) != (3, 64, 64) or not 1 <= clips.shape[1] <= longest:
             raise ValueError(f"clips are {tuple(clips.shape)}, expected (B, 1..{longest}, 3, 64, 64), float in [-1, 1]")
+        if len(clips) == 0:
+            raise ValueError("there are no clips; give at least one")
 
     def forward(self, clips: Tensor, removed: Tensor | None = None) -> Tensor:
         """Clips float (B, T, 3, 64, 64) in [-1, 1] -> P(persistent | frames 1..t), (B, T).
@@ -303,7 +305,7 @@ class EarlyPersistenceClassifier(nn.Module):
         """
         clips = frame.unsqueeze(1)
         self._check(clips)
-        longest = int(state.age.max()) + 1 if len(state.age) else 1
+        longest = int(state.age.max()) + 1
         if longest > self.config.num_frames:
             raise ValueError(f"a track is already {longest - 1} frames old, the model decides within that many")
         codes, cache = self.extractor.encode(clips, state.encoder)

@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from persistence_augmented_dataset.dataset import load_split
-from run_directory import SCHEMA_VERSION, InputError, RunDirectory, provenance, run_cli, write_json
+from run_directory import SCHEMA_VERSION, CommandLine, InputError, RunDirectory, provenance, run_cli, write_json
 from scipy.optimize import minimize
 from scipy.special import expit
 
@@ -48,7 +48,7 @@ PSEUDO_CLIPS = 2.0  # weight of the prior that the model is calibrated already, 
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="final_model.pt")
     parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder")
     parser.add_argument("--output_dir", type=Path, required=True, help="results folder")

@@ -37,6 +37,7 @@ import torch
 from persistence_augmented_dataset.dataset import ClipSplit, load_split
 from run_directory import (
     SCHEMA_VERSION,
+    CommandLine,
     InputError,
     RunDirectory,
     named_full_disk,
@@ -131,7 +132,7 @@ PROFILE_HELP = (
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder")
     parser.add_argument("--output_dir", type=Path, required=True, help="results folder")
     parser.add_argument("--profile", choices=PROFILES, default="full", help=PROFILE_HELP)

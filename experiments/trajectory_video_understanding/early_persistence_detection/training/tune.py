@@ -47,6 +47,7 @@ from optuna.trial import FrozenTrial, TrialState
 from persistence_augmented_dataset.dataset import ClipSplit, load_split
 from run_directory import (
     SCHEMA_VERSION,
+    CommandLine,
     InputError,
     RunDirectory,
     atomic_open,
@@ -109,7 +110,7 @@ class TuningData:
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="final_model.pt, for its tokenizer")
     parser.add_argument("--data_dir", type=Path, required=True, help="the dataset that it was trained on")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the study")

@@ -220,6 +220,8 @@ def test_a_new_calibration_forgets_the_certificate(made, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "arguments", [("--eps", "0"), ("--eps", "nan"), ("--delta", "1"), ("--promise", "sure"), ("--seed", "-1")]
 )
-def test_bad_flags_are_refused(made, tmp_path, monkeypatch, arguments):
+def test_bad_flags_are_refused(made, tmp_path, monkeypatch, capsys, arguments):
     with pytest.raises(SystemExit, match="2"):
         calibrated(made, tmp_path, monkeypatch, *arguments)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("error: ") and arguments[0] in said

@@ -164,6 +164,13 @@ def test_wrong_shapes_are_refused(model, shape):
         model(torch.zeros(shape))
 
 
+@torch.inference_mode()
+def test_no_tracks_at_all_are_refused(model):
+    _, state = model.step(random_clips(8, 1)[:, 0], model.initial_state(1))
+    with pytest.raises(ValueError, match="at least one"):
+        model.step(torch.zeros(0, 3, 64, 64), state.select(torch.zeros(0, dtype=torch.long)))
+
+
 def test_pixels_to_input():
     pixels = np.zeros((2, 64, 64, 3), np.uint8)
     pixels[0, 1, 2] = (255, 0, 51)
