@@ -1,22 +1,27 @@
 """Certificates: thresholds per age that keep a promise about what stopping early loses, and the proof that they do.
 
 A certificate promises, with probability 1 - delta over the draw of the calibration scenes, that stopping early loses
-little. With g = 1[right at T] * 1[wrong at the decision frame tau], for a random clip of a random scene:
+little. With g = 1[right at T] * 1[wrong at the decision frame tau], for a random clip:
 
     marginal     E g <= eps
     conditional  E[g | tau <= t] <= eps for every age t by which any clip stops
 
-Why it holds, for any p, calibrated or not. Assumed: scenes are independent and alike; clips within one need not be. How
-many clips the scenes hold is taken as given. Call Q the law of a uniformly drawn clip of a new scene.
+Why it holds, for any p, calibrated or not. Assumed: scenes are independent and alike. Clips within a scene need not be,
+and how many it holds may have to do with how hard they are. m is fixed in advance: the size of the largest scene among
+those set aside for the design. Of a scene with more, m random clips count. Q is the law of a clip drawn from those of
+ever so many scenes, so large scenes weigh more: Q(A) = E[clips of a scene that lie in A] / E[clips of a scene].
 
 1. One hypothesis, H(t): Q(tau <= t) > 0 and q_t = E[g | tau <= t] > eps, for thresholds fixed in advance.
-   `one` clip is drawn from each scene, so the clips are independent draws of Q. Given that n of them stop by t, the
-   number K of those with g = 1 is Binomial(n, q_t), and the p-value P(Binomial(n, eps) <= K) is at most delta with
-   probability <= delta, because P(Binomial(n, q) <= k) falls in q. As this holds for each n, it holds.
-   `mean` uses all clips: X_s, the mean over scene s of (g - eps) 1[tau <= t], lies in [-eps, 1 - eps], the X_s are
-   independent and E X_s = Q(tau <= t) (q_t - eps) > 0. For 0 <= h <= 1 / (1 - eps) the wealth prod_s (1 - h X_s) is
-   nonnegative and its expectation falls with every scene, as does that of a mixture over h; so it ever reaches
-   1 / delta with probability <= delta (Ville; Waudby-Smith and Ramdas, 2024), and 1 / its maximum is a p-value.
+   `one` clip of each scene at most: clips get the numbers 1, 2, ... in random order, and that with a number drawn from
+   1..m counts, if there is one. A clip counts with probability 1 / m wherever it lies, so those that count are
+   independent draws of Q. Given that n of them stop by t, the number K of those with g = 1 is Binomial(n, q_t), and
+   the p-value P(Binomial(n, eps) <= K) is at most delta with probability <= delta, because P(Binomial(n, q) <= k) falls
+   in q. As this holds for each n, it holds.
+   `all` clips: X_s, the sum over scene s of (g - eps) 1[tau <= t], divided by m, lies in [-eps, 1 - eps], the X_s are
+   independent and E X_s = Q(tau <= t) (q_t - eps) E[clips of a scene] / m > 0. For 0 <= h <= 1 / (1 - eps) the wealth
+   prod_s (1 - h X_s) is nonnegative and its expectation falls with every scene, as does that of a mixture over h; so
+   it ever reaches 1 / delta with probability <= delta (Ville; Waudby-Smith and Ramdas, 2024), and 1 / its maximum is
+   a p-value.
 2. One rule: it breaks the promise if H(t) holds for some t. The largest of its p-values is at most delta only if
    that of the offending t is: probability <= delta (intersection-union test; nothing is paid for the number of ages).
    Ages without a stop of their own need no test: their prefix is that of the age before. Nor does T, where g = 0.
@@ -25,9 +30,9 @@ many clips the scenes hold is taken as given. Call Q the law of a uniformly draw
    probability <= delta (fixed-sequence testing; Angelopoulos et al., Learn then Test, 2021). If none passes, the rule
    never stops before T, where g = 0 by definition.
 4. In advance: the marginal rules are constant thresholds from 1 downwards. The conditional rules are designed on scenes
-   set aside for it and tested on the others; given the former, they are fixed. Whatever p was fitted on (Platt scaling
-   too) must share no scene with those that test, else p itself is not fixed in advance: calibrate.py fits p and designs
-   on the same scenes.
+   set aside for it and tested on the others; given the former, they are fixed, as are m and the choice of `one` or
+   `all`. Whatever p was fitted on (Platt scaling too) must share no scene with those that test, else p itself is not
+   fixed in advance: calibrate.py fits p and designs on the same scenes.
 
 The order is what makes the conditional promise affordable (Ringel et al., ICML 2024, screen thresholds per age and find
 most at the border of their own test). The design predicts for each rule the probability that its test passes, and
@@ -81,11 +86,12 @@ class Certificate:
     eps: float  # largest gap promised
     delta: float  # chance, over the calibration scenes, that the promise is broken
     thresholds: tuple[float, ...]  # (T,), NEVER where the rule does not stop
-    bound: float  # the least eps at which this rule, alone, passes the test; at most eps, which is what is promised
+    bound: float  # the least eps at which this rule, alone, passes the test; chosen by the same scenes, so no promise
     num_scenes: int  # tested on
-    num_clips: int  # of those scenes
+    num_clips: int  # of those scenes, at most `largest_scene` of each
     num_design_scenes: int  # set aside, to fit p and to design the family
-    clips: str  # "one" of each scene, or the "mean" over it
+    largest_scene: int  # of those: clips that count of any scene, at most
+    clips: str  # "one" of each scene at most, or "all" that count
     checksum: str  # sha256 of p, labels and scenes tested on
     num_more_scenes: int | None = None  # how many more in all; None where certified, or where MOST_SCENES would not do
 
@@ -101,7 +107,8 @@ class Certificate:
             scope = "clips stopped by any age" if self.promise == "conditional" else "all clips"
             return (
                 f"with confidence {1 - self.delta:g}, of {scope} at most a share {self.eps:g} is decided wrongly "
-                f"though the whole clip is decided rightly (tested on {tested}; alone it passes to {self.bound:.4f})"
+                f"though the whole clip is decided rightly (tested on {tested}; it would have passed with eps down to "
+                f"{self.bound:.4f})"
             )
         if self.num_more_scenes is None:
             rest = f"not even {MOST_SCENES:,} scenes like these would do: early answers are wrong too often; raise eps"
@@ -159,11 +166,11 @@ class CalibrationClips:
 def design_scenes(scene: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """bool (n,): the clips of a random `fraction` of the scenes (n,), at least one scene on either side.
 
-    Raises InputError where there is only one.
+    Raises InputError where there are fewer than two.
     """
     names = np.unique(scene)
     if len(names) < 2:
-        raise InputError(f"a certificate needs clips of several scenes, these are of {len(names)}")
+        raise InputError(f"a certificate needs clips of several scenes, these are of {len(names)}; give more")
     count = min(max(1, round(fraction * len(names))), len(names) - 1)
     return np.isin(scene, np.random.default_rng(seed).permutation(names)[:count])
 
@@ -179,22 +186,28 @@ def certify(
 ) -> Certificate:
     """The boldest rule that may be promised, of a family designed on some scenes, by a test on others.
 
-    `promise`: "conditional" or "marginal", see the top of this file; the latter makes no use of `design`. `clips`: one
-    random clip of each test scene ("one"), drawn by `seed`, or the mean over all of them ("mean"); by default the
-    former where no scene has more than one. p must not have been fitted on scenes of `test`. Raises InputError on bad
-    input.
+    `promise`: "conditional" or "marginal", see the top of this file; the latter makes no use of `design` but for its
+    largest scene. `clips`: at most "one" random clip of each test scene, drawn by `seed`, or "all"; by default the
+    former where no scene of `design` has more than one. p must not have been fitted on scenes of `test`. Raises
+    InputError on bad input.
     """
     for name, value in (("eps", eps), ("delta", delta)):
         if not 0 < value < 1:
             raise InputError(f"{name} must lie between 0 and 1, not {value}")
     if promise not in PROMISES:
         raise InputError(f"unknown promise {promise!r}; choose one of {', '.join(PROMISES)}")
-    if len(np.unique(np.concatenate([design.labels, test.labels]))) < 2:
-        raise InputError(f"all {len(design.labels) + len(test.labels)} clips are of one class; both are needed")
+    for use, part in (("design", design), ("test", test)):
+        if len(np.unique(part.labels)) < 2:
+            raise InputError(f"all {len(part.labels)} clips to {use} on are of one class; both are needed")
     if np.isin(design.scene, test.scene).any():
         raise InputError("scenes to design on must not be tested on")
-    evidence = _Evidence.of(test, clips, seed)
-    planned = _PlannedTest(eps, delta, evidence.num_scenes, evidence.clips_per_scene)
+    largest = int(np.unique(design.scene, return_counts=True)[1].max())
+    clips = clips or ("one" if largest == 1 else "all")
+    if clips not in ("one", "all"):
+        raise InputError(f"unknown choice of clips {clips!r}; choose one of one, all")
+    evidence = _Evidence.of(test, largest, clips, seed)
+    fill = len(design.labels) / design.num_scenes / largest
+    planned = _PlannedTest(eps, delta, evidence.num_scenes, fill, None if clips == "one" else largest)
     conditional = promise == "conditional"
     num_frames = test.probabilities.shape[1]
     blueprint = _Design.of(design)
@@ -208,9 +221,10 @@ def certify(
         thresholds=(NEVER,) * num_frames if chosen is None else tuple(map(float, chosen)),
         bound=eps if chosen is None else evidence.bound(chosen, eps, delta, conditional),
         num_scenes=evidence.num_scenes,
-        num_clips=len(test.labels),
+        num_clips=len(evidence.scene),
         num_design_scenes=design.num_scenes,
-        clips=evidence.clips,
+        largest_scene=largest,
+        clips=clips,
         checksum=test.checksum,
         num_more_scenes=more,
     )
@@ -261,29 +275,26 @@ class _Evidence:
     probabilities: np.ndarray  # (n, T)
     gap: np.ndarray  # bool (n, T): g, if the clip stopped at that age
     scene: np.ndarray  # int64 (n,), 0..S-1
-    clips: str
+    num_scenes: int  # S; of some no clip may be here
+    largest: int | None  # clips of a scene at most; None where they were drawn, one of each at most
 
     @classmethod
-    def of(cls, test: CalibrationClips, clips: str | None, seed: int) -> _Evidence:
-        probabilities, gap = np.asarray(test.probabilities, np.float64), gaps(test.probabilities, test.labels)
-        index = np.unique(test.scene, return_inverse=True)[1].reshape(-1)
-        clips = clips or ("one" if np.bincount(index).max() == 1 else "mean")
-        if clips not in ("one", "mean"):
-            raise InputError(f"unknown choice of clips {clips!r}; choose one of one, mean")
-        if clips == "one":
-            order = np.random.default_rng(seed).permutation(len(index))
-            rows = order[np.unique(index[order], return_index=True)[1]]
-            probabilities, gap, index = probabilities[rows], gap[rows], index[rows]
-        return cls(probabilities, gap, index, clips)
-
-    @property
-    def num_scenes(self) -> int:
-        return int(self.scene.max()) + 1
-
-    @property
-    def clips_per_scene(self) -> float | None:
-        """None where one was drawn of each."""
-        return None if self.clips == "one" else len(self.probabilities) / self.num_scenes
+    def of(cls, test: CalibrationClips, largest: int, clips: str, seed: int) -> _Evidence:
+        """The clips of `test` that count: `all`, of each scene at most `largest`, or `one` of so many numbers."""
+        random = np.random.default_rng(seed)
+        names, index = np.unique(test.scene, return_inverse=True)
+        index = index.reshape(-1)
+        order = random.permutation(len(index))
+        order = order[np.argsort(index[order], kind="stable")]  # by scene, at random within it
+        starts = np.searchsorted(index[order], np.arange(len(names)))
+        number = np.arange(len(order)) - starts[index[order]]
+        counts = (
+            number == random.integers(largest, size=len(names))[index[order]] if clips == "one" else number < largest
+        )
+        rows = np.sort(order[counts])
+        gap = gaps(test.probabilities, test.labels)[rows]
+        probabilities = np.asarray(test.probabilities, np.float64)[rows]
+        return cls(probabilities, gap, index[rows], len(names), None if clips == "one" else largest)
 
     def p_value(self, thresholds: np.ndarray, eps: float, conditional: bool) -> float:
         """Of the hypothesis that a rule (T,) breaks the promise; 0 for one that never stops early."""
@@ -296,20 +307,16 @@ class _Evidence:
         frame = decide(self.probabilities, thresholds).decision_frame
         stopped = frame[:, None] <= ages  # [n, A]
         gap = stopped & self.gap[np.arange(len(frame)), frame - 1][:, None]
-        if self.clips == "one":
+        if self.largest is None:
             return float(binom.cdf(gap.sum(0), stopped.sum(0), eps).max())
-        return float(betting_p_value(self._scene_mean(gap - eps * stopped), eps).max())
+        excess = np.zeros((self.num_scenes, len(ages)))
+        np.add.at(excess, self.scene, gap - eps * stopped)
+        return float(betting_p_value(excess / self.largest, eps).max())
 
     def gap_share(self, thresholds: np.ndarray) -> float:
         """Mean g of a rule (T,)."""
         frame = decide(self.probabilities, thresholds).decision_frame
         return float(self.gap[np.arange(len(frame)), frame - 1].mean())
-
-    def _scene_mean(self, values: np.ndarray) -> np.ndarray:
-        """(n, A) -> (S, A)."""
-        total = np.zeros((self.num_scenes, values.shape[1]))
-        np.add.at(total, self.scene, values)
-        return total / np.bincount(self.scene)[:, None]
 
     def bound(self, thresholds: np.ndarray, eps: float, delta: float, conditional: bool) -> float:
         """The least eps, to 1e-5, that the same test would still have certified for this rule."""
@@ -348,19 +355,21 @@ class _PlannedTest:
     eps: float
     delta: float
     num_scenes: int
-    clips_per_scene: float | None  # None: the binomial test, of one clip from each
+    fill: float  # clips of a scene in the mean, as a share of `largest`
+    largest: int | None  # clips of a scene at most; None: the binomial test, of one clip at most from each
 
     def pass_chance(self, stopped: np.ndarray, gap: np.ndarray) -> np.ndarray:
         """Probability to pass, where shares `stopped` and `gap` (m,) of the clips stop, and stop with a gap."""
-        if self.clips_per_scene is None:
-            most = _most_gaps(self.num_scenes, self.eps, self.delta)
+        if self.largest is None:
+            num_clips = round(self.num_scenes * self.fill)
+            most = _most_gaps(num_clips, self.eps, self.delta)
             # 0 where not even an absence of gaps would do
-            return poisson.cdf(most[np.round(self.num_scenes * stopped).astype(int)], self.num_scenes * gap)
+            return poisson.cdf(most[np.round(num_clips * stopped).astype(int)], num_clips * gap)
         chances = []
         for share in BET_FRACTIONS:  # log wealth is about normal; clips of a scene are taken as independent
             bet = share / (1 - self.eps)
-            variance = bet**2 * gap / self.clips_per_scene
-            growth = np.log1p(bet * (self.eps * stopped - gap)) - variance / 2
+            variance = bet**2 * self.fill * gap / self.largest
+            growth = np.log1p(bet * self.fill * (self.eps * stopped - gap)) - variance / 2
             goal = math.log(len(BET_FRACTIONS) / self.delta)
             chances.append(norm.cdf((self.num_scenes * growth - goal) / np.sqrt(self.num_scenes * variance + 1e-12)))
         return np.max(chances, axis=0)

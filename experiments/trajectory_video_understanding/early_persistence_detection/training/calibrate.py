@@ -17,6 +17,7 @@ With --eps, half of the calibration scenes are kept out of all that, and a certi
 probability 1 - delta over the draw of these scenes, among the clips that it stops by any age at most a share eps is
 decided wrongly that the whole clip would get right (--promise conditional), or so among all clips (marginal). What can
 be proved is stored with the model and printed; too few scenes are said plainly. models/certification.py has the proof.
+It holds for clips of scenes like these, and for settings that were chosen without them.
 Source of the calibration: Platt, Probabilistic Outputs for Support Vector Machines, 1999, one fit per age.
 """
 
@@ -143,6 +144,11 @@ def main() -> None:
     scene = split.metadata["scene_id"]
     fitting = np.ones(len(split), bool)
     if arguments.eps is not None:
+        if len(np.unique(scene)) < 2:
+            raise InputError(
+                f"{arguments.data_dir}: its calibration split has {len(np.unique(scene))} scenes, a certificate needs "
+                "several: make a larger dataset"
+            )
         fitting = design_scenes(scene, 1 - CERTIFYING_FRACTION, arguments.seed)
     labels = split.metadata["label"][fitting].astype(np.float64)
     counts = np.bincount(split.metadata["label"][fitting], minlength=2)

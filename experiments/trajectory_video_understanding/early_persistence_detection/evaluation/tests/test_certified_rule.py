@@ -147,7 +147,7 @@ def test_evaluation_counts_gaps_among_the_clips_stopped_by_each_age():
     judged = Judged(labels, drawn.visible, p, p, 0.95, 4, 0)
     assert judge_certified(judged, model) is None
     thresholds = (NEVER, 0.9, *[0.8] * 14)
-    model.certificate = Certificate("conditional", 0.1, 0.1, thresholds, 0.05, 100, 400, 50, "mean", "0" * 64)
+    model.certificate = Certificate("conditional", 0.1, 0.1, thresholds, 0.05, 100, 400, 50, 4, "all", "0" * 64)
     figures = judge_certified(judged, model)
     result = decide(p, np.array(thresholds))
     wrong = (result.decision != labels) & ((p[:, -1] >= 0.5) == labels)
@@ -166,7 +166,9 @@ def test_the_report_states_the_certificate(tmp_path, monkeypatch):
     spec.loader.exec_module(stages)
     folder = stages.results(tmp_path / "results")
     path = folder / "evaluation_metrics.json"
-    certificate = Certificate("conditional", 0.02, 0.1, (NEVER, 0.97, 0.9), 0.0171, 412, 4120, 410, "mean", "ab" * 32)
+    certificate = Certificate(
+        "conditional", 0.02, 0.1, (NEVER, 0.97, 0.9), 0.0171, 412, 4120, 410, 12, "all", "ab" * 32
+    )
     rule = {
         "certificate": certificate.as_dict(),
         "in_words": certificate.describe(),
