@@ -18,7 +18,10 @@ Differences to `per_age` are paired; intervals are 95 % bootstrap intervals over
 The second table is of rules that promise, with probability 0.9, that of the clips they stop at most a share eps is
 wrong where the whole clip would be right; they have no alpha. `worst prefix` is the largest such share among the clips
 stopped by any age, over ages with at least 200 of them. `broken` is the share of --recalibrations fresh sets of 2,000
-calibration clips, exact posteriors, whose rule breaks its promise on a population of 200,000; at most 0.1 is promised.
+calibration clips, exact posteriors, each clip a scene of its own, whose rule breaks its promise on a population of
+200,000; at most 0.1 is promised. The third table counts the same for p that is made to break promises: distorted
+posteriors, with one and with four clips in a scene, and worlds where each conditional promise is false
+(models/certificate_adversaries.py).
 
 Peers: TEASER of aeon if it is installed (pip install aeon). --peers DIR: a folder with checkouts named ml_edm
 (github.com/ML-EDM/ml_edm), FIRMBOUND (Akinori-F-Ebihara/FIRMBOUND) and etc (liranringel/etc), and what they import
@@ -35,6 +38,7 @@ import numpy as np
 import stopping_rule_peers as peers
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.evaluate_model import ALPHAS
+from early_persistence_detection.models.certificate_adversaries import BORDERS, DISTORTIONS, border_gap
 from early_persistence_detection.models.certification import PROMISES, CalibrationClips, certify, design_scenes, gaps
 from early_persistence_detection.models.compute_gating import Decisions, decide
 from early_persistence_detection.models.stopping_rules import fit_per_age
@@ -52,6 +56,7 @@ RECALIBRATION_CLIPS = 2000
 POPULATION_CLIPS = 200_000
 MIN_PREFIX_CLIPS = 200
 EARLY_FRAME = 4
+BORDER_SCENES, BORDER_SHARE = 600, {"conditional": 1.02, "marginal": 2.04}  # of eps
 SPRT_GRID = expit(np.arange(0, 7.1, 0.25))  # bounds on the log odds, as probabilities
 
 
@@ -96,7 +101,8 @@ def certified(promise: str, clips: Clips, eps: float, seed: int) -> np.ndarray:
     """Our certificate."""
     aside = design_scenes(clips.scene, DESIGN_FRACTION, seed)
     every = CalibrationClips(clips.p, clips.labels, clips.scene)
-    return np.array(certify(promise, every.where(aside), every.where(~aside), eps, DELTA, seed=seed).thresholds)
+    parts = every.where(aside), every.where(~aside)
+    return np.array(certify(promise, *parts, eps, DELTA, seed=seed, count_missing=False).thresholds)
 
 
 def promisers(folder: Path | None) -> tuple[dict[str, Promise], dict[str, str]]:
@@ -220,6 +226,34 @@ def recalibrate(arguments: argparse.Namespace, promising: dict[str, Promise]) ->
     }
 
 
+def withstand(arguments: argparse.Namespace) -> dict[str, float]:
+    """The share of fresh calibration sets on which our certificate breaks its promise, where p is made to."""
+    population = simulated(arguments.preset, POPULATION_CLIPS, np.random.default_rng([0, 5]))
+    distorted = {name: change(population.p) for name, change in DISTORTIONS.items()}
+    lost = {name: gaps(p, population.labels) for name, p in distorted.items()}
+    broken: dict[str, list[bool]] = {}
+    for repeat in tqdm(range(arguments.recalibrations), desc="adversaries", unit="set"):
+        clips = simulated(arguments.preset, RECALIBRATION_CLIPS, np.random.default_rng([repeat, 6]))
+        for promise in PROMISES:
+            for eps in EPS:
+                for name, change in DISTORTIONS.items():
+                    for size in (1, 4):
+                        p = change(clips.p)
+                        rule = certified(
+                            promise, Clips(p, clips.labels, clips.scene // size, clips.visible, p), eps, repeat
+                        )
+                        _, gap, worst = shares_of_gaps(distorted[name], lost[name], rule)
+                        key = f"{name}, {size} per scene, {promise}, eps {eps}"
+                        broken.setdefault(key, []).append((gap if promise == "marginal" else worst) > eps)
+                for name, make in BORDERS.items():
+                    share = BORDER_SHARE[promise] * eps
+                    p, labels, scene = make(BORDER_SCENES, share, np.random.default_rng([repeat, 7]))
+                    rule = certified(promise, Clips(p, labels, scene, np.ones(p.shape, bool), p), eps, repeat)
+                    key = f"border, {name}, {promise}, eps {eps}"
+                    broken.setdefault(key, []).append(border_gap(promise, share, rule) > eps)
+    return {key: float(np.mean(found)) for key, found in broken.items()}
+
+
 def print_tables(found: dict) -> None:
     """The race for reading."""
     for alpha, rows in found["regret"].items():
@@ -250,6 +284,9 @@ def print_tables(found: dict) -> None:
                 f"  {name:<33} {row['mean_decision_frame']:5.2f}  {row['stopped_by_4']:.3f}  {row['broken']:.3f}   "
                 f"{row['worst_prefix_above_eps']:.3f}"
             )
+        print("\nadversaries                                          broken")
+        for name, share in found["adversaries"].items():
+            print(f"  {name:<50} {share:.3f}")
 
 
 def parse_args() -> argparse.Namespace:
@@ -294,6 +331,7 @@ def main() -> None:
     found = race(arguments, rules, promising)
     found["not_run"], found["reduced"] = not_run, {name: peers.REDUCED[name] for name in rules if name in peers.REDUCED}
     found["recalibrations"] = recalibrate(arguments, promising) if arguments.recalibrations else {}
+    found["adversaries"] = withstand(arguments) if arguments.recalibrations else {}
     print_tables(found)
     if arguments.output is not None:
         write_json(arguments.output, {**found, "provenance": provenance(vars(arguments), None)})

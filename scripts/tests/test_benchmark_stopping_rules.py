@@ -90,6 +90,8 @@ def test_the_figures_are_those_of_the_rules_on_the_tracks_it_draws(run: Run, tmp
 
     names = {f"certified, {promise}, eps {eps}" for promise in ("conditional", "marginal") for eps in (0.02, 0.05)}
     assert set(found["recalibrations"]) == set(found["promises"]) == names
+    assert len(found["adversaries"]) == 2 * 2 * (6 * 2 + 3) and max(found["adversaries"].values()) <= 1
+    assert all(name in said for name in found["adversaries"])
     clips, aside = CalibrationClips(fit_p, fit_labels, np.arange(300)), design_scenes(np.arange(300), 0.25, 0)
     certificate = certify("marginal", clips.where(aside), clips.where(~aside), 0.05, 0.1)
     assert certificate.is_certified

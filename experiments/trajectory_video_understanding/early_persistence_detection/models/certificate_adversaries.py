@@ -61,3 +61,11 @@ def uneven(num_scenes: int, share: float, random: np.random.Generator) -> World:
 
 
 BORDERS = {"alone": alone, "alike": alike, "uneven": uneven}
+
+
+def border_gap(promise: str, share: float, thresholds: np.ndarray) -> float:
+    """What a rule (2,) loses of all clips (`marginal`) or of those it stops (`conditional`), in each of the BORDERS."""
+    stopped = max(0.0, min(1.0, 2 * (1 - float(thresholds[0]))))  # confidences are uniform
+    if promise == "marginal":
+        return share * stopped
+    return share if stopped > 0 else 0.0

@@ -93,7 +93,7 @@ class Certificate:
     largest_scene: int  # of those: clips that count of any scene, at most
     clips: str  # "one" of each scene at most, or "all" that count
     checksum: str  # sha256 of p, labels and scenes tested on
-    num_more_scenes: int | None = None  # how many more in all; None where certified, or where MOST_SCENES would not do
+    num_more_scenes: int | None = None  # how many more in all; None: certified, not counted, or MOST_SCENES do not do
 
     @property
     def is_certified(self) -> bool:
@@ -183,13 +183,15 @@ def certify(
     delta: float,
     clips: str | None = None,
     seed: int = 0,
+    count_missing: bool = True,
 ) -> Certificate:
     """The boldest rule that may be promised, of a family designed on some scenes, by a test on others.
 
     `promise`: "conditional" or "marginal", see the top of this file; the latter makes no use of `design` but for its
     largest scene. `clips`: at most "one" random clip of each test scene, drawn by `seed`, or "all"; by default the
-    former where no scene of `design` has more than one. p must not have been fitted on scenes of `test`. Raises
-    InputError on bad input.
+    former where no scene of `design` has more than one. `count_missing`: where nothing can be promised, work out how
+    many more scenes are needed, which takes far longer than the test. p must not have been fitted on scenes of `test`.
+    Raises InputError on bad input.
     """
     for name, value in (("eps", eps), ("delta", delta)):
         if not 0 < value < 1:
@@ -213,7 +215,7 @@ def certify(
     blueprint = _Design.of(design)
     family = blueprint.family(planned) if conditional else [np.full(num_frames, value) for value in MARGINAL_THRESHOLDS]
     chosen = _fixed_sequence(family, lambda thresholds: evidence.p_value(thresholds, eps, conditional), delta)
-    more = _more_scenes(planned, evidence, conditional, design, test) if chosen is None else None
+    more = _more_scenes(planned, evidence, conditional, design, test) if chosen is None and count_missing else None
     return Certificate(
         promise=promise,
         eps=eps,
