@@ -82,6 +82,10 @@ from early_persistence_detection.models.stopping_rules import RULE_HELP, RULES, 
 DEMO_SCENE = (987_654_321, 2, 0)  # a seed that no data set is made with
 DEMO_FPS = 7.0
 FORCED_AGES = (3, 8)
+CERTIFICATE_NOTE = (
+    "the certificate is for clips like those of its calibration (synthetic scenes, unless it was made on clips of "
+    "yours); on this video it promises nothing"
+)
 VERDICTS = {1: "persistent", 0: "transient", None: "undecided"}
 
 
@@ -348,6 +352,7 @@ def main() -> None:
         "model_is_calibrated": model.is_calibrated,
         "decided_by": name,
         "unseen": args.unseen,
+        "certificate_note": CERTIFICATE_NOTE if args.rule == "certified" and args.video else None,
         **summarise(outcome, shown, args.rule),
         "zero_shot": summarise(outcome, streams["zero_shot"], args.rule),
         "finetune": report,
@@ -380,6 +385,8 @@ def print_summary(directory: Path, summary: dict[str, Any]) -> None:
             f"frame {frame['value']:.2f}, {summary['frames_stepped']} of {summary['frames_total']} track frames "
             f"stepped, {summary['ms_per_frame']['model']:.1f} ms a video frame in the model"
         )
+    if summary["certificate_note"]:
+        print(f"  note: {summary['certificate_note']}")
     print(f"  annotated.mp4: codec {summary['annotated_video']['codec']}; stills {', '.join(summary['stills'])}")
     print(as_text(summary["comparison"]))
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -225,12 +226,13 @@ def test_the_report_states_the_certificate(tmp_path, monkeypatch):
     assert "never, 0.970, 0.900." in text and "ab" * 32 in text
 
 
-def test_detection_decides_by_the_certified_rule(made, tmp_path, monkeypatch):
+def test_detection_decides_by_the_certified_rule(made, tmp_path, monkeypatch, capfd):
     calibrated(made, tmp_path, monkeypatch, "--eps", 0.6, "--delta", 0.2)
     paths = ("--model", tmp_path / "calibrated_model.pt", "--output", tmp_path / "out", "--device", "cpu")
     run(monkeypatch, detect.main, *paths, "--synthetic_demo", "--rule", "certified")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["rule"] == "certified" and summary["confidence_threshold"] is None
+    assert summary["certificate_note"] is None and "certificate" not in capfd.readouterr().out
     for wrong in (("--finetune", "--video", "x.avi"), ("--synthetic_demo", "--confidence_threshold", "0.9")):
         with pytest.raises(SystemExit, match="2"):
             run(monkeypatch, detect.main, *paths, "--rule", "certified", *wrong)
@@ -238,6 +240,20 @@ def test_detection_decides_by_the_certified_rule(made, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="carries no certificate"):
         bare = ("--model", made / "final_model.pt", "--output", tmp_path / "out", "--device", "cpu")
         run(monkeypatch, detect.main, *bare, "--synthetic_demo", "--rule", "certified")
+
+
+def test_a_certificate_promises_nothing_of_another_video(made, tmp_path, monkeypatch, capfd):
+    calibrated(made, tmp_path, monkeypatch, "--eps", 0.6, "--delta", 0.2)
+    (tmp_path / "video").mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / "video" / f"{index:03d}.png"), np.zeros((64, 64, 3), np.uint8))
+    paths = ("--model", tmp_path / "calibrated_model.pt", "--output", tmp_path / "out", "--device", "cpu")
+    for rule in ("certified", "threshold"):
+        capfd.readouterr()
+        run(monkeypatch, detect.main, *paths, "--video", tmp_path / "video", "--rule", rule)
+        note = json.loads((tmp_path / "out" / "summary.json").read_text())["certificate_note"]
+        said = [line for line in capfd.readouterr().out.splitlines() if "promises nothing" in line]
+        assert said == ([f"  note: {note}"] if rule == "certified" else [])
 
 
 @pytest.mark.parametrize(
