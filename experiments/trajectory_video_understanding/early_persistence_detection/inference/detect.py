@@ -26,6 +26,8 @@ and decides the tracks born in the second half; the model as given (zero shot) d
 (decisions_zero_shot.csv). The copy is saved as OUTPUT/finetuned_model.pt. Where the first half holds too few tracks,
 that is said and the model decides as it is. The halves share no track, but they share the
 camera and the objects that come back: what is measured is a model taught where it works, not on another camera.
+
+With --rule certified, the promise is of clips like those of the calibration. Of a video unlike them it says nothing.
 """
 
 from __future__ import annotations
