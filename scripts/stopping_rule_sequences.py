@@ -98,8 +98,25 @@ def write_cache(path: Path, fields: list[Field], made_with: dict) -> None:
         np.savez_compressed(file, made_with=np.array(json.dumps(made_with)), **arrays)
 
 
+DTYPES = {"p": "float64", "labels": "int64", "scene": "int64", "visible": "bool", "bayes": "float64"}  # of Clips
+
+
+def fault_of(clips: Clips) -> str | None:
+    """What is wrong with clips out of a file, in a few words."""
+    count = clips.labels.size
+    for name, dtype in DTYPES.items():
+        array = getattr(clips, name)
+        expected = (count,) if name in ("labels", "scene") else (count, NUM_FRAMES)
+        if count == 0 or array.shape != expected or array.dtype != dtype:
+            return f"{name} {array.dtype} {array.shape}, not {dtype} {expected}"
+        if dtype == "float64" and not ((array >= 0) & (array <= 1)).all():  # NaN is neither
+            return f"{name} with NaN or values outside 0..1"
+    return None if np.isin(clips.labels, (0, 1)).all() else "labels other than 0 and 1"
+
+
 def read_cache(path: Path) -> tuple[list[Field], dict]:
     """What `write_cache` wrote. Raises InputError on any other file."""
+    fix = "make one with --model CHECKPOINT and another --cache"
     try:
         with np.load(path, allow_pickle=False) as archive:
             made_with = json.loads(str(archive["made_with"]))
@@ -110,8 +127,15 @@ def read_cache(path: Path) -> tuple[list[Field], dict]:
                 )
                 for seed in range(made_with["seeds"])
             ]
+        if not fields:
+            raise ValueError("no seed")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
-        raise InputError(f"{path} holds no p of this script; make it with --model CHECKPOINT --cache {path}") from None
+        raise InputError(f"{path} holds no p of this script; {fix}") from None
+    for seed, field in enumerate(fields):
+        for part, clips in zip(SPLITS, field, strict=True):
+            fault = fault_of(clips)
+            if fault is not None:
+                raise InputError(f"{path} holds {fault} ({part} clips of seed {seed}); {fix}")
     return fields, made_with
 
 

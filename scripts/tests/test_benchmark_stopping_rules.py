@@ -136,6 +136,53 @@ def test_p_from_pixels_is_that_of_fresh_clips_and_the_race_runs_again_on_it(run:
     assert found["regret"]["0.8"]["threshold"]["regret"]["value"] == pytest.approx(regret, abs=1e-9)
 
 
+def cached() -> dict[str, np.ndarray]:
+    """The arrays of a cache of one seed."""
+    arrays = {}
+    for part, count in (("calibration", 100), ("test", 50)):
+        drawn = simulate(get_preset("standard"), count, 16, np.random.default_rng(0))
+        p = posterior(drawn.visible, drawn.cue, get_preset("standard"))
+        columns = {"p": p, "labels": drawn.label.astype(np.int64), "scene": np.arange(count)}
+        columns |= {"visible": drawn.visible, "bayes": p}
+        arrays |= {f"0_{part}_{name}": array.copy() for name, array in columns.items()}
+    made_with = {"preset": "standard", "calibration_clips": 100, "test_clips": 50, "seeds": 1, "model_sha256": "0" * 64}
+    return arrays | {"made_with": np.array(json.dumps(made_with))}
+
+
+def poke(arrays: dict[str, np.ndarray], name: str, value: float) -> None:
+    arrays[name][3] = value
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda a: poke(a, "0_test_p", np.nan), "p with NaN or values outside 0..1 (test clips of seed 0)"),
+        (lambda a: poke(a, "0_calibration_p", 1.5), "p with NaN or values outside 0..1 (calibration clips of seed 0)"),
+        (lambda a: poke(a, "0_test_bayes", np.nan), "bayes with NaN"),
+        (lambda a: poke(a, "0_test_labels", 2), "labels other than 0 and 1"),
+        (lambda a: a.update({"0_test_labels": a["0_test_labels"][1:]}), "p float64 (50, 16), not float64 (49, 16)"),
+        (lambda a: a.update({"0_test_p": a["0_test_p"][:, :8]}), "p float64 (50, 8), not float64 (50, 16)"),
+        (lambda a: a.update({"0_test_p": a["0_test_p"].astype(str)}), "p <U"),
+        (lambda a: a.update({"0_test_scene": np.zeros((50, 1), np.int64)}), "scene int64 (50, 1), not int64 (50,)"),
+        (lambda a: a.update({"made_with": np.array(json.dumps({"seeds": 0}))}), "holds no p of this script"),
+    ],
+)
+def test_a_spoilt_cache_is_refused_in_one_line(run: Run, tmp_path: Path, spoil: Callable, message: str):
+    arrays, cache = cached(), tmp_path / "p.npz"
+    spoil(arrays)
+    np.savez(cache, **arrays)
+    code, _, error = run("--cache", cache)
+    assert code == 2 and "Traceback" not in error
+    said = error.splitlines()[-1]
+    assert f"{cache} holds" in said and message in said and "make one with --model" in said
+
+
+def test_a_sound_cache_is_raced_on(run: Run, tmp_path: Path):
+    np.savez(tmp_path / "p.npz", **cached())
+    code, said, error = run("--cache", tmp_path / "p.npz")
+    assert code == 0 and "per_age" in said, error
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

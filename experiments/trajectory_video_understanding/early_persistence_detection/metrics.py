@@ -1,9 +1,11 @@
 """Every metric of the study, defined once. Pure numpy and scipy.
 
 Scalar metrics are functions of means over clips, so one paired bootstrap serves them all: resample the clips, take
-the means of the per-clip columns, apply the same function.
+the means of the per-clip columns, apply the same function. Clips of one scene are not independent: where `clusters`
+(n,), the scene of each clip, are given, whole scenes are resampled instead.
 
-Legend: n clips, T frames of a clip, N tokens per frame, k columns, R resamples. Decision frames count from 1.
+Legend: n clips, G clusters, T frames of a clip, N tokens per frame, k columns, R resamples. Decision frames count
+from 1.
 """
 
 from __future__ import annotations
@@ -42,37 +44,66 @@ def _resample_counts(count: int, seed: int, resamples: int) -> np.ndarray:
     return counts
 
 
-def resampled_means(columns: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """Column means of `resamples` bootstrap samples of the rows: (n, k) -> float64 (R, k).
+def _cluster_sums(columns: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums (G, k) of the rows (n, k) of each cluster, and how many rows it has (G,)."""
+    index = np.unique(clusters, return_inverse=True)[1]
+    return np.stack([np.bincount(index, column) for column in columns.T], axis=1), np.bincount(index)
+
+
+def resampled_means(
+    columns: np.ndarray, seed: int = 0, resamples: int = RESAMPLES, clusters: np.ndarray | None = None
+) -> np.ndarray:
+    """Column means of `resamples` bootstrap samples of the rows, or of their clusters: (n, k) -> float64 (R, k).
 
     The rows (clips) are drawn together, so differences between columns are paired, as are figures of other calls with
-    the same n and seed. Source: Efron, Bootstrap Methods: Another Look at the Jackknife, 1979.
+    the same n, clusters and seed. Sources: Efron, Bootstrap Methods: Another Look at the Jackknife, 1979; of clusters
+    Cameron, Gelbach and Miller, Bootstrap-Based Improvements for Inference with Clustered Errors, 2008 (pairs cluster
+    bootstrap). A few clusters make too narrow an interval, and one makes none at all.
     """
     columns = np.asarray(columns, np.float64)
-    return _resample_counts(len(columns), seed, resamples) @ columns / len(columns)
+    if clusters is None:
+        return _resample_counts(len(columns), seed, resamples) @ columns / len(columns)
+    sums, sizes = _cluster_sums(columns, clusters)
+    counts = _resample_counts(len(sizes), seed, resamples)
+    return counts @ sums / (counts @ sizes)[:, None]
+
+
+def standard_error(values: np.ndarray, clusters: np.ndarray | None = None) -> float:
+    """Of the mean of values (n,), whatever the correlation within clusters (n,).
+
+    Source: Liang and Zeger, Longitudinal Data Analysis Using Generalized Linear Models, 1986, with G / (G - 1).
+    """
+    excess = np.asarray(values, np.float64) - np.mean(values)
+    sums, _ = _cluster_sums(excess[:, None], np.arange(len(excess)) if clusters is None else clusters)
+    return float(np.sqrt((sums**2).sum() * len(sums) / (len(sums) - 1)) / len(excess))
 
 
 def bootstrap(
-    columns: np.ndarray, statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means[..., 0], seed: int = 0
+    columns: np.ndarray,
+    statistic: Callable[[np.ndarray], np.ndarray] = lambda means: means[..., 0],
+    seed: int = 0,
+    clusters: np.ndarray | None = None,
 ) -> Interval:
     """Value and 95 % percentile interval of a statistic of column means.
 
-    `columns` (n, k) per-clip values; `statistic` maps means (..., k) to values (...). Raises ValueError when there are
-    no rows or a value is not finite.
+    `columns` (n, k) per-clip values; `statistic` maps means (..., k) to values (...); `clusters` (n,) as in
+    `resampled_means`. Raises ValueError when there are no rows, a value is not finite or clusters are not of the rows.
     """
     columns = np.asarray(columns, np.float64)
     if columns.ndim != 2 or len(columns) == 0 or not np.isfinite(columns).all():
         raise ValueError(f"bootstrap needs finite columns (n >= 1, k), got shape {columns.shape}")
+    if clusters is not None and np.shape(clusters) != (len(columns),):
+        raise ValueError(f"bootstrap needs a cluster per row, got {np.shape(clusters)} for {len(columns)} rows")
     with np.errstate(divide="ignore", invalid="ignore"):  # a resample may lack what a ratio divides by
-        samples = statistic(resampled_means(columns, seed))
+        samples = statistic(resampled_means(columns, seed, clusters=clusters))
         value = float(statistic(columns.mean(axis=0)))
     low, high = np.nanpercentile(samples, [2.5, 97.5])
     return Interval(value, float(low), float(high))
 
 
-def bootstrap_mean(values: np.ndarray, seed: int = 0) -> Interval:
+def bootstrap_mean(values: np.ndarray, seed: int = 0, clusters: np.ndarray | None = None) -> Interval:
     """Mean of per-clip values (n,) with its interval."""
-    return bootstrap(np.asarray(values, np.float64)[:, None], seed=seed)
+    return bootstrap(np.asarray(values, np.float64)[:, None], seed=seed, clusters=clusters)
 
 
 def over_seeds(values: np.ndarray) -> Interval | None:
@@ -104,42 +135,50 @@ def is_right_at_age(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray
     return ((probabilities >= 0.5) == (np.asarray(labels) > 0.5)[:, None]).astype(np.float64)
 
 
-def accuracy(right: np.ndarray, seed: int = 0) -> Interval:
+def accuracy(right: np.ndarray, seed: int = 0, clusters: np.ndarray | None = None) -> Interval:
     """Share of clips whose label, as emitted, is right; `right` (n,) of `is_right`."""
-    return bootstrap_mean(right, seed)
+    return bootstrap_mean(right, seed, clusters)
 
 
-def early_stop_rate(decision_frame: np.ndarray, early_stop_frame: int, seed: int = 0) -> Interval:
+def early_stop_rate(
+    decision_frame: np.ndarray, early_stop_frame: int, seed: int = 0, clusters: np.ndarray | None = None
+) -> Interval:
     """Share of clips decided at frame `early_stop_frame` or before."""
-    return bootstrap_mean(np.asarray(decision_frame) <= early_stop_frame, seed)
+    return bootstrap_mean(np.asarray(decision_frame) <= early_stop_frame, seed, clusters)
 
 
-def mean_decision_frame(decision_frame: np.ndarray, seed: int = 0) -> Interval:
+def mean_decision_frame(decision_frame: np.ndarray, seed: int = 0, clusters: np.ndarray | None = None) -> Interval:
     """Mean decision frame, from 1."""
-    return bootstrap_mean(decision_frame, seed)
+    return bootstrap_mean(decision_frame, seed, clusters)
 
 
-def frames_saved_fraction(decision_frame: np.ndarray, num_frames: int, seed: int = 0) -> Interval:
+def frames_saved_fraction(
+    decision_frame: np.ndarray, num_frames: int, seed: int = 0, clusters: np.ndarray | None = None
+) -> Interval:
     """1 - mean decision frame / T."""
-    return bootstrap_mean(1 - np.asarray(decision_frame, np.float64) / num_frames, seed)
+    return bootstrap_mean(1 - np.asarray(decision_frame, np.float64) / num_frames, seed, clusters)
 
 
-def compute_savings(flops_spent: np.ndarray, flops_full: float, seed: int = 0) -> Interval:
+def compute_savings(
+    flops_spent: np.ndarray, flops_full: float, seed: int = 0, clusters: np.ndarray | None = None
+) -> Interval:
     """1 - FLOPs spent by the gated stream / FLOPs of running every clip to its end.
 
     `flops_spent` (n,) per clip, `flops_full` of one whole clip.
     """
-    return bootstrap_mean(1 - np.asarray(flops_spent, np.float64) / flops_full, seed)
+    return bootstrap_mean(1 - np.asarray(flops_spent, np.float64) / flops_full, seed, clusters)
 
 
-def harmonic_mean(right: np.ndarray, decision_frame: np.ndarray, num_frames: int, seed: int = 0) -> Interval:
+def harmonic_mean(
+    right: np.ndarray, decision_frame: np.ndarray, num_frames: int, seed: int = 0, clusters: np.ndarray | None = None
+) -> Interval:
     """Harmonic mean of accuracy and 1 - mean decision frame / T. Reported, never optimised."""
 
     def statistic(means: np.ndarray) -> np.ndarray:
         saved = 1 - means[..., 1] / num_frames
         return 2 * means[..., 0] * saved / (means[..., 0] + saved)
 
-    return bootstrap(np.column_stack([right, decision_frame]), statistic, seed)
+    return bootstrap(np.column_stack([right, decision_frame]), statistic, seed, clusters)
 
 
 def cost_per_clip(right: np.ndarray, decision_frame: np.ndarray, num_frames: int, alpha: float) -> np.ndarray:
@@ -152,9 +191,9 @@ def average_cost(right: np.ndarray, decision_frame: np.ndarray, num_frames: int,
     return float(cost_per_clip(right, decision_frame, num_frames, alpha).mean())
 
 
-def regret(cost: np.ndarray, optimal_cost: np.ndarray, seed: int = 0) -> Interval:
+def regret(cost: np.ndarray, optimal_cost: np.ndarray, seed: int = 0, clusters: np.ndarray | None = None) -> Interval:
     """Mean cost above that of the optimal rule on the Bayes posterior, paired per clip; both (n,)."""
-    return bootstrap_mean(np.asarray(cost) - np.asarray(optimal_cost), seed)
+    return bootstrap_mean(np.asarray(cost) - np.asarray(optimal_cost), seed, clusters)
 
 
 def bayes_gap(probabilities: np.ndarray, bayes_posterior: np.ndarray, labels: np.ndarray, age: int) -> np.ndarray:
@@ -206,30 +245,47 @@ def attention_columns(attention: np.ndarray, tokens: np.ndarray, decision_frame:
     object, 0 a transient one, -1 neither; `decision_frame` (n,) from 1. Returns (m, 4), the m clips in which both
     kinds are visible.
     """
+    table, shows_both = _attention_table(attention, tokens, decision_frame)
+    return table[shows_both]
+
+
+def _attention_table(
+    attention: np.ndarray, tokens: np.ndarray, decision_frame: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The columns of every clip (n, 4), and whether both kinds are visible in it (n,)."""
     seen = np.arange(tokens.shape[1])[None, :, None] < np.asarray(decision_frame)[:, None, None]
     columns = []
     for kind in (1, 0):
         shows = (tokens == kind) & seen
         columns += [(attention * shows).sum((1, 2)), shows.sum((1, 2))]
     table = np.stack(columns, axis=1).astype(np.float64)
-    return table[(table[:, 1] > 0) & (table[:, 3] > 0)]
+    return table, (table[:, 1] > 0) & (table[:, 3] > 0)
 
 
 def attention_efficiency_ratio(
-    attention: np.ndarray, tokens: np.ndarray, decision_frame: np.ndarray, seed: int = 0
+    attention: np.ndarray,
+    tokens: np.ndarray,
+    decision_frame: np.ndarray,
+    seed: int = 0,
+    clusters: np.ndarray | None = None,
 ) -> Interval | None:
     """Mean attention per token on persistent objects / the same on transient ones, pooled over clips with both.
 
     Shapes as in `attention_columns`; None when no clip shows both kinds.
     """
-    columns = attention_columns(attention, tokens, decision_frame)
-    if len(columns) == 0:
+    table, shows_both = _attention_table(attention, tokens, decision_frame)
+    if not shows_both.any():
         return None
-    return bootstrap(columns, lambda means: (means[..., 0] / means[..., 1]) / (means[..., 2] / means[..., 3]), seed)
+    return bootstrap(
+        table[shows_both],
+        lambda means: (means[..., 0] / means[..., 1]) / (means[..., 2] / means[..., 3]),
+        seed,
+        None if clusters is None else clusters[shows_both],
+    )
 
 
 def attention_faithfulness(
-    change_most_attended: np.ndarray, change_random: np.ndarray, seed: int = 0
+    change_most_attended: np.ndarray, change_random: np.ndarray, seed: int = 0, clusters: np.ndarray | None = None
 ) -> Interval | None:
     """Mean change of p at the decision when the most attended tokens are removed / when random object tokens are.
 
@@ -239,4 +295,6 @@ def attention_faithfulness(
     if not both.any():
         return None
     columns = np.column_stack([change_most_attended[both], change_random[both]])
-    return bootstrap(columns, lambda means: means[..., 0] / means[..., 1], seed)
+    return bootstrap(
+        columns, lambda means: means[..., 0] / means[..., 1], seed, None if clusters is None else clusters[both]
+    )

@@ -6,13 +6,16 @@
 Reads   MODEL, split `test` of TEST_DATA
 Writes  OUTPUT/evaluation_metrics.json    every metric, the Bayes limit, other rules, curves, confusion matrix
         OUTPUT/efficiency_metrics.json    decision frames, FLOPs and time of the stream that really ran
-        OUTPUT/predictions.csv            per clip: label, decision, decision frame, p and Bayes posterior at every age,
-                                          cost of the optimal rule
+        OUTPUT/predictions.csv            per clip: scene, label, decision, decision frame, p and Bayes posterior at
+                                          every age, cost of the optimal rule
         OUTPUT/confusion_matrix.png  OUTPUT/accuracy_earliness.png  OUTPUT/reliability.png
 
 Figures of decisions come from p at every age, predicted in one batched pass. A second pass runs the gated stream over
 the same clips and stops for real: compute savings are counted on it, and it is stated how many of its decisions differ
 (a value on the border between two codes can round to the other one in another batch).
+
+Intervals are by bootstrap over the scenes of the clips, which need not be independent within one. Where all clips are
+of one scene, as in a video, or the scenes are not known, clips are resampled, and intervals may be too narrow.
 """
 
 from __future__ import annotations
@@ -114,7 +117,9 @@ def parse_args() -> argparse.Namespace:
         "--confidence_threshold", type=float, help=f"of --rule threshold (default {DEFAULT_CONFIDENCE_THRESHOLD})"
     )
     parser.add_argument(
-        "--decide_by", type=int, help="decide every clip at this frame at the latest (default the last)"
+        "--decide_by",
+        type=int,
+        help="decide every clip at this frame at the latest (default the last); not with --rule certified",
     )
     parser.add_argument(
         "--skip_timing",
@@ -130,6 +135,8 @@ def parse_args() -> argparse.Namespace:
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Raise InputError for values out of range, before anything is computed."""
     arguments.confidence_threshold = confidence_of(arguments.rule, arguments.confidence_threshold)
+    if arguments.rule == "certified" and arguments.decide_by is not None:
+        raise InputError("a certificate does not cover decisions forced by --decide_by; leave it or --rule certified")
     if arguments.early_stop_frame < 1:
         raise InputError(f"--early_stop_frame must be at least 1, not {arguments.early_stop_frame}")
     if arguments.seed < 0:
@@ -149,15 +156,19 @@ class Judged:
     threshold: float | np.ndarray  # of the rule that is judged, as `decide` takes it
     early_stop_frame: int
     seed: int
+    scenes: np.ndarray | None = None  # int (n,): which scene each clip is from; None where not known to be several
 
     @property
     def num_frames(self) -> int:
         """T."""
         return self.probabilities.shape[1]
 
-    def interval(self, metric: Callable[..., metrics.Interval], *arguments: Any) -> dict[str, float]:
-        """A metric with this evaluation's seed, for JSON."""
-        return metric(*arguments, seed=self.seed).as_dict()
+    def interval(
+        self, metric: Callable[..., metrics.Interval], *arguments: Any, clips: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """A metric with this evaluation's seed and scenes, for JSON; `clips` bool (n,) where not of all clips."""
+        scenes = self.scenes if self.scenes is None or clips is None else self.scenes[clips]
+        return metric(*arguments, seed=self.seed, clusters=scenes).as_dict()
 
     def cost(self, rule: Decisions, alpha: float) -> np.ndarray:
         """`metrics.cost_per_clip` of a rule's decisions, (n,)."""
@@ -167,6 +178,11 @@ class Judged:
     def by_age(self, value: Callable[[int], Any]) -> dict[str, Any]:
         """`value(age)` for every age, keyed as JSON keys are."""
         return {str(age): value(age) for age in range(1, self.num_frames + 1)}
+
+
+def known_scenes(scene_id: np.ndarray) -> np.ndarray | None:
+    """`scene_id` (n,) where it tells clips apart; None where all are of one scene, or a scene is unknown (-1)."""
+    return scene_id if scene_id.min() >= 0 and np.ptp(scene_id) > 0 else None
 
 
 def judge_decisions(judged: Judged, decisions: Decisions) -> dict[str, Any]:
@@ -269,7 +285,7 @@ def judge_certified(judged: Judged, model: EarlyPersistenceClassifier) -> dict[s
         if stopped.sum() >= MIN_PREFIX_CLIPS and (frame == age).any():
             gap_by_age[str(age)] = {
                 "num_clips": int(stopped.sum()),
-                "gap": judged.interval(metrics.bootstrap_mean, gap[stopped]),
+                "gap": judged.interval(metrics.bootstrap_mean, gap[stopped], clips=stopped),
             }
     return {
         "certificate": model.certificate.as_dict(),
@@ -323,17 +339,18 @@ def other_rules(judged: Judged, counted: dict[int, list[OperatingPoint]]) -> dic
 
 
 def judge_attention(
-    model: EarlyPersistenceClassifier, split: ClipSplit, decisions: Decisions, device: torch.device, seed: int
+    model: EarlyPersistenceClassifier, split: ClipSplit, judged: Judged, decisions: Decisions, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Attention ratio and faithfulness on the first MAX_ATTENTION_CLIPS clips, and how many clips they rest on."""
     split = split.limit(MAX_ATTENTION_CLIPS)
     frame = decisions.decision_frame[: len(split)]
+    scenes = None if judged.scenes is None else judged.scenes[: len(split)]
     tokens = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
     attention = attention_at_decision(model, split, frame, device)
-    most, random = faithfulness_changes(model, split, frame, attention, tokens, device, seed)
+    most, random = faithfulness_changes(model, split, frame, attention, tokens, device, judged.seed)
     figures = {
-        "attention_efficiency_ratio": metrics.attention_efficiency_ratio(attention, tokens, frame, seed),
-        "attention_faithfulness": metrics.attention_faithfulness(most, random, seed),
+        "attention_efficiency_ratio": metrics.attention_efficiency_ratio(attention, tokens, frame, judged.seed, scenes),
+        "attention_faithfulness": metrics.attention_faithfulness(most, random, judged.seed, scenes),
     }
     counts = {
         "num_clips": len(split),
@@ -396,13 +413,15 @@ def judge_efficiency(
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def predictions_csv(judged: Judged, decisions: Decisions, optimal: dict[float, Decisions] | None) -> str:
+def predictions_csv(
+    judged: Judged, scene_id: np.ndarray, decisions: Decisions, optimal: dict[float, Decisions] | None
+) -> str:
     """One row per clip; what follows from the Bayes posterior is empty where it is unknown."""
     ages = range(1, judged.num_frames + 1)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["clip_index", "label", "decision", "decision_frame", "probability"]
+        ["clip_index", "scene_id", "label", "decision", "decision_frame", "probability"]
         + [f"p_{age}" for age in ages]
         + [f"bayes_{age}" for age in ages]
         + [f"optimal_cost_{alpha}" for alpha in ALPHAS]
@@ -412,7 +431,7 @@ def predictions_csv(judged: Judged, decisions: Decisions, optimal: dict[float, D
         bayes = [""] * len(p) if judged.bayes_posterior is None else judged.bayes_posterior[index].tolist()
         outcome = [decisions.decision[index], decisions.decision_frame[index], decisions.probability[index].item()]
         best = [costs[alpha][index].item() if costs else "" for alpha in ALPHAS]
-        writer.writerow([index, judged.labels[index], *outcome, *p.tolist(), *bayes, *best])
+        writer.writerow([index, scene_id[index], judged.labels[index], *outcome, *p.tolist(), *bayes, *best])
     return text.getvalue()
 
 
@@ -428,7 +447,7 @@ def evaluate(
 ) -> tuple[dict[str, bytes], str]:
     """Judge `model` on `split`: the files to write, by name, and one line that sums them up."""
     bayes = split.metadata["bayes_posterior"].astype(np.float64)
-    preset = split.manifest["preset"]
+    preset, scene_id = split.manifest["preset"], split.metadata["scene_id"]
     threshold = rule_thresholds(model, arguments.model, arguments.rule, arguments.confidence_threshold)
     in_words = rule_in_words(arguments.rule, arguments.confidence_threshold)
     if arguments.decide_by is not None:
@@ -445,10 +464,11 @@ def evaluate(
         threshold=threshold,
         early_stop_frame=arguments.early_stop_frame,
         seed=arguments.seed,
+        scenes=known_scenes(scene_id),
     )
     labels, p = judged.labels, judged.probabilities
     decisions = decide(p, judged.threshold)
-    attention, attention_counts = judge_attention(model, split, decisions, device, judged.seed)
+    attention, attention_counts = judge_attention(model, split, judged, decisions, device)
     efficiency, savings = judge_efficiency(model, split, judged, decisions, device, not arguments.skip_timing)
 
     optimal = bayes_figures = bayes_curve = optimal_points = None
@@ -475,6 +495,7 @@ def evaluate(
     report = {
         "extractor": model.extractor_name,
         "num_clips": len(split),
+        "num_scenes": None if judged.scenes is None else len(np.unique(judged.scenes)),
         "num_frames": judged.num_frames,
         "preset": preset,
         "early_stop_frame": judged.early_stop_frame,
@@ -503,7 +524,7 @@ def evaluate(
         "confusion_matrix.png": png(confusion_figure(matrix, title)),
         "accuracy_earliness.png": png(earliness_figure(plot)),
         "reliability.png": png(reliability_figure(p, labels)),
-        "predictions.csv": predictions_csv(judged, decisions, optimal).encode(),
+        "predictions.csv": predictions_csv(judged, scene_id, decisions, optimal).encode(),
         "efficiency_metrics.json": as_json("efficiency", rule | efficiency, arguments),
         "evaluation_metrics.json": as_json("evaluate", report, arguments),
     }
@@ -539,7 +560,8 @@ def main() -> None:
             file.write(content)
     directory.log(summary)
     if model.certificate is not None:
-        directory.log(f"Certificate: {model.certificate.describe()}")
+        of = "" if arguments.rule == "certified" else f" (of the certified rule, not of --rule {arguments.rule})"
+        directory.log(f"Certificate{of}: {model.certificate.describe()}")
 
 
 if __name__ == "__main__":

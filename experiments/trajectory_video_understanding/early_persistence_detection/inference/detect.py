@@ -26,6 +26,8 @@ and decides the tracks born in the second half; the model as given (zero shot) d
 (decisions_zero_shot.csv). The copy is saved as OUTPUT/finetuned_model.pt. Where the first half holds too few tracks,
 that is said and the model decides as it is. The halves share no track, but they share the
 camera and the objects that come back: what is measured is a model taught where it works, not on another camera.
+
+With --rule certified, the promise is of clips like those of the calibration. Of a video unlike them it says nothing.
 """
 
 from __future__ import annotations
@@ -82,6 +84,10 @@ from early_persistence_detection.models.stopping_rules import RULE_HELP, RULES, 
 DEMO_SCENE = (987_654_321, 2, 0)  # a seed that no data set is made with
 DEMO_FPS = 7.0
 FORCED_AGES = (3, 8)
+CERTIFICATE_NOTE = (
+    "the certificate is for clips like those of its calibration (synthetic scenes, unless it was made on clips of "
+    "yours); on this video it promises nothing"
+)
 VERDICTS = {1: "persistent", 0: "transient", None: "undecided"}
 
 
@@ -348,6 +354,7 @@ def main() -> None:
         "model_is_calibrated": model.is_calibrated,
         "decided_by": name,
         "unseen": args.unseen,
+        "certificate_note": CERTIFICATE_NOTE if args.rule == "certified" and args.video else None,
         **summarise(outcome, shown, args.rule),
         "zero_shot": summarise(outcome, streams["zero_shot"], args.rule),
         "finetune": report,
@@ -380,6 +387,8 @@ def print_summary(directory: Path, summary: dict[str, Any]) -> None:
             f"frame {frame['value']:.2f}, {summary['frames_stepped']} of {summary['frames_total']} track frames "
             f"stepped, {summary['ms_per_frame']['model']:.1f} ms a video frame in the model"
         )
+    if summary["certificate_note"]:
+        print(f"  note: {summary['certificate_note']}")
     print(f"  annotated.mp4: codec {summary['annotated_video']['codec']}; stills {', '.join(summary['stills'])}")
     print(as_text(summary["comparison"]))
 

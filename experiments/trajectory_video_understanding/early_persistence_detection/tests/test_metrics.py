@@ -106,6 +106,95 @@ def test_the_bootstrap_refuses_what_has_no_mean(columns):
         metrics.bootstrap(columns)
 
 
+# --- clusters ------------------------------------------------------------------------------------------------------
+
+
+def width(interval):
+    return interval.high - interval.low
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), num_clusters=st.integers(2, 60), repeats=st.integers(1, 5))
+def test_copies_of_a_clip_in_its_cluster_tell_no_more_than_the_clip(seed, num_clusters, repeats):
+    values = np.random.default_rng(seed).random(num_clusters)
+    once, scene = metrics.bootstrap_mean(values, seed), np.repeat(np.arange(num_clusters), repeats)
+    copied = metrics.bootstrap_mean(np.repeat(values, repeats), seed, clusters=scene)
+    assert copied.as_dict() == pytest.approx(once.as_dict())
+    order = np.random.default_rng(seed).permutation(len(scene))  # clips of a scene need not lie together
+    mixed = metrics.bootstrap_mean(np.repeat(values, repeats)[order], seed, clusters=scene[order] * 7 - 3)
+    assert mixed.as_dict() == pytest.approx(once.as_dict())
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31), count=st.integers(1, 80))
+def test_clusters_of_one_clip_are_the_plain_bootstrap_to_the_bit(seed, count):
+    columns = np.random.default_rng(seed).random((count, 3))
+    alone = metrics.resampled_means(columns, seed, 50, clusters=np.arange(count))
+    assert np.array_equal(alone, metrics.resampled_means(columns, seed, 50))
+
+
+def test_the_cluster_bootstrap_draws_whole_clusters_of_any_size():
+    """Same mean and spread as drawing clusters one by one and taking the mean of all their rows."""
+    random = np.random.default_rng(8)
+    clusters = np.repeat(np.arange(40), random.integers(1, 9, 40))
+    columns = np.column_stack([random.random(40)[clusters], random.random(len(clusters))])
+    fast = metrics.resampled_means(columns, resamples=4000, clusters=clusters)
+    members = [columns[clusters == name] for name in range(40)]
+    plain = [np.concatenate([members[name] for name in random.integers(0, 40, 40)]).mean(0) for _ in range(4000)]
+    np.testing.assert_allclose(fast.mean(0), np.mean(plain, 0), atol=0.005)
+    np.testing.assert_allclose(fast.std(0), np.std(plain, 0), rtol=0.06)
+    # the error of the mean by formula agrees, up to its own error with 40 clusters
+    for column, spread in zip(columns.T, fast.std(0), strict=True):
+        assert metrics.standard_error(column, clusters) == pytest.approx(spread, rel=0.15)
+
+
+def test_the_cluster_interval_covers_where_the_plain_one_does_not():
+    random, covered = np.random.default_rng(9), {"plain": 0, "clusters": 0}
+    clusters = np.repeat(np.arange(100), 6)
+    for repeat in range(150):
+        values = 3 + random.normal(size=100)[clusters] + random.normal(size=600)
+        for name, given_clusters in (("plain", None), ("clusters", clusters)):
+            interval = metrics.bootstrap_mean(values, repeat, given_clusters)
+            covered[name] += interval.low <= 3 <= interval.high
+    assert covered["clusters"] / 150 > 0.88 > covered["plain"] / 150
+
+
+def test_every_interval_takes_clusters():
+    """Four copies of each clip, their cluster known, leave every interval as it was."""
+    random = np.random.default_rng(10)
+    right, frame = (random.random(30) < 0.8).astype(float), random.integers(1, 17, 30)
+    tokens, cost = random.integers(-1, 2, (30, 16, 4)).astype(np.int8), random.random((2, 30))
+    attention, changes = random.random((30, 16, 4)), random.random((2, 30)) + 0.1
+    changes[0, :5] = np.nan
+    for metric, per_clip, rest in (
+        (metrics.accuracy, [right], []),
+        (metrics.early_stop_rate, [frame], [4]),
+        (metrics.mean_decision_frame, [frame], []),
+        (metrics.frames_saved_fraction, [frame], [16]),
+        (metrics.compute_savings, [cost[0]], [2.0]),
+        (metrics.harmonic_mean, [right, frame], [16]),
+        (metrics.regret, list(cost), []),
+        (metrics.attention_efficiency_ratio, [attention, tokens, frame], []),
+        (metrics.attention_faithfulness, list(changes), []),
+    ):
+        once = metric(*per_clip, *rest)
+        copies = metric(*(np.repeat(part, 4, axis=0) for part in per_clip), *rest, clusters=np.repeat(np.arange(30), 4))
+        assert copies.as_dict() == pytest.approx(once.as_dict()), metric.__name__
+        assert width(once) > 0
+
+
+def test_clusters_must_be_of_the_rows():
+    with pytest.raises(ValueError, match=r"a cluster per row, got \(3,\) for 4 rows"):
+        metrics.bootstrap_mean(np.arange(4.0), clusters=np.arange(3))
+
+
+def test_the_standard_error_by_formula():
+    values = np.random.default_rng(11).random(50)
+    assert metrics.standard_error(values) == pytest.approx(stats.sem(values))
+    copied = metrics.standard_error(np.repeat(values, 3), np.repeat(np.arange(50), 3))
+    assert copied == pytest.approx(stats.sem(values))
+
+
 # --- calibration ---------------------------------------------------------------------------------------------------
 
 

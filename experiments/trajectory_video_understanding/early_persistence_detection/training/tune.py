@@ -9,12 +9,12 @@ two objectives, both to be small: the share of wrong decisions, and the mean dec
 rate, batch size, widths, dropout, weight decay; the confidence that a decision takes, and the early-stop frame by which
 every clip is decided.
 
-Reads   MODEL's tokenizer; splits `train` and `calibration` of DATA_DIR. The last fifth of the training scenes is kept
-        for the objectives and fits nothing; `calibration` chooses the epoch, prunes, and calibrates. The test split is
-        never opened
+Reads   MODEL's tokenizer; split `train` of DATA_DIR. The last fifth of its scenes is kept for the objectives and fits
+        nothing; the fifth before chooses the epoch, prunes, and calibrates; the rest trains. No other split is opened:
+        settings chosen here have not seen the scenes that `calibrate.py --eps` certifies on, nor those of the test
 Writes  OUTPUT_DIR/study.db                 every trial, unless --storage names another database
         OUTPUT_DIR/tuning.json              trials, Pareto front, importance of each parameter for each objective
-        OUTPUT_DIR/tuning_report.md         the front, with the commands that train and judge each point of it
+        OUTPUT_DIR/tuning_report.md         the front, with the commands that train, calibrate and judge each point
         OUTPUT_DIR/pareto_front.png  OUTPUT_DIR/parameter_importance.png
 
 The same command goes on with the study until it has --trials finished trials. Several workers share a study by the same
@@ -22,7 +22,7 @@ The same command goes on with the study until it has --trials finished trials. S
 trial whose worker died is seen by its missing heartbeat and tried again. One worker with the same --seed makes the same
 trials.
 
-Optuna prunes no study of several objectives, so a trial is pruned here: after an epoch in which its calibration loss is
+Optuna prunes no study of several objectives, so a trial is pruned here: after an epoch in which its validation loss is
 above the median of what finished trials had after that epoch, once there are STARTUP_TRIALS of them (the median rule of
 Golovin et al., Google Vizier, 2017).
 """
@@ -77,6 +77,7 @@ from early_persistence_detection.training.train_early_persistence import PROFILE
 
 OBJECTIVES = ("error", "mean_decision_frame")
 OBJECTIVE_FRACTION = 0.2  # of the training scenes, for the objectives
+VALIDATION_FRACTION = 0.2  # of the training scenes, for the epoch, pruning and calibration
 STARTUP_TRIALS = 8  # finished ones, before any is pruned
 MIN_TRIALS_FOR_IMPORTANCE = 12
 HEARTBEAT_SECONDS, GRACE_SECONDS, MAX_RETRIES = 20, 90, 2
@@ -104,7 +105,7 @@ class TuningData:
     """Everything a trial is fitted and judged on."""
 
     training: EncodedSplit
-    calibration: EncodedSplit
+    validation: EncodedSplit
     judged: EncodedSplit
 
 
@@ -147,13 +148,18 @@ def encode(tokenizer: MagvitTokenizer, split: ClipSplit, device: torch.device, f
 
 
 def load_data(directory: Path, tokenizer: MagvitTokenizer, device: torch.device, flip: bool) -> TuningData:
-    """Encode the splits that tuning may see."""
-    training = load_split(directory, "train")
-    judged = validation_clips(training, OBJECTIVE_FRACTION)
+    """Divide the training split by scene, and encode it. Raises InputError for fewer than three scenes."""
+    split = load_split(directory, "train")
+    num_scenes = len(np.unique(split.metadata["scene_id"]))
+    if num_scenes < 3:
+        raise InputError(f"{directory} has {num_scenes} training scenes, tuning needs 3; make a larger dataset")
+    judged = validation_clips(split, OBJECTIVE_FRACTION)
+    fitted = split.where(~judged)
+    validation = validation_clips(fitted, VALIDATION_FRACTION / (1 - OBJECTIVE_FRACTION))
     return TuningData(
-        encode(tokenizer, training.where(~judged), device, flip),
-        encode(tokenizer, load_split(directory, "calibration"), device, False),
-        encode(tokenizer, training.where(judged), device, False),
+        encode(tokenizer, fitted.where(~validation), device, flip),
+        encode(tokenizer, fitted.where(validation), device, False),
+        encode(tokenizer, split.where(judged), device, False),
     )
 
 
@@ -164,11 +170,11 @@ def suggest(trial: optuna.Trial) -> dict[str, Any]:
 
 
 def is_pruned(losses: list[float], finished: list[FrozenTrial]) -> bool:
-    """Whether a trial with these calibration losses, epoch by epoch, is worse than the median of finished trials."""
+    """Whether a trial with these validation losses, epoch by epoch, is worse than the median of finished trials."""
     at_this_epoch = [
         others[len(losses) - 1]
         for trial in finished
-        if len(others := trial.user_attrs.get("calibration_loss", [])) >= len(losses)
+        if len(others := trial.user_attrs.get("validation_loss", [])) >= len(losses)
     ]
     return len(finished) >= STARTUP_TRIALS and losses[-1] > float(np.median(at_this_epoch))
 
@@ -183,7 +189,7 @@ def run_trial(
 
     def after_epoch(epoch: int, figures: dict[str, float], state: dict[str, Any]) -> None:
         losses.append(figures["validation_loss"])
-        trial.set_user_attr("calibration_loss", losses)
+        trial.set_user_attr("validation_loss", losses)
         if epoch < settings.epochs and is_pruned(losses, finished):
             raise optuna.TrialPruned
 
@@ -195,10 +201,10 @@ def run_trial(
     )
     torch.manual_seed(seed)
     head = PersistenceHead(config, tokenizer.code_dim).to(device)
-    calibration = data.calibration
-    train_head(head, tokenizer, data.training, calibration, settings, seed, device, after_epoch=after_epoch)
-    logits = predict_logits(head, tokenizer, calibration, device).double().numpy()
-    scale, shift = fit_platt(logits, calibration.labels.numpy())
+    validation = data.validation
+    train_head(head, tokenizer, data.training, validation, settings, seed, device, after_epoch=after_epoch)
+    logits = predict_logits(head, tokenizer, validation, device).double().numpy()
+    scale, shift = fit_platt(logits, validation.labels.numpy())
     p = expit(scale * predict_logits(head, tokenizer, data.judged, device).double().numpy() + shift)
     decisions = decide(p, point["confidence_threshold"], min(point["early_stop_frame"], p.shape[1]))
     return float(np.mean(decisions.decision != data.judged.labels.numpy())), float(decisions.decision_frame.mean())
@@ -273,7 +279,7 @@ def num_finished(study: optuna.Study) -> int:
 def describe_trial(trial: FrozenTrial) -> str:
     """A trial in one line."""
     if trial.state is TrialState.PRUNED:
-        return f"Trial {trial.number}: pruned after epoch {len(trial.user_attrs.get('calibration_loss', []))}"
+        return f"Trial {trial.number}: pruned after epoch {len(trial.user_attrs.get('validation_loss', []))}"
     settings = ", ".join(
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in trial.params.items()
     )
@@ -350,16 +356,17 @@ def importance_figure(shares: dict[str, dict[str, float]]) -> Figure:
 
 
 def commands_of(trial: FrozenTrial, profile: str, epochs: int) -> list[str]:
-    """The flags that train and judge a trial's settings on the whole training split."""
+    """The flags that train a trial's settings on the training split, calibrate and judge them."""
 
     def flags(names: list[str]) -> str:
         return " ".join(f"--{name} {trial.params[name]:.6g}" for name in names)
 
+    threshold = flags(["confidence_threshold"])
     trained = flags([name for name in trial.params if name not in OF_THE_RULE])
     return [
         f"train_early_persistence.py --profile {profile} --epochs {epochs} {trained}",
-        f"evaluate_model.py --confidence_threshold {trial.params['confidence_threshold']:.6g} "
-        f"--decide_by {trial.params['early_stop_frame']}",
+        f"calibrate.py {threshold}",
+        f"evaluate_model.py {threshold} --decide_by {trial.params['early_stop_frame']}",
     ]
 
 
@@ -389,7 +396,7 @@ def write_report(study: optuna.Study, directory: RunDirectory, arguments: argpar
     for trial in front:
         cells = [f"{trial.params[name]:.3g}" for name in (*FLOATS, *CHOICES)]
         lines.append(f"| {trial.number} | {trial.values[0]:.4f} | {trial.values[1]:.2f} | " + " | ".join(cells) + " |")
-    lines += ["", "What trains and judges each (with --data_dir, --output_dir and so on):", ""]
+    lines += ["", "What trains, calibrates and judges each (with --data_dir, --output_dir and so on):", ""]
     for trial in front:
         lines += [f"{trial.number}.", "", "```", *commands_of(trial, arguments.profile, epochs), "```", ""]
     if shares:
@@ -414,7 +421,7 @@ def write_report(study: optuna.Study, directory: RunDirectory, arguments: argpar
                     "state": trial.state.name.lower(),
                     "values": trial.values if trial.state is TrialState.COMPLETE else None,
                     "params": trial.params,
-                    "calibration_loss": trial.user_attrs.get("calibration_loss", []),
+                    "validation_loss": trial.user_attrs.get("validation_loss", []),
                 }
                 for trial in trials
             ],
@@ -445,6 +452,7 @@ def main() -> None:
         "tokenizer": sha256_file(arguments.model),
         "space": json.loads(json.dumps([FLOATS, CHOICES])),
         "profile": [arguments.profile, epochs],
+        "held_out": [OBJECTIVE_FRACTION, VALIDATION_FRACTION],
     }
     directory = RunDirectory(arguments.output_dir)
     address = arguments.storage or f"sqlite:///{arguments.output_dir.absolute() / 'study.db'}"

@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -95,7 +96,7 @@ def test_too_few_scenes_are_said_and_the_rule_is_refused(made, tmp_path, monkeyp
     assert "\n" not in str(caught.value)
 
 
-def test_evaluation_and_pictures_decide_by_the_certified_rule(made, tmp_path, monkeypatch):
+def test_evaluation_and_pictures_decide_by_the_certified_rule(made, tmp_path, monkeypatch, capfd):
     model = calibrated(made, tmp_path, monkeypatch, "--eps", 0.6, "--delta", 0.2)
     thresholds = np.array(model.certificate.thresholds)
     test = load_split(made / "data", "test")
@@ -112,6 +113,7 @@ def test_evaluation_and_pictures_decide_by_the_certified_rule(made, tmp_path, mo
     assert efficiency["decision_frames"] == decisions.decision_frame.tolist()
     assert efficiency["stream"]["num_clips_that_differ"] <= 2  # the stream stops by it, too
     assert "tested on" in figures["certified_rule"]["in_words"]
+    assert "Certificate: with confidence 0.8" in " ".join(capfd.readouterr())
 
     run(
         monkeypatch, visualize_attention.main, *paths, "--data", made / "data", "--output", tmp_path, "--num_samples", 2
@@ -123,6 +125,17 @@ def test_evaluation_and_pictures_decide_by_the_certified_rule(made, tmp_path, mo
         with pytest.raises(InputError, match="leave --confidence_threshold out"):
             arguments = (*paths, "--confidence_threshold", 0.9, data, made / "data", "--output", tmp_path)
             run(monkeypatch, main, *arguments)
+
+
+def test_a_certificate_is_not_said_of_another_rule_nor_of_forced_decisions(made, tmp_path, monkeypatch, capfd):
+    calibrated(made, tmp_path, monkeypatch, "--eps", 0.6, "--delta", 0.2)
+    paths = ("--model", tmp_path / "calibrated_model.pt", "--test_data", made / "data", "--output", tmp_path)
+    capfd.readouterr()
+    run(monkeypatch, evaluate_model.main, *paths, "--device", "cpu", "--skip_timing", "--rule", "per_age")
+    said = " ".join(capfd.readouterr())
+    assert "Certificate (of the certified rule, not of --rule per_age): with confidence 0.8" in said
+    with pytest.raises(InputError, match="does not cover decisions forced by --decide_by"):
+        run(monkeypatch, evaluate_model.main, *paths, "--device", "cpu", "--rule", "certified", "--decide_by", 3)
 
 
 def test_every_clip_is_decided_by_the_frame_asked_for(made, tmp_path, monkeypatch):
@@ -137,6 +150,35 @@ def test_every_clip_is_decided_by_the_frame_asked_for(made, tmp_path, monkeypatc
     assert frames == decide(p, 0.95, 3).decision_frame.tolist()
     with pytest.raises(InputError, match=r"1\.\.16"):
         run(monkeypatch, evaluate_model.main, *paths, "--device", "cpu", "--decide_by", 17)
+
+
+def test_scenes_are_resampled_where_several_are_known():
+    assert evaluate_model.known_scenes(np.array([7, 7, 9])).tolist() == [7, 7, 9]
+    assert evaluate_model.known_scenes(np.array([2, 2, 2])) is None  # a video
+    assert evaluate_model.known_scenes(np.array([-1, 3, 4])) is None
+    random = np.random.default_rng(6)
+    scenes, visible = np.repeat(np.arange(400), 5), np.ones((2000, 16), bool)
+    right = random.random(400)[scenes] < 0.7  # all clips of a scene alike
+    labels = np.repeat(random.integers(0, 2, 400), 5)
+    p = np.repeat(np.where(right == labels, 0.99, 0.01)[:, None], 16, axis=1)
+    p[:, -1] = np.where(labels == 1, 0.99, 0.01)  # so every wrong answer is a gap
+    model = EarlyPersistenceClassifier(TokenizerConfig(channels=(8, 8, 16)), ClassifierConfig())
+    model.certificate = Certificate("conditional", 0.1, 0.1, (0.9,) * 16, 0.05, 100, 400, 50, "mean", "0" * 64)
+    by_clip, by_scene = (
+        Judged(labels, visible, p, p[:, ::-1], 0.9, 4, 0, given_scenes) for given_scenes in (None, scenes)
+    )
+
+    def intervals(judged: Judged) -> list[dict[str, float]]:
+        decisions = decide(p, 0.9)
+        optimal = dict.fromkeys(evaluate_model.ALPHAS, decide(p, 0.9, 2))
+        figures = evaluate_model.judge_model(judged, decisions, optimal)
+        certified = judge_certified(judged, model)
+        return [figures["accuracy"], figures["bayes_gap"]["1"], certified["gap"], certified["gap_by_age"]["1"]["gap"]]
+
+    for clip, scene in zip(intervals(by_clip), intervals(by_scene), strict=True):
+        assert scene["value"] == clip["value"]
+        ratio = (scene["high"] - scene["low"]) / (clip["high"] - clip["low"])
+        assert ratio == pytest.approx(np.sqrt(5), rel=0.15)
 
 
 def test_evaluation_counts_gaps_among_the_clips_stopped_by_each_age():
@@ -186,12 +228,13 @@ def test_the_report_states_the_certificate(tmp_path, monkeypatch):
     assert "never, 0.970, 0.900." in text and "ab" * 32 in text
 
 
-def test_detection_decides_by_the_certified_rule(made, tmp_path, monkeypatch):
+def test_detection_decides_by_the_certified_rule(made, tmp_path, monkeypatch, capfd):
     calibrated(made, tmp_path, monkeypatch, "--eps", 0.6, "--delta", 0.2)
     paths = ("--model", tmp_path / "calibrated_model.pt", "--output", tmp_path / "out", "--device", "cpu")
     run(monkeypatch, detect.main, *paths, "--synthetic_demo", "--rule", "certified")
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["rule"] == "certified" and summary["confidence_threshold"] is None
+    assert summary["certificate_note"] is None and "certificate" not in capfd.readouterr().out
     for wrong in (("--finetune", "--video", "x.avi"), ("--synthetic_demo", "--confidence_threshold", "0.9")):
         with pytest.raises(SystemExit, match="2"):
             run(monkeypatch, detect.main, *paths, "--rule", "certified", *wrong)
@@ -199,6 +242,20 @@ def test_detection_decides_by_the_certified_rule(made, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="carries no certificate"):
         bare = ("--model", made / "final_model.pt", "--output", tmp_path / "out", "--device", "cpu")
         run(monkeypatch, detect.main, *bare, "--synthetic_demo", "--rule", "certified")
+
+
+def test_a_certificate_promises_nothing_of_another_video(made, tmp_path, monkeypatch, capfd):
+    calibrated(made, tmp_path, monkeypatch, "--eps", 0.6, "--delta", 0.2)
+    (tmp_path / "video").mkdir()
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / "video" / f"{index:03d}.png"), np.zeros((64, 64, 3), np.uint8))
+    paths = ("--model", tmp_path / "calibrated_model.pt", "--output", tmp_path / "out", "--device", "cpu")
+    for rule in ("certified", "threshold"):
+        capfd.readouterr()
+        run(monkeypatch, detect.main, *paths, "--video", tmp_path / "video", "--rule", rule)
+        note = json.loads((tmp_path / "out" / "summary.json").read_text())["certificate_note"]
+        said = [line for line in capfd.readouterr().out.splitlines() if "promises nothing" in line]
+        assert said == ([f"  note: {note}"] if rule == "certified" else [])
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,10 @@ def test_leak_check_passes_the_exact_posterior_and_catches_a_peek_into_the_futur
     peeking = np.concatenate([p[:, 1:], p[:, -1:]], axis=1)  # every answer one frame too early
     leaked = excess_over_bayes(peeking, labels, p)
     assert max(figures["z"] for figures in leaked.values()) > MAX_STANDARD_ERRORS
+    # copies of a clip in its scene are no further evidence
+    copies = excess_over_bayes(*(np.repeat(part, 4, axis=0) for part in (peeking, labels, p)), np.arange(16_000) // 4)
+    for age, figures in leaked.items():
+        assert copies[age] == pytest.approx(figures)
 
 
 def test_persistence_loss_weighs_early_ages_more():

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState, create_trial
 from persistence_augmented_dataset import generate_dataset
+from persistence_augmented_dataset.dataset import load_split
 from run_directory import InputError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -30,14 +31,15 @@ SCRIPT = Path(tune.__file__)
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A dataset whose test split is gone, and a model with an untrained tokenizer."""
+    """A dataset of a training split only, and a model with an untrained tokenizer."""
     folder = tmp_path_factory.mktemp("tune")
     sizes = ("--num_clips", "60", "--calibration_clips", "40", "--test_clips", "8")
     arguments = ("--preset", "easy", *sizes, "--seed", "3", "--output_dir", str(folder / "data"), "--workers", "1")
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr("sys.argv", ["generate", *arguments])
         generate_dataset.main()
-    shutil.rmtree(folder / "data" / "test")
+    for split in ("calibration", "test"):  # a certificate on scenes that chose the settings would not hold
+        shutil.rmtree(folder / "data" / split)
     torch.manual_seed(0)
     save_model(
         folder / "model.pt", EarlyPersistenceClassifier(TokenizerConfig(channels=(8, 8, 16)), ClassifierConfig())
@@ -73,6 +75,7 @@ def test_trials_are_real_resumable_and_reported(made, tmp_path, monkeypatch):
     best = more["trials"][more["pareto_front"][0]]["params"]
     assert f"--learning_rate {best['learning_rate']:.6g}" in report
     assert f"--decide_by {best['early_stop_frame']}" in report
+    assert f"\ncalibrate.py --confidence_threshold {best['confidence_threshold']:.6g}\n" in report
     # the same seed, elsewhere, tries and finds the same
     elsewhere = tuned(made, tmp_path / "b", monkeypatch, "--trials", 2)
     assert elsewhere["trials"] == first["trials"]
@@ -134,7 +137,7 @@ def test_the_trial_of_a_killed_worker_is_tried_again(made, tmp_path, monkeypatch
         if (tmp_path / "study.db").exists():
             with contextlib.suppress(KeyError, SQLAlchemyError):
                 trials = optuna.load_study(study_name="early-persistence", storage=address).get_trials()
-                running = [trial for trial in trials if trial.user_attrs.get("calibration_loss")]
+                running = [trial for trial in trials if trial.user_attrs.get("validation_loss")]
         if running or worker.poll() is not None:
             break
     assert worker.poll() is None and running[0].state is TrialState.RUNNING
@@ -149,7 +152,7 @@ def test_the_trial_of_a_killed_worker_is_tried_again(made, tmp_path, monkeypatch
 
 
 def finished(losses: list[float]) -> optuna.trial.FrozenTrial:
-    return create_trial(values=[0.1, 3.0], user_attrs={"calibration_loss": losses})
+    return create_trial(values=[0.1, 3.0], user_attrs={"validation_loss": losses})
 
 
 @pytest.mark.parametrize(
@@ -175,8 +178,8 @@ def test_pruning_ends_a_trial_in_a_study(made, tmp_path, monkeypatch):
     pruned = [trial for trial in found["trials"] if trial["state"] == "pruned"]
     assert len(complete) + len(pruned) == 5 and pruned
     for trial in pruned:
-        before = [other["calibration_loss"][0] for other in complete if other["number"] < trial["number"]]
-        assert len(trial["calibration_loss"]) == 1 and trial["calibration_loss"][0] > np.median(before)
+        before = [other["validation_loss"][0] for other in complete if other["number"] < trial["number"]]
+        assert len(trial["validation_loss"]) == 1 and trial["validation_loss"][0] > np.median(before)
         assert trial["number"] not in found["pareto_front"]
 
 
@@ -217,6 +220,27 @@ def test_a_study_of_other_data_or_model_is_refused(made, tmp_path, monkeypatch):
             tuned(made, tmp_path / "a", monkeypatch)
     finally:
         manifest.write_text(text)
+
+
+def test_training_scenes_are_divided_and_each_clip_has_one_use(made, monkeypatch):
+    monkeypatch.setattr(tune, "encode", lambda tokenizer, split, device, flip: (split, flip))
+    data = tune.load_data(made / "data", None, torch.device("cpu"), True)
+    assert [flip for _, flip in vars(data).values()] == [True, False, False]
+    scenes = [split.metadata["scene_id"] for split, _ in vars(data).values()]
+    whole = load_split(made / "data", "train").metadata["scene_id"]
+    assert sum(map(len, scenes)) == len(whole)
+    counts = [len(np.unique(part)) for part in scenes]
+    assert sum(counts) == len(np.unique(whole))
+    assert counts[1] == counts[2] == round(0.2 * sum(counts))
+
+
+def test_too_few_training_scenes_are_one_line(made, monkeypatch):
+    split = load_split(made / "data", "train")
+    first = np.unique(split.metadata["scene_id"])[:2]
+    few = split.where(np.isin(split.metadata["scene_id"], first))
+    monkeypatch.setattr(tune, "load_split", lambda directory, name: few)
+    with pytest.raises(InputError, match="has 2 training scenes, tuning needs 3"):
+        tune.load_data(made / "data", None, torch.device("cpu"), False)
 
 
 @pytest.mark.parametrize(
