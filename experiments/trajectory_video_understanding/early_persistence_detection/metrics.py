@@ -34,6 +34,11 @@ class Interval:
         return dataclasses.asdict(self)
 
 
+def known_scenes(scene_id: np.ndarray) -> np.ndarray | None:
+    """`scene_id` (n,) as clusters; None where all clips are of one scene, or a scene is unknown (-1)."""
+    return scene_id if scene_id.min() >= 0 and np.ptp(scene_id) > 0 else None
+
+
 @functools.lru_cache(maxsize=1)
 def _resample_counts(count: int, seed: int, resamples: int) -> np.ndarray:
     """How often each of `count` rows is drawn in each bootstrap sample: float64 (R, n). Drawn once per data set."""

@@ -48,24 +48,28 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def judge(result: FreshHead, seed: int) -> dict:
-    """A variant's figures on the test split, with bootstrap intervals."""
+def judge(result: FreshHead, scenes: np.ndarray | None, seed: int) -> dict:
+    """A variant's figures on the test split, with bootstrap intervals over its `scenes` (n,)."""
+
+    def interval(values: np.ndarray) -> dict:
+        return metrics.bootstrap_mean(values, seed, scenes).as_dict()
+
     decisions = decide(result.probabilities, CONFIDENCE_THRESHOLD)
     right = (decisions.decision == result.labels).astype(np.float64)
     right_at_age = ((result.probabilities >= 0.5) == result.labels[:, None]).astype(np.float64)
     figures = {
-        "accuracy": metrics.bootstrap_mean(right, seed=seed).as_dict(),
-        "mean_decision_frame": metrics.bootstrap_mean(decisions.decision_frame, seed=seed).as_dict(),
+        "accuracy": interval(right),
+        "mean_decision_frame": interval(decisions.decision_frame),
         "accuracy_at_age": {},
         "bayes_gap": {},
     }
     known = np.isfinite(result.bayes_posterior).all()
     for age in BAYES_GAP_AGES:
         ours = right_at_age[:, age - 1]
-        figures["accuracy_at_age"][str(age)] = metrics.bootstrap_mean(ours, seed=seed).as_dict()
+        figures["accuracy_at_age"][str(age)] = interval(ours)
         if known:
             bayes = ((result.bayes_posterior[:, age - 1] >= 0.5) == result.labels).astype(np.float64)
-            figures["bayes_gap"][str(age)] = metrics.bootstrap_mean(bayes - ours, seed=seed).as_dict()
+            figures["bayes_gap"][str(age)] = interval(bayes - ours)
     return figures
 
 
@@ -88,7 +92,7 @@ def main() -> None:
     ):
         directory.log(f"Token ablation: {name}")
         result = fit_fresh_head(tokenizer, model.config, splits, settings, arguments.seed, device, soft)
-        variants[name] = judge(result, arguments.seed)
+        variants[name] = judge(result, metrics.known_scenes(splits["test"].metadata["scene_id"]), arguments.seed)
     write_json(
         directory.path / "token_ablation.json",
         {

@@ -180,11 +180,6 @@ class Judged:
         return {str(age): value(age) for age in range(1, self.num_frames + 1)}
 
 
-def known_scenes(scene_id: np.ndarray) -> np.ndarray | None:
-    """`scene_id` (n,) where it tells clips apart; None where all are of one scene, or a scene is unknown (-1)."""
-    return scene_id if scene_id.min() >= 0 and np.ptp(scene_id) > 0 else None
-
-
 def judge_decisions(judged: Judged, decisions: Decisions) -> dict[str, Any]:
     """Accuracy and earliness of a rule's decisions."""
     right = metrics.is_right(decisions.decision, judged.labels)
@@ -464,7 +459,7 @@ def evaluate(
         threshold=threshold,
         early_stop_frame=arguments.early_stop_frame,
         seed=arguments.seed,
-        scenes=known_scenes(scene_id),
+        scenes=metrics.known_scenes(scene_id),
     )
     labels, p = judged.labels, judged.probabilities
     decisions = decide(p, judged.threshold)

@@ -130,12 +130,13 @@ def main() -> None:
     decisions = decide(probabilities, threshold)
     attention = attention_at_decision(model, split, decisions.decision_frame, device)
     tokens = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
-    ratio = metrics.attention_efficiency_ratio(attention, tokens, decisions.decision_frame, arguments.seed)
+    scenes = metrics.known_scenes(split.metadata["scene_id"])
+    ratio = metrics.attention_efficiency_ratio(attention, tokens, decisions.decision_frame, arguments.seed, scenes)
     changes = faithfulness_changes(model, split, decisions.decision_frame, attention, tokens, device, arguments.seed)
-    faithfulness = metrics.attention_faithfulness(*changes, arguments.seed)
+    faithfulness = metrics.attention_faithfulness(*changes, arguments.seed, scenes)
     by_decision = {
         KIND_NAME[kind]: metrics.attention_faithfulness(
-            *(np.where(decisions.decision == kind, change, np.nan) for change in changes), arguments.seed
+            *(np.where(decisions.decision == kind, change, np.nan) for change in changes), arguments.seed, scenes
         )
         for kind in (1, 0)
     }

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from early_persistence_detection import metrics
 from early_persistence_detection.evaluation import evaluate_model, generate_report, visualize_attention
 from early_persistence_detection.evaluation.evaluate_model import Judged, judge_certified
 from early_persistence_detection.inference import detect
@@ -153,9 +154,9 @@ def test_every_clip_is_decided_by_the_frame_asked_for(made, tmp_path, monkeypatc
 
 
 def test_scenes_are_resampled_where_several_are_known():
-    assert evaluate_model.known_scenes(np.array([7, 7, 9])).tolist() == [7, 7, 9]
-    assert evaluate_model.known_scenes(np.array([2, 2, 2])) is None  # a video
-    assert evaluate_model.known_scenes(np.array([-1, 3, 4])) is None
+    assert metrics.known_scenes(np.array([7, 7, 9])).tolist() == [7, 7, 9]
+    assert metrics.known_scenes(np.array([2, 2, 2])) is None  # a video
+    assert metrics.known_scenes(np.array([-1, 3, 4])) is None
     random = np.random.default_rng(6)
     scenes, visible = np.repeat(np.arange(400), 5), np.ones((2000, 16), bool)
     right = random.random(400)[scenes] < 0.7  # all clips of a scene alike
