@@ -13,8 +13,11 @@ Writes  OUTPUT/extractor_comparison.json  every figure with its intervals, paire
         OUTPUT/extractor_comparison.png   accuracy against earliness of all, the Bayes limit, the hit counters
 
 Figures are means over seeds. `low` and `high` are of a bootstrap over the test clips (each clip's mean over seeds);
-`over_seeds` is an interval over the seeds by Student's t, null with one seed. Differences are paired: the same clips,
-the same seeds.
+`over_seeds` is an interval over the seeds by Student's t, cut to what the figure can be (which costs it no coverage: no
+true value lies outside), null with one seed. Differences are paired: the same clips, the same seeds.
+
+`per_age` is what each run's own rule per age decides, at the alpha that calibrate.py fitted it for. Its cost ranks the
+extractors: at one confidence for all, who is unsure waits, and is paid for that where alpha weighs errors most.
 """
 
 from __future__ import annotations
@@ -52,14 +55,15 @@ from early_persistence_detection.evaluation.evaluation_figures import (
     earliness_figure,
     png,
 )
-from early_persistence_detection.evaluation.extractor_recommendation import COST_ALPHA, MIN_SEEDS, recommend
+from early_persistence_detection.evaluation.extractor_recommendation import BAYES_GAP_AGES, MIN_SEEDS, recommend
 from early_persistence_detection.evaluation.generate_report import Fields, measured
 from early_persistence_detection.models.checkpoint import load_model, resolve_device
+from early_persistence_detection.models.compute_gating import decide
 from early_persistence_detection.models.efficiency_metrics import Latency, measure_latency
 from early_persistence_detection.models.window_models import WINDOW_MODELS, build_window_model
 
 REFERENCE = "magvit"  # first in every table
-AGES_SHOWN, BAYES_GAP_AGES = (1, 2, 3, 4, 8, 16), (1, 2, 3, 4)
+AGES_SHOWN = (1, 2, 3, 4, 8, 16)
 COLORS = ("#1f5fa8", "#d1495b", "#e69f00", "#00a6a6", "#8c564b", "#5b5b5b")
 NUM_THREADS = 1
 RUN_FILES = {
@@ -97,14 +101,28 @@ def check_arguments(arguments: argparse.Namespace) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a rule made of the n test clips."""
+
+    right: np.ndarray  # (n,)
+    decision_frame: np.ndarray  # (n,)
+    num_frames: int  # T
+
+    def cost(self, alpha: float) -> np.ndarray:
+        """`metrics.cost_per_clip`, (n,)."""
+        return metrics.cost_per_clip(self.right, self.decision_frame, self.num_frames, alpha)
+
+
+@dataclasses.dataclass(frozen=True)
 class Run:
     """One training of one extractor, and how it was judged. n test clips, T frames."""
 
     folder: Path
     files: dict[str, Fields]  # keys of RUN_FILES
     labels: np.ndarray  # (n,)
-    decision_frame: np.ndarray  # (n,)
-    right: np.ndarray  # (n,)
+    decided: Outcome  # by the rule evaluated
+    per_age: Outcome  # by the model's rule per age
+    per_age_alpha: float  # that it was fitted for
     probabilities: np.ndarray  # (n, T)
     bayes_posterior: np.ndarray | None  # (n, T); None on real video
     optimal_cost: dict[float, np.ndarray] | None  # alpha -> (n,); None on real video
@@ -118,13 +136,14 @@ class Run:
         return require_finite(self.files[file][name], self.folder / RUN_FILES[file][0], name)
 
     @property
-    def flops_per_new_frame(self) -> float:
-        """Mean over ages."""
-        return float(np.mean(self.files["efficiency"]["flops_per_step_at_age"]))
+    def num_frames(self) -> int:
+        """T."""
+        return self.probabilities.shape[1]
 
-    def cost(self, alpha: float) -> np.ndarray:
-        """`metrics.cost_per_clip`, (n,)."""
-        return metrics.cost_per_clip(self.right, self.decision_frame, self.probabilities.shape[1], alpha)
+    @property
+    def flops_at_age(self) -> np.ndarray:
+        """FLOPs of a new frame, (T,)."""
+        return np.array(self.files["efficiency"]["flops_per_step_at_age"], np.float64)
 
 
 def read_predictions(path: Path) -> dict[str, np.ndarray]:
@@ -173,19 +192,32 @@ def read_run(folder: Path, extractor: str, seed: int) -> Run:
         return stack(*(f"{what}_{age}" for age in range(1, num_frames + 1)))
 
     label, decision, frame = stack("label", "decision", "decision_frame").T
+    p = by_age("p")
+    per_age_rule = load_model(folder / "calibrated_model.pt", extractor=extractor).per_age_rule
+    if per_age_rule is None:
+        raise InputError(f"{folder / 'calibrated_model.pt'} has no rule per age; make it again with calibrate.py")
+    per_age = decide(p, per_age_rule[0])
     known = files["evaluation"]["metrics"]["regret"] is not None
     run = Run(
         folder=folder,
         files=files,
         labels=label,
-        decision_frame=frame,
-        right=metrics.is_right(decision, label),
-        probabilities=by_age("p"),
+        decided=Outcome(metrics.is_right(decision, label), frame, num_frames),
+        per_age=Outcome(metrics.is_right(per_age.decision, label), per_age.decision_frame, num_frames),
+        per_age_alpha=per_age_rule[1],
+        probabilities=p,
         bayes_posterior=by_age("bayes") if known else None,
         optimal_cost={alpha: stack(f"optimal_cost_{alpha}")[:, 0] for alpha in ALPHAS} if known else None,
     )
-    if abs(run.right.mean() - (run.metric("accuracy") or 0.0)) > 1e-9:
+    if abs(run.decided.right.mean() - (run.metric("accuracy") or 0.0)) > 1e-9:
         raise InputError(f"{path} and evaluation_metrics.json disagree; make both again with evaluate_model.py")
+    evaluated = files["evaluation"]["per_age_rule"]
+    per_age_means = {"accuracy": run.per_age.right.mean(), "mean_decision_frame": run.per_age.decision_frame.mean()}
+    if evaluated is None or any(abs(evaluated[key]["value"] - mean) > 1e-9 for key, mean in per_age_means.items()):
+        raise InputError(
+            f"{folder}: calibrated_model.pt has not the rule per age that was evaluated; evaluate it again with "
+            "evaluate_model.py"
+        )
     return run
 
 
@@ -220,6 +252,7 @@ SHARED: dict[str, tuple[Callable[[Run], Any], str]] = {
     "numbers of training clips": (lambda run: run.files["training"]["num_training_clips"], "train all on as many"),
     "lengths of training": (lambda run: len(run.files["training"]["epochs"]), "train all for as many epochs"),
     "evaluation rules": (lambda run: [run.files["evaluation"].get(key) for key in EVALUATED_BY], "evaluate all alike"),
+    "alphas of the rule per age": (lambda run: run.per_age_alpha, "calibrate all with one --alpha"),
     "test data": (
         lambda run: [run.files["evaluation"]["preset"], run.labels, run.bayes_posterior],
         "evaluate all on one dataset",
@@ -247,90 +280,149 @@ def read_window_models(path: Path) -> Fields:
     """What compare_window_models.py wrote. Raises InputError when it is damaged or names a model unknown here."""
     script = "compare_window_models.py"
     value = Fields(read_json(path, script, "compare_window_models"), path, script)
-    for name in value["models"]:
+    for name, row in value["models"].items():
         if name not in WINDOW_MODELS:
             raise InputError(f"{path} holds the model {name!r}, known are {', '.join(WINDOW_MODELS)}")
+        for count in ("training_steps", "planned_steps", "training_clips_seen"):
+            require_finite(row[count], path, f"{count} of {name}")
     return value
 
 
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def _bounds(interval: metrics.Interval | None) -> dict[str, float] | None:
-    return None if interval is None else {"low": interval.low, "high": interval.high}
+Range = tuple[float, float]  # what a figure can be
+SHARE, DIFFERENCE_OF_SHARES = (0.0, 1.0), (-1.0, 1.0)  # costs and regrets lie there too
+AT_MOST_1, NOT_NEGATIVE = (-np.inf, 1.0), (0.0, np.inf)
 
 
-def clip_figure(per_run: np.ndarray, seed: int) -> dict[str, Any]:
+def over_seeds(values: np.ndarray, possible: Range) -> dict[str, float] | None:
+    """The interval over trainings (k,), cut to what the figure can be; None for a single training."""
+    interval = metrics.over_seeds(values)
+    if interval is None:
+        return None
+    low, high = np.clip([interval.low, interval.high], *possible).tolist()
+    return {"low": low, "high": high}
+
+
+def clip_figure(per_run: np.ndarray, seed: int, possible: Range) -> dict[str, Any]:
     """Mean of a figure known for each of k runs and n clips, (k, n), with intervals over clips and over seeds."""
     over_clips = metrics.bootstrap_mean(per_run.mean(axis=0), seed)
-    return over_clips.as_dict() | {"over_seeds": _bounds(metrics.over_seeds(per_run.mean(axis=1)))}
+    return over_clips.as_dict() | {"over_seeds": over_seeds(per_run.mean(axis=1), possible)}
 
 
-def run_figure(values: Sequence[float | None]) -> dict[str, Any] | None:
+def run_figure(values: Sequence[float | None], possible: Range) -> dict[str, Any] | None:
     """Mean of a figure known for each run only; None where a run could not measure it."""
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
-    return {"value": float(np.mean(known)), "over_seeds": _bounds(metrics.over_seeds(np.array(known)))}
+    return {"value": float(np.mean(known)), "over_seeds": over_seeds(np.array(known), possible)}
+
+
+def bayes_gap_at(age: int) -> Callable[[Run], np.ndarray]:
+    """`metrics.bayes_gap` of a run, (n,)."""
+    return lambda run: metrics.bayes_gap(run.probabilities, run.bayes_posterior, run.labels, age)
+
+
+RUN_FIGURES = {
+    "compute_savings": AT_MOST_1,
+    "attention_efficiency_ratio": NOT_NEGATIVE,
+    "attention_faithfulness": NOT_NEGATIVE,
+    "wallclock_speedup": NOT_NEGATIVE,
+}
 
 
 def judge_extractor(runs: Sequence[Run], seed: int) -> dict[str, Any]:
-    """One extractor's row of the table, but for time measured here."""
+    """One extractor's row of the table, but for time measured here.
 
-    def over_clips(of_run: Callable[[Run], np.ndarray]) -> dict[str, Any]:
-        return clip_figure(np.stack([of_run(run) for run in runs]), seed)
+    Regret and bayes_gap are None where the exact posterior is unknown; the regret of the rule per age also where its
+    alpha is none of ALPHAS, at which alone evaluate_model.py states what the optimal rule costs.
+    """
 
-    regret = bayes_gap = None
-    if runs[0].bayes_posterior is not None:
-        regret = {
-            str(alpha): over_clips(lambda run, alpha=alpha: run.cost(alpha) - run.optimal_cost[alpha])
-            for alpha in ALPHAS
+    def over_clips(of_run: Callable[[Run], np.ndarray], possible: Range = SHARE) -> dict[str, Any]:
+        return clip_figure(np.stack([of_run(run) for run in runs]), seed, possible)
+
+    def judge_rule(decided_by: Callable[[Run], Outcome], alphas: Sequence[float]) -> tuple[dict, dict, dict | None]:
+        """Accuracy and mean decision frame, average cost and regret by alpha."""
+        cost = {str(alpha): over_clips(lambda run, alpha=alpha: decided_by(run).cost(alpha)) for alpha in alphas}
+        regret = None
+        if first.optimal_cost is not None and set(alphas) <= set(ALPHAS):
+            regret = {
+                str(alpha): over_clips(
+                    lambda run, alpha=alpha: decided_by(run).cost(alpha) - run.optimal_cost[alpha],
+                    DIFFERENCE_OF_SHARES,
+                )
+                for alpha in alphas
+            }
+        decided = {
+            "accuracy": over_clips(lambda run: decided_by(run).right),
+            "mean_decision_frame": over_clips(lambda run: decided_by(run).decision_frame, (1.0, first.num_frames)),
         }
-        bayes_gap = {
-            str(age): over_clips(
-                lambda run, age=age: metrics.bayes_gap(run.probabilities, run.bayes_posterior, run.labels, age)
-            )
-            for age in BAYES_GAP_AGES
-        }
-    by_run = ("compute_savings", "attention_efficiency_ratio", "attention_faithfulness", "wallclock_speedup")
-    early = runs[0].files["evaluation"]["early_stop_frame"]
-    ages = [age for age in AGES_SHOWN if age <= runs[0].probabilities.shape[1]]
+        return decided, cost, regret
+
+    first = runs[0]
+    decided, cost, regret = judge_rule(lambda run: run.decided, ALPHAS)
+    alpha = first.per_age_alpha
+    per_age, per_age_cost, per_age_regret = judge_rule(lambda run: run.per_age, [alpha])
+    bayes_gap = None
+    if first.bayes_posterior is not None:
+        bayes_gap = {str(age): over_clips(bayes_gap_at(age), DIFFERENCE_OF_SHARES) for age in BAYES_GAP_AGES}
+    early = first.files["evaluation"]["early_stop_frame"]
     return {
-        "accuracy": over_clips(lambda run: run.right),
-        "mean_decision_frame": over_clips(lambda run: run.decision_frame),
-        "early_stop_rate": over_clips(lambda run: (run.decision_frame <= early).astype(np.float64)),
-        "average_cost": {str(alpha): over_clips(lambda run, alpha=alpha: run.cost(alpha)) for alpha in ALPHAS},
+        **decided,
+        "early_stop_rate": over_clips(lambda run: (run.decided.decision_frame <= early).astype(np.float64)),
+        "average_cost": cost,
         "regret": regret,
+        "per_age": {
+            **per_age,
+            "average_cost": per_age_cost[str(alpha)],
+            "regret": None if per_age_regret is None else per_age_regret[str(alpha)],
+        },
         "bayes_gap": bayes_gap,
         "accuracy_at_age": {
             str(age): over_clips(
                 lambda run, age=age: metrics.is_right_at_age(run.probabilities, run.labels)[:, age - 1]
             )
-            for age in ages
+            for age in AGES_SHOWN
+            if age <= first.num_frames
         },
-        **{name: run_figure([run.metric(name) for run in runs]) for name in by_run},
+        **{name: run_figure([run.metric(name) for run in runs], possible) for name, possible in RUN_FIGURES.items()},
         "num_parameters": round(np.mean([run.number("training", "num_parameters") for run in runs])),
-        "flops_per_new_frame": float(np.mean([run.flops_per_new_frame for run in runs])),
-        "training_seconds": run_figure([run.number("training", "seconds") for run in runs]),
+        "flops_per_new_frame": float(np.mean([run.flops_at_age for run in runs])),
+        "flops_of_dearest_frame": float(np.max([run.flops_at_age for run in runs])),
+        "training_clips_seen": first.files["training"]["num_training_clips"] * len(first.files["training"]["epochs"]),
+        "training_seconds": run_figure([run.number("training", "seconds") for run in runs], NOT_NEGATIVE),
     }
 
 
 def judge_differences(runs: dict[str, list[Run]], seed: int) -> list[dict[str, Any]]:
-    """Every pair of extractors, paired by clip and seed. A difference of costs is one of regrets."""
+    """Every pair of extractors, paired by clip and seed.
+
+    `per_age_regret` is of the rule per age; as the optimal rule costs both the same, it is the difference of costs.
+    """
+    first = next(iter(runs.values()))[0]
+    alpha, width = first.per_age_alpha, first.num_frames - 1.0
     rows = []
     for against, extractor in itertools.combinations(runs, 2):
 
-        def difference(of_run: Callable[[Run], np.ndarray], pair: tuple[str, str] = (extractor, against)) -> dict:
+        def difference(
+            of_run: Callable[[Run], np.ndarray],
+            possible: Range = DIFFERENCE_OF_SHARES,
+            pair: tuple[str, str] = (extractor, against),
+        ) -> dict:
             ours, theirs = (np.stack([of_run(run) for run in runs[name]]) for name in pair)
-            return clip_figure(ours - theirs, seed)
+            return clip_figure(ours - theirs, seed, possible)
 
         rows.append(
             {
                 "extractor": extractor,
                 "against": against,
-                "accuracy": difference(lambda run: run.right),
-                "regret": difference(lambda run: run.cost(float(COST_ALPHA))),
-                "mean_decision_frame": difference(lambda run: run.decision_frame),
+                "accuracy": difference(lambda run: run.decided.right),
+                "mean_decision_frame": difference(lambda run: run.decided.decision_frame, (-width, width)),
+                "per_age_regret": difference(lambda run: run.per_age.cost(alpha)),
+                "bayes_gap": None
+                if first.bayes_posterior is None
+                else {str(age): difference(bayes_gap_at(age)) for age in BAYES_GAP_AGES},
             }
         )
     return rows
@@ -389,16 +481,22 @@ def rule_of(evaluation: Fields) -> str:
     return evaluation.get("rule_in_words") or f"confidence {evaluation['confidence_threshold']:g}"
 
 
-def compact_table(rows: dict[str, dict[str, Any]]) -> str:
-    """The figures that matter most, for the log."""
-    titles = ("accuracy", "frame", "regret", "MFLOPs", "ms", "tracks/s", "training s")
+def compact_table(comparison: dict[str, Any]) -> str:
+    """The figures that matter most, for the log; a dash for what a model cannot have."""
+    rows = comparison["extractors"] | (comparison["window_models"] or {"models": {}})["models"]
+    titles = ("accuracy", "frame", "regret", "at age 4", "MFLOPs", "ms", "tracks/s", "training s")
     lines = [f"{'':14}" + "".join(f"{title:>12}" for title in titles)]
     for name, row in rows.items():
-        regret = "-" if row["regret"] is None else f"{row['regret'][COST_ALPHA]['value']:.4f}"
+        streams = name in comparison["extractors"]
+        seconds = row["training_seconds"]
         cells = (
-            f"{row['accuracy']['value']:.4f}", f"{row['mean_decision_frame']['value']:.2f}", regret,
+            f"{row['accuracy']['value']:.4f}" if streams else "-",
+            f"{row['mean_decision_frame']['value']:.2f}" if streams else "-",
+            f"{row['per_age']['regret']['value']:.4f}" if streams and row["per_age"]["regret"] else "-",
+            f"{row['accuracy_at_age']['4']['value']:.4f}" if "4" in row["accuracy_at_age"] else "-",
             f"{row['flops_per_new_frame'] / 1e6:.1f}", f"{row['latency']['ms_per_new_frame']['value']:.2f}",
-            f"{row['latency']['track_frames_per_second']:.0f}", f"{row['training_seconds']['value']:.0f}",
+            f"{row['latency']['track_frames_per_second']:.0f}",
+            f"{seconds['value'] if streams else seconds:.0f}",
         )  # fmt: skip
         lines.append(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells))
     return "\n".join(lines)
@@ -423,6 +521,7 @@ def compare(
         window_rows = {
             "num_training_clips": windows["num_training_clips"],
             "num_test_clips": windows["num_test_clips"],
+            "budget_minutes": windows.get("budget_minutes"),
             "models": with_latency(windows["models"], latency, reference),
         }
     comparison = {
@@ -437,6 +536,7 @@ def compare(
         "num_training_clips": files["training"]["num_training_clips"],
         "trained_on": files["training"]["device"],
         "rule": rule_of(files["evaluation"]),
+        "per_age_alpha": first[0].per_age_alpha,
         "early_stop_frame": files["evaluation"]["early_stop_frame"],
         "reference": reference,
         "extractors": with_latency(rows, latency, reference),
@@ -473,7 +573,7 @@ def main() -> None:
             "provenance": provenance(vars(arguments), arguments.seed),
         },
     )
-    print(compact_table(comparison["extractors"]), *comparison["recommendation"], sep="\n", flush=True)
+    print(compact_table(comparison), *comparison["recommendation"], sep="\n", flush=True)
     directory.log(
         f"Compared {', '.join(runs)} over {comparison['num_seeds']} seed(s) on {comparison['num_clips']} clips: "
         f"{comparison['recommendation'][0]}"

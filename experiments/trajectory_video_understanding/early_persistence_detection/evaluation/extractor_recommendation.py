@@ -5,26 +5,34 @@ Reads the content of extractor_comparison.json, so the sentences can be made aga
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-COST_ALPHA = "0.95"  # of the regret by which extractors are ranked
 MIN_SEEDS = 3
+BAYES_GAP_AGES = (1, 2, 3, 4)
+UNEVEN = 1.5  # times its mean: work of one frame that is worth a word
+
+
+def excludes_0(interval: dict[str, Any]) -> bool:
+    """Whether an interval lies on one side of 0."""
+    return interval["low"] > 0 or interval["high"] < 0
 
 
 def is_clear(difference: dict[str, Any]) -> bool:
-    """Whether a difference excludes 0: over the clips and, where there are several, over the seeds."""
+    """Whether a difference excludes 0 on one side: over the clips and, where there are several, over the seeds."""
     intervals = [difference] if difference["over_seeds"] is None else [difference, difference["over_seeds"]]
     return all(each["low"] > 0 for each in intervals) or all(each["high"] < 0 for each in intervals)
 
 
-def difference_of(comparison: dict[str, Any], extractor: str, against: str, figure: str) -> dict[str, Any]:
-    """A figure of `extractor` minus that of `against`, whichever way round it was written down."""
+def difference_of(
+    comparison: dict[str, Any], extractor: str, against: str, figure: str, age: int | None = None
+) -> dict[str, Any]:
+    """A figure (at `age`, where it has ages) of `extractor` minus that of `against`, whichever way round it stands."""
     for row in comparison["differences"]:
-        if (row["extractor"], row["against"]) == (extractor, against):
-            return row[figure]
-        if (row["extractor"], row["against"]) == (against, extractor):
-            return _negative(row[figure])
+        if {row["extractor"], row["against"]} == {extractor, against}:
+            value = row[figure] if age is None else row[figure][str(age)]
+            return value if row["extractor"] == extractor else _negative(value)
     raise KeyError(f"no difference between {extractor} and {against}")
 
 
@@ -36,6 +44,30 @@ def _negative(value: dict[str, Any]) -> dict[str, Any]:
     return negated
 
 
+@dataclasses.dataclass(frozen=True)
+class Race:
+    """Who has the least of a figure, and whom the clips and the seeds together cannot tell from it."""
+
+    best: str
+    next: str
+    ahead: dict[str, Any]  # the next minus the best
+    equals: list[str]  # not told from the best over clips and seeds both
+    equals_over_clips: list[str]  # of these, not told from it over the clips either
+
+    @property
+    def behind_over_clips(self) -> list[str]:
+        """Of `equals`, those that the clips alone tell from the best."""
+        return [name for name in self.equals if name not in self.equals_over_clips]
+
+
+def race(comparison: dict[str, Any], values: dict[str, float], figure: str, age: int | None = None) -> Race:
+    """The race for the least of `values` (by extractor), judged by the paired differences of `figure`."""
+    best, *rest = sorted(values, key=values.__getitem__)
+    behind = {name: difference_of(comparison, name, best, figure, age) for name in rest}
+    equals = [name for name in rest if not is_clear(behind[name])]
+    return Race(best, rest[0], behind[rest[0]], equals, [name for name in equals if not excludes_0(behind[name])])
+
+
 def recommend(comparison: dict[str, Any]) -> list[str]:
     """Sentences: which extractor to take and why, then who wins at what. Undecided races are called so."""
     extractors = comparison["extractors"]
@@ -43,15 +75,23 @@ def recommend(comparison: dict[str, Any]) -> list[str]:
     if len(extractors) == 1:
         sentences.append(f"Only {next(iter(extractors))} was run: there is nothing to compare it with.")
     else:
-        cost = {name: row["average_cost"][COST_ALPHA]["value"] for name, row in extractors.items()}
+        cost = {name: row["per_age"]["average_cost"]["value"] for name, row in extractors.items()}
         frame = {name: row["mean_decision_frame"]["value"] for name, row in extractors.items()}
+        least_cost = race(comparison, cost, "per_age_regret")
+        regret = f"the least regret by its own rule per age, fitted for alpha {comparison['per_age_alpha']:g}"
         sentences += [
-            _pick(comparison, cost),
-            _least_by_clips(
-                comparison, cost, "regret", f"has the least regret at alpha {COST_ALPHA}", "who has the least regret"
+            _pick(comparison, least_cost),
+            _outcome(comparison, least_cost, f"has {regret}", f"who has {regret}"),
+            *_nearest_to_bayes(comparison),
+            _outcome(
+                comparison,
+                race(comparison, frame, "mean_decision_frame"),
+                f"decides earliest by {comparison['rule']}",
+                f"who decides earliest by {comparison['rule']}",
+                " frames",
             ),
-            _least_by_clips(comparison, frame, "mean_decision_frame", "decides earliest", "who decides earliest"),
             _least_flops(extractors),
+            *_uneven_work(extractors),
             _least_latency(extractors),
             _fastest_training(extractors),
         ]
@@ -64,33 +104,51 @@ def recommend(comparison: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def _pick(comparison: dict[str, Any], cost: dict[str, float]) -> str:
-    best, *rest = sorted(cost, key=cost.__getitem__)
-    equals = [best, *_not_told_apart(comparison, best, rest, "regret")]
+def _pick(comparison: dict[str, Any], least_cost: Race) -> str:
+    best, equals = least_cost.best, [least_cost.best, *least_cost.equals]
     if len(equals) == 1:
         return f"Take {best}: it decides at the least cost, errors and delay together."
-    fastest = min(equals, key=lambda name: _latency(comparison["extractors"], name)["value"])
-    whom = "the extractors" if len(equals) == len(cost) else f"{_listed(equals)}"
-    return f"Take {fastest}: {whom} cannot be told apart by what their decisions cost, and of these it answers fastest."
+    extractors = comparison["extractors"]
+    fastest = min(equals, key=lambda name: _latency(extractors, name)["value"])
+    whom = "the extractors" if len(equals) == len(extractors) else _listed(equals)
+    pick = f"Take {fastest}: {whom} cannot be told apart by what their decisions cost, and of these it answers fastest"
+    if fastest in least_cost.behind_over_clips:
+        return f"{pick}; over these clips alone, {best} decides at less cost."
+    return f"{pick}."
 
 
-def _not_told_apart(comparison: dict[str, Any], best: str, rest: Sequence[str], figure: str) -> list[str]:
-    return [name for name in rest if not is_clear(difference_of(comparison, name, best, figure))]
+def _outcome(comparison: dict[str, Any], ran: Race, does: str, who: str, unit: str = "") -> str:
+    """How a race ended. What only the clips, or only the seeds, tell is said with that reserve."""
+    if not ran.equals:
+        return f"{ran.best} {does}: {ran.next}, the next, lies {_interval(ran.ahead)}{unit} above it."
+    clips, seeds = _count(comparison["num_clips"], "clip"), _count(comparison["num_seeds"], "seed")
+    undecided = f"{_listed([ran.best, *ran.equals])} cannot be told apart by these {clips} and {seeds} as to {who}"
+    if not ran.behind_over_clips:
+        return f"{undecided}."
+    return (
+        f"{undecided}: over the clips, {ran.best} as trained here is ahead of {_listed(ran.behind_over_clips)}, but "
+        "trainings from other seeds may differ by more than that."
+    )
 
 
-def _least_by_clips(comparison: dict[str, Any], values: dict[str, float], figure: str, does: str, who: str) -> str:
-    """The least of `values`, where the paired differences of `figure` tell it from every other."""
-    best, *rest = sorted(values, key=values.__getitem__)
-    equals = _not_told_apart(comparison, best, rest, figure)
-    if equals:
-        return (
-            f"{_listed([best, *equals])} cannot be told apart by these {_count(comparison['num_clips'], 'clip')} and "
-            f"{_count(comparison['num_seeds'], 'seed')} as to {who}."
-        )
-    ahead = difference_of(comparison, rest[0], best, figure)
-    interval = f"{ahead['value']:.4f} [{ahead['low']:.4f}, {ahead['high']:.4f}]"
-    unit = " frames" if figure == "mean_decision_frame" else ""
-    return f"{best} {does}: {rest[0]}, the next, lies {interval}{unit} above it."
+def _nearest_to_bayes(comparison: dict[str, Any]) -> list[str]:
+    extractors = comparison["extractors"]
+    if any(row["bayes_gap"] is None for row in extractors.values()):
+        return []
+    ages = []
+    for age in BAYES_GAP_AGES:
+        gap = {name: row["bayes_gap"][str(age)]["value"] for name, row in extractors.items()}
+        ran = race(comparison, gap, "bayes_gap", age)
+        if ran.equals_over_clips:
+            ages.append(f"at age {age} undecided between {_listed([ran.best, *ran.equals_over_clips])}")
+        else:
+            reserve = " over the clips, undecided over the seeds" if ran.equals else ""
+            ages.append(f"at age {age} {ran.best}, by {_interval(ran.ahead)} before {ran.next}{reserve}")
+    return [f"Nearest to the Bayes limit: {'; '.join(ages)}."]
+
+
+def _interval(value: dict[str, Any]) -> str:
+    return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
 
 
 def _least_flops(extractors: dict[str, Any]) -> str:
@@ -103,6 +161,18 @@ def _least_flops(extractors: dict[str, Any]) -> str:
         f"{best} needs the fewest FLOPs per new frame, {_flops(flops[best])}; {rest[0]}, the next, needs "
         f"{flops[rest[0]] / flops[best]:.2f} times as many."
     )
+
+
+def _uneven_work(extractors: dict[str, Any]) -> list[str]:
+    sentences = []
+    for name, row in extractors.items():
+        times = row["flops_of_dearest_frame"] / row["flops_per_new_frame"]
+        if times >= UNEVEN:
+            sentences.append(
+                f"{name} works unevenly: its dearest new frame takes {_flops(row['flops_of_dearest_frame'])}, "
+                f"{times:.2f} times its mean."
+            )
+    return sentences
 
 
 def _latency(extractors: dict[str, Any], name: str) -> dict[str, float]:
@@ -132,9 +202,11 @@ def _fastest_training(extractors: dict[str, Any]) -> str:
     equals = [name for name in rest if spread[name]["low"] <= spread[best]["high"]]
     least = f"{seconds[best]['value']:.3g} s"
     if equals:
-        return f"{_listed([best, *equals])} train equally fast within the spread of the seeds ({least})."
-    slower = seconds[rest[0]]["value"] / seconds[best]["value"]
-    return f"{best} trains fastest, in {least}; {rest[0]}, the next, takes {slower:.2f} times as long."
+        said = f"{_listed([best, *equals])} train equally fast within the spread of the seeds ({least})"
+    else:
+        slower = seconds[rest[0]]["value"] / seconds[best]["value"]
+        said = f"{best} trains fastest, in {least}; {rest[0]}, the next, takes {slower:.2f} times as long"
+    return f"{said}, by the clock of a machine that may have had other work meanwhile."
 
 
 def _window_models(comparison: dict[str, Any]) -> list[str]:
@@ -146,12 +218,22 @@ def _window_models(comparison: dict[str, Any]) -> list[str]:
     for name, row in comparison["window_models"]["models"].items():
         times = row["latency"]["ms_per_new_frame"]["value"] / _latency(extractors, fastest)["value"]
         flops = row["flops_per_new_frame"] / extractors[fastest]["flops_per_new_frame"]
-        cut = ", its training was cut short" if row["cut_by_budget"] else ""
         sentences.append(
             f"{name}, which looks at the whole window again for each new frame, costs {times:.3g} times the time and "
-            f"{flops:.3g} times the FLOPs of {fastest}, the fastest stream, per new frame{cut}."
+            f"{flops:.3g} times the FLOPs of {fastest}, the fastest stream, per new frame; {_trained(row)}."
         )
     return sentences
+
+
+def _trained(row: dict[str, Any]) -> str:
+    """How much of its planned training a window model got."""
+    steps, planned = row["training_steps"], row["planned_steps"]
+    if steps == planned:
+        return f"it was trained for all of its {_count(planned, 'planned step')}"
+    return (
+        f"its training was cut short, at {steps:,} of {_count(planned, 'planned step')}, so its accuracy is not the "
+        "best that it can reach"
+    )
 
 
 def _count(number: int, noun: str) -> str:

@@ -16,6 +16,7 @@ import math
 import operator
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,11 @@ def difference(value: dict[str, Any]) -> Markup:
     return Markup(f"{value['value']:+.4f} {over_clips} / {over_seeds[0] if over_seeds else '-'}")
 
 
+def dashes(columns: Collection[str]) -> Markup:
+    """The cells of a table's row in columns that cannot have it."""
+    return Markup(" - |" * len(columns))
+
+
 def millions(value: float) -> Markup:
     """A large count."""
     return Markup(f"{value / 1e6:,.3g} M" if value < 1e8 else f"{value / 1e6:,.0f} M")
@@ -215,6 +221,14 @@ def finalize(value: Any) -> str:
     return "" if isinstance(value, Undefined) else text(value)
 
 
+def accuracy_ages(comparison: dict[str, Any] | None) -> list[str]:
+    """Every age at which an extractor or a window model was judged, in order."""
+    if comparison is None:
+        return []
+    models = {**comparison["extractors"], **(comparison["window_models"] or {"models": {}})["models"]}
+    return sorted({age for row in models.values() for age in row["accuracy_at_age"]}, key=int)
+
+
 def render_markdown(stages: dict[str, Any], criteria: list[dict], targets: list[dict], results: Path) -> str:
     """The report as Markdown, pictures by path relative to `results`. Raises InputError when a field is missing."""
     environment = Environment(
@@ -226,7 +240,7 @@ def render_markdown(stages: dict[str, Any], criteria: list[dict], targets: list[
     )
     environment.filters.update(
         number=number, interval=interval, verdict=verdict, basename=os.path.basename,
-        seeded=seeded, difference=difference, millions=millions,
+        seeded=seeded, difference=difference, dashes=dashes, millions=millions,
     )  # fmt: skip
     stills = sorted(path.name for path in (results / "detection").glob("frame_*.png"))[:MAX_STILLS]
     try:
@@ -239,6 +253,7 @@ def render_markdown(stages: dict[str, Any], criteria: list[dict], targets: list[
             profile_targets=targets,
             has_charts=all((results / "efficiency_analysis" / name).is_file() for name in EFFICIENCY_CHARTS),
             stills=stills,
+            accuracy_ages=accuracy_ages(stages["comparison"]),
         )
     except (UndefinedError, KeyError, TypeError) as error:
         raise InputError(

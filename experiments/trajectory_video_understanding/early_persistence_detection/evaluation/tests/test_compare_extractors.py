@@ -21,7 +21,7 @@ from early_persistence_detection import metrics
 from early_persistence_detection.evaluation import compare_extractors, evaluate_model, generate_report
 from early_persistence_detection.evaluation.compare_extractors import read_predictions
 from early_persistence_detection.evaluation.extractor_recommendation import difference_of, is_clear, recommend
-from early_persistence_detection.models.checkpoint import save_model
+from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
 from early_persistence_detection.models.extractors.i3d import I3DConfig
 from early_persistence_detection.training import calibrate, train_early_persistence
@@ -115,7 +115,9 @@ def studied() -> Path:
         change(output / "config.json", extractor="i3d", seed=seed)
         for name in ("evaluation_metrics.json", "efficiency_metrics.json"):
             change(output / name, extractor="i3d")
-        save_model(output / "calibrated_model.pt", EarlyPersistenceClassifier(I3DConfig(), ClassifierConfig()))
+        model = EarlyPersistenceClassifier(I3DConfig(), ClassifierConfig())
+        model.set_per_age_rule(*load_model(output / "calibrated_model.pt").per_age_rule)
+        save_model(output / "calibrated_model.pt", model)
     return runs
 
 
@@ -147,7 +149,27 @@ def test_figures_are_the_means_of_what_the_evaluations_say():
         read(studied() / "magvit" / f"seed{s}" / "efficiency_metrics.json")["flops_per_step_at_age"] for s in (0, 1)
     ]
     assert row["flops_per_new_frame"] == pytest.approx(np.mean(steps))
+    assert row["flops_of_dearest_frame"] == np.max(steps) > np.mean(steps)
     assert row["num_parameters"] == read(studied() / "magvit/seed0/training_metrics.json")["num_parameters"]
+
+
+def test_the_rule_per_age_of_each_run_is_judged_at_the_alpha_it_was_fitted_for():
+    evaluated = [
+        read(studied() / "magvit" / f"seed{seed}" / "evaluation_metrics.json")["per_age_rule"] for seed in (0, 1)
+    ]
+    row = compared()["extractors"]["magvit"]["per_age"]
+    assert compared()["per_age_alpha"] == evaluated[0]["alpha"] == 0.8
+    for name in ("accuracy", "mean_decision_frame", "average_cost", "regret"):
+        assert row[name]["value"] == pytest.approx(np.mean([each[name]["value"] for each in evaluated])), name
+    assert row["mean_decision_frame"]["value"] != compared()["extractors"]["magvit"]["mean_decision_frame"]["value"]
+
+
+def test_an_interval_over_seeds_leaves_out_what_cannot_be():
+    failed = np.array([[0.0] * 8, [1.0] * 8, [1.0] * 8])  # by Student's t -0.77 to 2.1
+    assert compare_extractors.clip_figure(failed, 0, (0.0, 1.0))["over_seeds"] == {"low": 0.0, "high": 1.0}
+    assert compare_extractors.run_figure([10.0, 300.0], (0.0, np.inf))["over_seeds"]["low"] == 0
+    near = compare_extractors.clip_figure(np.array([[0.5, 0.5], [0.52, 0.5]]), 0, (0.0, 1.0))["over_seeds"]
+    assert 0 < near["low"] < 0.505 < near["high"] < 1  # what can be is left as it is
 
 
 def test_intervals_are_over_seeds_and_over_clips():
@@ -159,16 +181,29 @@ def test_intervals_are_over_seeds_and_over_clips():
     expected = metrics.bootstrap_mean(np.mean(right, axis=0))
     assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
     half = 12.706 * np.std(np.mean(right, axis=1), ddof=1) / np.sqrt(2)  # t of one degree of freedom
-    assert row["over_seeds"]["high"] - row["over_seeds"]["low"] == pytest.approx(2 * half, rel=1e-3)
+    mean = np.mean(right)
+    assert row["over_seeds"]["low"] == pytest.approx(max(0, mean - half), rel=1e-3)
+    assert row["over_seeds"]["high"] == pytest.approx(min(1, mean + half), rel=1e-3)
 
 
 def test_the_same_runs_under_another_name_and_order_differ_by_nothing_over_clips():
     (row,) = compared()["differences"]
     assert (row["extractor"], row["against"]) == ("i3d", "magvit")
-    for name in ("accuracy", "regret", "mean_decision_frame"):
-        assert [row[name][key] for key in ("value", "low", "high")] == pytest.approx([0, 0, 0], abs=1e-12)
-        assert row[name]["over_seeds"]["low"] <= 1e-12 <= row[name]["over_seeds"]["high"] + 2e-12
+    by_age = row["bayes_gap"]
+    assert list(by_age) == ["1", "2", "3", "4"]
+    for value in (row["accuracy"], row["per_age_regret"], row["mean_decision_frame"], *by_age.values()):
+        assert [value[key] for key in ("value", "low", "high")] == pytest.approx([0, 0, 0], abs=1e-12)
+        assert value["over_seeds"]["low"] <= 1e-12 <= value["over_seeds"]["high"] + 2e-12
     assert any("cannot be told apart" in sentence for sentence in compared()["recommendation"])
+
+
+def test_differences_are_paired_by_seed():
+    folder, (row,) = studied() / "magvit", compared()["differences"]
+    files = [read(folder / f"seed{seed}" / "evaluation_metrics.json") for seed in (0, 1)]
+    gap = [each["metrics"]["bayes_gap"]["1"]["value"] for each in files]
+    bounds = row["bayes_gap"]["1"]["over_seeds"]  # of seed1 - seed0 and seed0 - seed1
+    assert bounds["high"] == pytest.approx(min(1, 12.706 * abs(gap[1] - gap[0])), rel=1e-3)
+    assert bounds["low"] == pytest.approx(-bounds["high"])
 
 
 def test_the_costs_of_the_optimal_rule_in_the_predictions_give_the_regret_of_the_evaluation():
@@ -200,8 +235,9 @@ WINDOW_MODEL = {
     "num_parameters": 8_000_000,
     "flops_per_new_frame": 5e9,
     "training_seconds": 60.0,
-    "num_clips_seen": 48,
-    "cut_by_budget": True,
+    "training_clips_seen": 48,
+    "training_steps": 3,
+    "planned_steps": 376,
 }
 WINDOW_MODELS = {
     "stage": "compare_window_models",
@@ -229,7 +265,8 @@ def test_one_seed_and_window_models(tmp_path):
     assert "1 seed only" in said and "1 seed only" in comparison["recommendation"][-1]
     row = comparison["window_models"]["models"]["s3d"]
     assert row["num_parameters"] == 8_000_000 and row["latency"]["times_reference"]["ms_per_new_frame"] > 1
-    assert any("s3d" in sentence and "cut short" in sentence for sentence in comparison["recommendation"])
+    assert any("s3d" in each and "at 3 of 376 planned steps" in each for each in comparison["recommendation"])
+    assert "s3d" in said.split("Take")[0]  # in the table, too
 
 
 def test_the_report_shows_the_comparison_and_its_recommendation(tmp_path):
@@ -247,7 +284,17 @@ def test_the_report_shows_the_comparison_and_its_recommendation(tmp_path):
         accuracy = comparison["extractors"]["i3d"]["accuracy"]
         assert "{value:.3f} [{low:.3f}, {high:.3f}]".format(**accuracy) in section
         assert "| i3d minus magvit |" in section and "Fewer than 3 seeds" in section
-        assert ("s3d" in section) == bool(windows)
+        table = next(table for table in section.split("\n\n") if table.startswith("| |"))
+        head, *cells = ([cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines())
+        titles = [line.split("|")[1].strip() for line in table.splitlines()[1:]]
+        cell = {title: dict(zip(head, row, strict=True)) for title, row in zip(titles, cells, strict=True)}
+        assert head == ["magvit", "i3d", *(["s3d"] if windows else [])]
+        assert "[" in cell["regret, alpha 0.95"]["i3d"] and "[" in cell["below the Bayes limit at age 2 by"]["i3d"]
+        if windows:  # what it has, and a dash for what it cannot have
+            assert cell["accuracy at age 4"]["s3d"] == "0.800 [0.700, 0.900]"
+            assert cell["accuracy at age 2"]["s3d"] == cell["mean decision frame"]["s3d"] == "-"
+            assert cell["training steps, of those planned"]["s3d"] == "3 of 376"
+            assert cell["FLOPs of the dearest new frame"]["s3d"] == "5,000 M"
         rows = [line for line in section.splitlines() if line.startswith("|")]
         tables = "\n".join(line if line.startswith("|") else "" for line in section.splitlines()).split("\n\n")
         for table in filter(None, (table.strip() for table in tables)):
@@ -278,6 +325,14 @@ def other_labels(run_folder: Path) -> None:
     path.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
 
 
+def other_rule(path: Path, alpha: float) -> None:
+    """The thresholds moved, so that clips are decided otherwise, for the same alpha; or only the alpha changed."""
+    model = load_model(path)
+    thresholds, fitted_for = model.per_age_rule
+    model.set_per_age_rule(np.full_like(thresholds, 0.5) if alpha == fitted_for else thresholds, alpha)
+    save_model(path, model)
+
+
 DAMAGE = {
     "missing": (lambda r: (r / "training_metrics.json").unlink(), ("training_metrics.json", "train_early_persistence")),
     "torn": (lambda r: (r / "evaluation_metrics.json").write_text("{"), ("evaluation_metrics.json", "evaluate_model")),
@@ -288,6 +343,15 @@ DAMAGE = {
     "no rows": (lambda r: (r / "predictions.csv").unlink(), ("predictions.csv", "evaluate_model")),
     "NaN in rows": (lambda r: first_row(r / "predictions.csv", "p_3", "nan"), ("predictions.csv", "evaluate_model")),
     "text in rows": (lambda r: first_row(r / "predictions.csv", "p_3", "x"), ("predictions.csv", "evaluate_model")),
+    "no rule per age": (
+        lambda r: save_model(r / "calibrated_model.pt", EarlyPersistenceClassifier(I3DConfig(), ClassifierConfig())),
+        ("calibrated_model.pt", "no rule per age", "calibrate.py"),
+    ),
+    "another rule per age": (
+        lambda r: other_rule(r / "calibrated_model.pt", 0.8),
+        ("calibrated_model.pt", "evaluate it again"),
+    ),
+    "another alpha": (lambda r: other_rule(r / "calibrated_model.pt", 0.5), ("alphas of the rule per age",)),
     "older rows": (
         lambda r: rewrite(r / "predictions.csv", "optimal_cost_0.5", "something"),
         ("optimal_cost_0.5", "evaluate_model"),
@@ -330,6 +394,12 @@ def test_what_is_not_there_is_refused(tmp_path):
     (tmp_path / "windows.json").write_text(json.dumps(WINDOW_MODELS | {"models": {"c3d": WINDOW_MODEL}}))
     windows = ("--window_models", tmp_path / "windows.json")
     refuse("--runs_dir", one_seed(), "--output", tmp_path / "out", *windows, naming=["c3d", "windows.json"])
+    older = {name: value for name, value in WINDOW_MODEL.items() if name != "planned_steps"}
+    (tmp_path / "windows.json").write_text(json.dumps(WINDOW_MODELS | {"models": {"s3d": older}}))
+    refuse(
+        "--runs_dir", one_seed(), "--output", tmp_path / "out", *windows,
+        naming=["planned_steps", "windows.json", "compare_window_models.py"],
+    )  # fmt: skip
     assert not (tmp_path / "out").exists()
 
 
@@ -350,9 +420,12 @@ def spread(value: float, half: float, seeds: float | None = None) -> dict:
 
 def row_of(cost: float, frame: float, flops: float, ms: float, seconds: float) -> dict:
     return {
-        "average_cost": {"0.95": spread(cost, 0.001, 0.001)},
+        "per_age": {"average_cost": spread(cost, 0.001, 0.001)},
+        "average_cost": {"0.95": spread(1 - cost, 0.001, 0.001)},  # the other way round: not what ranks
+        "bayes_gap": {age: spread(cost, 0.001, 0.001) for age in ("1", "2", "3", "4")},
         "mean_decision_frame": spread(frame, 0.1, 0.1),
         "flops_per_new_frame": flops,
+        "flops_of_dearest_frame": 1.1 * flops,
         "latency": {"ms_per_new_frame": {"value": ms, "low": ms * 0.99, "high": ms * 1.01}},
         "training_seconds": {"value": seconds, "over_seeds": {"low": seconds - 1, "high": seconds + 1}},
     }
@@ -365,48 +438,79 @@ def made_up(half: float = 0.001, seeds: float | None = 0.001, num_seeds: int = 3
         "i3d": row_of(0.06, 3.5, 1e6, 1.0, 100.0),
         "slowfast": row_of(0.07, 4.0, 2e6, 2.0, 200.0),
     }
-    differences = [
-        {
-            "extractor": name,
-            "against": against,
-            "regret": spread(
-                extractors[name]["average_cost"]["0.95"]["value"]
-                - extractors[against]["average_cost"]["0.95"]["value"],
-                half,
-                seeds,
-            ),
-            "mean_decision_frame": spread(
-                extractors[name]["mean_decision_frame"]["value"] - extractors[against]["mean_decision_frame"]["value"],
-                100 * half,
-                None if seeds is None else 100 * seeds,
-            ),
-        }
-        for name, against in (("i3d", "magvit"), ("slowfast", "magvit"), ("slowfast", "i3d"))
-    ]
+    differences = []
+    for name, against in (("i3d", "magvit"), ("slowfast", "magvit"), ("slowfast", "i3d")):
+        ours, theirs = extractors[name], extractors[against]
+        cost = ours["per_age"]["average_cost"]["value"] - theirs["per_age"]["average_cost"]["value"]
+        frame = ours["mean_decision_frame"]["value"] - theirs["mean_decision_frame"]["value"]
+        differences.append(
+            {
+                "extractor": name,
+                "against": against,
+                "per_age_regret": spread(cost, half, seeds),
+                "bayes_gap": {age: spread(cost, half, seeds) for age in ("1", "2", "3", "4")},
+                "mean_decision_frame": spread(frame, 100 * half, None if seeds is None else 100 * seeds),
+            }
+        )
     return {
         "extractors": extractors,
         "differences": differences,
         "num_clips": 2000,
         "num_seeds": num_seeds,
+        "rule": "confidence 0.95",
+        "per_age_alpha": 0.8,
         "window_models": None,
     }
 
 
 def test_a_clear_best_is_recommended_and_each_winner_named():
-    pick, regret, frame, flops, latency, training = recommend(made_up())
+    pick, regret, bayes, frame, flops, latency, training = recommend(made_up())
     assert pick.startswith("Take magvit: it decides at the least cost")
-    assert regret.startswith("magvit has the least regret at alpha 0.95: i3d, the next, lies 0.0100 [0.0090, 0.0110]")
-    assert frame.startswith("magvit decides earliest: i3d")
+    assert regret == (
+        "magvit has the least regret by its own rule per age, fitted for alpha 0.8: i3d, the next, lies "
+        "0.0100 [0.0090, 0.0110] above it."
+    )
+    assert bayes.startswith(
+        "Nearest to the Bayes limit: at age 1 magvit, by 0.0100 [0.0090, 0.0110] before i3d; at age 2"
+    )
+    assert frame.startswith("magvit decides earliest by confidence 0.95: i3d")
     assert flops == "i3d needs the fewest FLOPs per new frame, 1 MFLOPs; slowfast, the next, needs 2.00 times as many."
     assert latency.startswith("i3d answers fastest, 1 ms") and "2.00 times" in latency
     assert training.startswith("i3d trains fastest, in 100 s") and "2.00 times" in training
+    assert "clock of a machine" in training
 
 
 @pytest.mark.parametrize(("half", "seeds"), [(0.015, 0.001), (0.001, 0.015)])
 def test_what_clips_or_seeds_cannot_tell_apart_is_called_so_and_time_decides(half, seeds):
-    pick, regret, *_ = recommend(made_up(half, seeds))
+    pick, regret, bayes, *_ = recommend(made_up(half, seeds))
     assert pick.startswith("Take i3d: magvit and i3d cannot be told apart")
     assert regret.startswith("magvit and i3d cannot be told apart by these 2,000 clips and 3 seeds")
+    only_over_clips = half < seeds  # told plainly, whatever the caution
+    assert ("over these clips alone, magvit decides at less cost" in pick) == only_over_clips
+    assert ("over the clips, magvit as trained here is ahead of i3d" in regret) == only_over_clips
+    if only_over_clips:
+        assert "at age 1 magvit, by 0.0100 [0.0090, 0.0110] before i3d over the clips, undecided over the" in bayes
+    else:
+        assert "at age 1 undecided between magvit and i3d;" in bayes
+
+
+def test_the_distance_to_bayes_is_judged_age_by_age_and_left_out_where_unknown():
+    comparison = made_up()
+    (first, *_), extractors = comparison["differences"], comparison["extractors"]
+    first["bayes_gap"]["1"] = spread(-0.01, 0.001, 0.001)
+    extractors["i3d"]["bayes_gap"]["1"] = spread(0.04, 0.001, 0.001)
+    said = recommend(comparison)[2]
+    assert "at age 1 i3d, by 0.0100 [0.0090, 0.0110] before magvit; at age 2 magvit, by 0.0100" in said
+    for row in extractors.values():
+        row["bayes_gap"] = None
+    assert not any("Bayes" in sentence for sentence in recommend(comparison))
+
+
+def test_work_that_a_mean_hides_is_told():
+    comparison = made_up()
+    comparison["extractors"]["slowfast"]["flops_of_dearest_frame"] = 5e6
+    said = recommend(comparison)
+    assert "slowfast works unevenly: its dearest new frame takes 5 MFLOPs, 2.50 times its mean." in said
 
 
 def test_one_seed_is_judged_by_clips_alone_and_said():
@@ -420,9 +524,11 @@ def test_ties_name_everyone():
     for row in comparison["extractors"].values():
         row.update(copy.deepcopy(comparison["extractors"]["magvit"]))
     for row in comparison["differences"]:
-        row["regret"] = row["mean_decision_frame"] = spread(0.0, 0.0, 0.0)
+        row["per_age_regret"] = row["mean_decision_frame"] = spread(0.0, 0.0, 0.0)
+        row["bayes_gap"] = dict.fromkeys(row["bayes_gap"], spread(0.0, 0.0, 0.0))
     pick, *others = recommend(comparison)
     assert "the extractors cannot be told apart" in pick
+    assert others.pop(1).count("undecided between magvit, i3d and slowfast") == 4
     for sentence in others:
         assert sentence.startswith("magvit, i3d and slowfast ")
     assert "equally few FLOPs" in others[2]
@@ -442,17 +548,20 @@ def test_a_window_model_is_weighed_against_the_fastest_stream():
             "s3d": {
                 "latency": {"ms_per_new_frame": {"value": 40.0}},
                 "flops_per_new_frame": 5e8,
-                "cut_by_budget": False,
+                "training_steps": 376,
+                "planned_steps": 376,
             }
         }
     }
     said = recommend(comparison)[-1]
     assert "s3d" in said and "40 times the time" in said and "500 times the FLOPs of i3d" in said
+    assert said.endswith("it was trained for all of its 376 planned steps.")
 
 
 def test_a_difference_reads_the_same_from_both_sides():
     comparison = made_up()
-    there, back = (difference_of(comparison, *pair, "regret") for pair in (("i3d", "magvit"), ("magvit", "i3d")))
+    pairs = (("i3d", "magvit"), ("magvit", "i3d"))
+    there, back = (difference_of(comparison, *pair, "per_age_regret") for pair in pairs)
     assert back["value"] == -there["value"] and (back["low"], back["high"]) == (-there["high"], -there["low"])
     assert back["over_seeds"]["low"] == -there["over_seeds"]["high"]
     assert is_clear(there) and is_clear(back) and not is_clear(spread(0.0, 0.0))
