@@ -12,9 +12,9 @@ Writes  OUTPUT/extractor_comparison.json  every figure with its intervals, paire
                                           measured here, and the recommendation that follows
         OUTPUT/extractor_comparison.png   accuracy against earliness of all, the Bayes limit, the hit counters
 
-Figures are means over seeds. `low` and `high` are of a bootstrap over the test clips (each clip's mean over seeds);
-`over_seeds` is an interval over the seeds by Student's t, cut to what the figure can be (which costs it no coverage: no
-true value lies outside), null with one seed. Differences are paired: the same clips, the same seeds.
+Figures are means over seeds. `low` and `high` are of a bootstrap over the scenes of the test clips (each clip's mean over
+seeds); `over_seeds` is an interval over the seeds by Student's t, cut to what the figure can be (which costs it no
+coverage: no true value lies outside), null with one seed. Differences are paired: the same clips, the same seeds.
 
 `per_age` is what each run's own rule per age decides, at the alpha that calibrate.py fitted it for. Its cost ranks the
 extractors: at one confidence for all, who is unsure waits, and is paid for that where alpha weighs errors most.
@@ -119,6 +119,7 @@ class Run:
 
     folder: Path
     files: dict[str, Fields]  # keys of RUN_FILES
+    scenes: np.ndarray | None  # (n,), which clips are resampled by; None where not known to be several
     labels: np.ndarray  # (n,)
     decided: Outcome  # by the rule evaluated
     per_age: Outcome  # by the model's rule per age
@@ -191,7 +192,7 @@ def read_run(folder: Path, extractor: str, seed: int) -> Run:
     def by_age(what: str) -> np.ndarray:
         return stack(*(f"{what}_{age}" for age in range(1, num_frames + 1)))
 
-    label, decision, frame = stack("label", "decision", "decision_frame").T
+    scene, label, decision, frame = stack("scene_id", "label", "decision", "decision_frame").T
     p = by_age("p")
     per_age_rule = load_model(folder / "calibrated_model.pt", extractor=extractor).per_age_rule
     if per_age_rule is None:
@@ -201,6 +202,7 @@ def read_run(folder: Path, extractor: str, seed: int) -> Run:
     run = Run(
         folder=folder,
         files=files,
+        scenes=metrics.known_scenes(scene),
         labels=label,
         decided=Outcome(metrics.is_right(decision, label), frame, num_frames),
         per_age=Outcome(metrics.is_right(per_age.decision, label), per_age.decision_frame, num_frames),
@@ -254,7 +256,7 @@ SHARED: dict[str, tuple[Callable[[Run], Any], str]] = {
     "evaluation rules": (lambda run: [run.files["evaluation"].get(key) for key in EVALUATED_BY], "evaluate all alike"),
     "alphas of the rule per age": (lambda run: run.per_age_alpha, "calibrate all with one --alpha"),
     "test data": (
-        lambda run: [run.files["evaluation"]["preset"], run.labels, run.bayes_posterior],
+        lambda run: [run.files["evaluation"]["preset"], run.scenes, run.labels, run.bayes_posterior],
         "evaluate all on one dataset",
     ),
 }
@@ -305,9 +307,12 @@ def over_seeds(values: np.ndarray, possible: Range) -> dict[str, float] | None:
     return {"low": low, "high": high}
 
 
-def clip_figure(per_run: np.ndarray, seed: int, possible: Range) -> dict[str, Any]:
-    """Mean of a figure known for each of k runs and n clips, (k, n), with intervals over clips and over seeds."""
-    over_clips = metrics.bootstrap_mean(per_run.mean(axis=0), seed)
+def clip_figure(per_run: np.ndarray, seed: int, possible: Range, scenes: np.ndarray | None = None) -> dict[str, Any]:
+    """Mean of a figure known for each of k runs and n clips, (k, n), with intervals over clips and over seeds.
+
+    `scenes` (n,): clips are resampled by the scene.
+    """
+    over_clips = metrics.bootstrap_mean(per_run.mean(axis=0), seed, scenes)
     return over_clips.as_dict() | {"over_seeds": over_seeds(per_run.mean(axis=1), possible)}
 
 
@@ -340,7 +345,7 @@ def judge_extractor(runs: Sequence[Run], seed: int) -> dict[str, Any]:
     """
 
     def over_clips(of_run: Callable[[Run], np.ndarray], possible: Range = SHARE) -> dict[str, Any]:
-        return clip_figure(np.stack([of_run(run) for run in runs]), seed, possible)
+        return clip_figure(np.stack([of_run(run) for run in runs]), seed, possible, first.scenes)
 
     def judge_rule(decided_by: Callable[[Run], Outcome], alphas: Sequence[float]) -> tuple[dict, dict, dict | None]:
         """Accuracy and mean decision frame, average cost and regret by alpha."""
@@ -411,7 +416,7 @@ def judge_differences(runs: dict[str, list[Run]], seed: int) -> list[dict[str, A
             pair: tuple[str, str] = (extractor, against),
         ) -> dict:
             ours, theirs = (np.stack([of_run(run) for run in runs[name]]) for name in pair)
-            return clip_figure(ours - theirs, seed, possible)
+            return clip_figure(ours - theirs, seed, possible, first.scenes)
 
         rows.append(
             {

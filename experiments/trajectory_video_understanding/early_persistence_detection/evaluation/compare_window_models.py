@@ -259,13 +259,15 @@ def judge(probabilities: np.ndarray, split: ClipSplit, ages: Sequence[int], seed
     at_age = np.full(posterior.shape, np.nan)  # (n, T), as metrics has it; only the columns of `ages` are read
     at_age[:, [age - 1 for age in ages]] = probabilities
     right = metrics.is_right_at_age(probabilities, labels)
+    scenes = metrics.known_scenes(split.metadata["scene_id"])
     known = np.isfinite(posterior).all()
     return {
         "accuracy_at_age": {
-            str(age): metrics.bootstrap_mean(right[:, column], seed).as_dict() for column, age in enumerate(ages)
+            str(age): metrics.bootstrap_mean(right[:, column], seed, scenes).as_dict()
+            for column, age in enumerate(ages)
         },
         "bayes_gap": {
-            str(age): metrics.bootstrap_mean(metrics.bayes_gap(at_age, posterior, labels, age), seed).as_dict()
+            str(age): metrics.bootstrap_mean(metrics.bayes_gap(at_age, posterior, labels, age), seed, scenes).as_dict()
             for age in ages
             if known and age in BAYES_GAP_AGES
         },

@@ -164,7 +164,7 @@ def test_scenes_are_resampled_where_several_are_known():
     p = np.repeat(np.where(right == labels, 0.99, 0.01)[:, None], 16, axis=1)
     p[:, -1] = np.where(labels == 1, 0.99, 0.01)  # so every wrong answer is a gap
     model = EarlyPersistenceClassifier(TokenizerConfig(channels=(8, 8, 16)), ClassifierConfig())
-    model.certificate = Certificate("conditional", 0.1, 0.1, (0.9,) * 16, 0.05, 100, 400, 50, "mean", "0" * 64)
+    model.certificate = Certificate("conditional", 0.1, 0.1, (0.9,) * 16, 0.05, 100, 400, 50, 4, "all", "0" * 64)
     by_clip, by_scene = (
         Judged(labels, visible, p, p[:, ::-1], 0.9, 4, 0, given_scenes) for given_scenes in (None, scenes)
     )
