@@ -12,7 +12,7 @@ Writes  OUTPUT/extractor_comparison.json  every figure with its intervals, paire
                                           measured here, and the recommendation that follows
         OUTPUT/extractor_comparison.png   accuracy against earliness of all, the Bayes limit, the hit counters
 
-Figures are means over seeds. `low` and `high` are of a bootstrap over the scenes of the test clips (each clip's mean over
+Figures are means over seeds. `low` and `high` are of a bootstrap over the scenes of the test clips (means over
 seeds); `over_seeds` is an interval over the seeds by Student's t, cut to what the figure can be (which costs it no
 coverage: no true value lies outside), null with one seed. Differences are paired: the same clips, the same seeds.
 

@@ -1,5 +1,6 @@
 """The certified rule from calibrate.py through the checkpoint to evaluation, report and detection."""
 
+import csv
 import importlib.util
 import json
 from pathlib import Path
@@ -147,8 +148,13 @@ def test_every_clip_is_decided_by_the_frame_asked_for(made, tmp_path, monkeypatc
     assert max(frames) == 3
     figures = json.loads((tmp_path / "evaluation_metrics.json").read_text())
     assert figures["rule_in_words"] == "confidence 0.95, by frame 3"
-    p = predict(load_model(tmp_path / "calibrated_model.pt"), load_split(made / "data", "test"), torch.device("cpu"))
+    split = load_split(made / "data", "test")
+    p = predict(load_model(tmp_path / "calibrated_model.pt"), split, torch.device("cpu"))
     assert frames == decide(p, 0.95, 3).decision_frame.tolist()
+    with open(tmp_path / "predictions.csv", newline="") as file:
+        scenes = [int(row["scene_id"]) for row in csv.DictReader(file)]
+    assert scenes == split.metadata["scene_id"].tolist()
+    assert figures["num_scenes"] == len(set(scenes)) > 1
     with pytest.raises(InputError, match=r"1\.\.16"):
         run(monkeypatch, evaluate_model.main, *paths, "--device", "cpu", "--decide_by", 17)
 
