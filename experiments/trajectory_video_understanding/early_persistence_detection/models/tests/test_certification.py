@@ -68,7 +68,7 @@ def worst_prefix(p, gap, certificate, min_clips=200):
 @pytest.mark.parametrize("clips", ["one", "all"])
 def test_certificates_keep_their_promise_whatever_p_is(distortion, clips):
     """Over fresh calibration sets, the promise is broken in no more than delta of them, beyond chance."""
-    change, eps, repeats = DISTORTIONS[distortion], 0.05, 40
+    change, eps, repeats = DISTORTIONS[distortion], 0.05, 20
     p, labels = tracks(30_000, 3)
     p = change(p)
     gap, scene = gaps(p, labels), np.arange(1000) // (1 if clips == "one" else 4)
