@@ -320,6 +320,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the race that the command line asks for."""
     arguments = parse_args()
+    made_with = provenance(vars(arguments), None)  # now: in the hour that follows the code may move on
     rules, not_run = entrants(arguments.peers)
     promising, promising_not_run = promisers(arguments.peers)
     not_run |= promising_not_run
@@ -334,7 +335,7 @@ def main() -> None:
     found["adversaries"] = withstand(arguments) if arguments.recalibrations else {}
     print_tables(found)
     if arguments.output is not None:
-        write_json(arguments.output, {**found, "provenance": provenance(vars(arguments), None)})
+        write_json(arguments.output, {**found, "provenance": made_with})
 
 
 if __name__ == "__main__":

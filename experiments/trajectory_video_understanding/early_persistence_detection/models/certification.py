@@ -18,10 +18,9 @@ ever so many scenes, so large scenes weigh more: Q(A) = E[clips of a scene that 
    the p-value P(Binomial(n, eps) <= K) is at most delta with probability <= delta, because P(Binomial(n, q) <= k) falls
    in q. As this holds for each n, it holds.
    `all` clips: X_s, the sum over scene s of (g - eps) 1[tau <= t], divided by m, lies in [-eps, 1 - eps], the X_s are
-   independent and E X_s = Q(tau <= t) (q_t - eps) E[clips of a scene] / m > 0. For 0 <= h <= 1 / (1 - eps) the wealth
-   prod_s (1 - h X_s) is nonnegative and its expectation falls with every scene, as does that of a mixture over h; so
-   it ever reaches 1 / delta with probability <= delta (Ville; Waudby-Smith and Ramdas, 2024), and 1 / its maximum is
-   a p-value.
+   independent and E X_s = Q(tau <= t) (q_t - eps) E[clips of a scene] / m > 0. For a bet 0 <= h <= 1 / (1 - eps), fixed
+   in advance, the wealth prod_s (1 - h X_s) is nonnegative and its expectation falls with every scene; so it ever
+   reaches 1 / delta with probability <= delta (Ville; Waudby-Smith and Ramdas, 2024), and 1 / its maximum is a p-value.
 2. One rule: it breaks the promise if H(t) holds for some t. The largest of its p-values is at most delta only if
    that of the offending t is: probability <= delta (intersection-union test; nothing is paid for the number of ages).
    Ages without a stop of their own need no test: their prefix is that of the age before. Nor does T, where g = 0.
@@ -30,9 +29,10 @@ ever so many scenes, so large scenes weigh more: Q(A) = E[clips of a scene that 
    probability <= delta (fixed-sequence testing; Angelopoulos et al., Learn then Test, 2021). If none passes, the rule
    never stops before T, where g = 0 by definition.
 4. In advance: the marginal rules are constant thresholds from 1 downwards. The conditional rules are designed on scenes
-   set aside for it and tested on the others; given the former, they are fixed, as are m and the choice of `one` or
-   `all`. Whatever p was fitted on (Platt scaling too) must share no scene with those that test, else p itself is not
-   fixed in advance: calibrate.py fits p and designs on the same scenes.
+   set aside for it and tested on the others; given the former, they are fixed, as are m, the choice of `one` or `all`
+   and the bet on each rule and age, with which the wealth should grow fastest. Whatever p was fitted on (Platt scaling
+   too) must share no scene with those that test, else p itself is not fixed in advance: calibrate.py fits p and designs
+   on the same scenes.
 
 The order is what makes the conditional promise affordable (Ringel et al., ICML 2024, screen thresholds per age and find
 most at the border of their own test). The design predicts for each rule the probability that its test passes, and
@@ -53,7 +53,6 @@ from typing import Any
 
 import numpy as np
 from run_directory import InputError
-from scipy.special import logsumexp
 from scipy.stats import binom, norm, poisson
 
 from early_persistence_detection.models.compute_gating import NEVER, check_threshold, decide, names_persistent
@@ -73,7 +72,7 @@ MARGINAL_THRESHOLDS = (
     *np.arange(0.999, 0.95, -0.001).round(4).tolist(),
     *np.arange(0.95, 0.5, -0.005).round(4).tolist(),
 )
-BET_FRACTIONS = (0.4, 0.7, 0.98)  # of the largest bet, 1 / (1 - eps)
+LEAST_BET, LARGEST_BET = 0.2, 0.98  # of 1 / (1 - eps), with which one scene could take all
 NEEDED_CHANCE = 0.99  # to pass, with as many scenes as are asked for
 MOST_SCENES = 100_000  # no more are asked for
 
@@ -214,14 +213,19 @@ def certify(
     num_frames = test.probabilities.shape[1]
     blueprint = _Design.of(design)
     family = blueprint.family(planned) if conditional else [np.full(num_frames, value) for value in MARGINAL_THRESHOLDS]
-    chosen = _fixed_sequence(family, lambda thresholds: evidence.p_value(thresholds, eps, conditional), delta)
+
+    def p_value(thresholds: np.ndarray, test: _PlannedTest) -> float:
+        ages = ages_to_test(thresholds, conditional)
+        return evidence.p_value(thresholds, ages, test.eps, test.bet(*blueprint.shares(thresholds, ages)))
+
+    chosen = _fixed_sequence(family, lambda thresholds: p_value(thresholds, planned), delta)
     more = _more_scenes(planned, evidence, conditional, design, test) if chosen is None and count_missing else None
     return Certificate(
         promise=promise,
         eps=eps,
         delta=delta,
         thresholds=(NEVER,) * num_frames if chosen is None else tuple(map(float, chosen)),
-        bound=eps if chosen is None else evidence.bound(chosen, eps, delta, conditional),
+        bound=eps if chosen is None else _least_eps(lambda test: p_value(chosen, test), planned),
         num_scenes=evidence.num_scenes,
         num_clips=len(evidence.scene),
         num_design_scenes=design.num_scenes,
@@ -230,6 +234,24 @@ def certify(
         checksum=test.checksum,
         num_more_scenes=more,
     )
+
+
+def ages_to_test(thresholds: np.ndarray, conditional: bool) -> np.ndarray:
+    """The ages (A,) whose prefixes a promise about a rule (T,) is tested on; none for one that never stops early."""
+    ages = np.flatnonzero(thresholds[:-1] != NEVER) + 1
+    return ages if conditional or len(ages) == 0 else np.array([len(thresholds)])
+
+
+def _least_eps(p_value: Callable[[_PlannedTest], float], planned: _PlannedTest) -> float:
+    """The least eps, to 1e-5, that the same test would still have certified."""
+    low, high = 0.0, planned.eps
+    while high - low > 1e-5:
+        middle = (low + high) / 2
+        if p_value(dataclasses.replace(planned, eps=middle)) <= planned.delta:
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 def _more_scenes(
@@ -298,14 +320,10 @@ class _Evidence:
         probabilities = np.asarray(test.probabilities, np.float64)[rows]
         return cls(probabilities, gap, index[rows], len(names), None if clips == "one" else largest)
 
-    def p_value(self, thresholds: np.ndarray, eps: float, conditional: bool) -> float:
-        """Of the hypothesis that a rule (T,) breaks the promise; 0 for one that never stops early."""
-        num_frames = len(thresholds)
-        ages = np.flatnonzero(thresholds[:-1] != NEVER) + 1  # [A]
+    def p_value(self, thresholds: np.ndarray, ages: np.ndarray, eps: float, bet: np.ndarray) -> float:
+        """Of the hypothesis that a rule (T,) loses more than eps by one of `ages` (A,); `bet` (A,) where all count."""
         if len(ages) == 0:
             return 0.0
-        if not conditional:
-            ages = np.array([num_frames])
         frame = decide(self.probabilities, thresholds).decision_frame
         stopped = frame[:, None] <= ages  # [n, A]
         gap = stopped & self.gap[np.arange(len(frame)), frame - 1][:, None]
@@ -313,33 +331,21 @@ class _Evidence:
             return float(binom.cdf(gap.sum(0), stopped.sum(0), eps).max())
         excess = np.zeros((self.num_scenes, len(ages)))
         np.add.at(excess, self.scene, gap - eps * stopped)
-        return float(betting_p_value(excess / self.largest, eps).max())
+        return float(betting_p_value(excess / self.largest, bet).max())
 
     def gap_share(self, thresholds: np.ndarray) -> float:
         """Mean g of a rule (T,)."""
         frame = decide(self.probabilities, thresholds).decision_frame
         return float(self.gap[np.arange(len(frame)), frame - 1].mean())
 
-    def bound(self, thresholds: np.ndarray, eps: float, delta: float, conditional: bool) -> float:
-        """The least eps, to 1e-5, that the same test would still have certified for this rule."""
-        low, high = 0.0, eps
-        while high - low > 1e-5:
-            middle = (low + high) / 2
-            if self.p_value(thresholds, middle, conditional) <= delta:
-                high = middle
-            else:
-                low = middle
-        return high
 
-
-def betting_p_value(excess: np.ndarray, eps: float) -> np.ndarray:
+def betting_p_value(excess: np.ndarray, bet: np.ndarray) -> np.ndarray:
     """P-values (A,) of "the mean of X is positive" from X (S, A) in [-eps, 1 - eps], rows independent.
 
-    1 / the largest wealth ever reached, betting in turn on each row that it is negative; at most 1.
+    1 / the largest wealth ever reached, betting in turn on each row that it is negative; at most 1. `bet` (A,) in
+    0..1 / (1 - eps) must not depend on X.
     """
-    wealth = [np.cumsum(np.log1p(-share / (1 - eps) * excess), axis=0) for share in BET_FRACTIONS]
-    mixed = logsumexp(np.stack(wealth), axis=0) - math.log(len(wealth))  # [S, A]
-    return np.exp(-np.maximum(mixed.max(axis=0), 0.0))
+    return np.exp(-np.maximum(np.cumsum(np.log1p(-bet * excess), axis=0).max(axis=0), 0.0))
 
 
 @functools.lru_cache(maxsize=16)
@@ -367,14 +373,21 @@ class _PlannedTest:
             most = _most_gaps(num_clips, self.eps, self.delta)
             # 0 where not even an absence of gaps would do
             return poisson.cdf(most[np.round(num_clips * stopped).astype(int)], num_clips * gap)
-        chances = []
-        for share in BET_FRACTIONS:  # log wealth is about normal; clips of a scene are taken as independent
-            bet = share / (1 - self.eps)
-            variance = bet**2 * self.fill * gap / self.largest
-            growth = np.log1p(bet * self.fill * (self.eps * stopped - gap)) - variance / 2
-            goal = math.log(len(BET_FRACTIONS) / self.delta)
-            chances.append(norm.cdf((self.num_scenes * growth - goal) / np.sqrt(self.num_scenes * variance + 1e-12)))
-        return np.max(chances, axis=0)
+        bet = self.bet(stopped, gap)
+        variance = bet**2 * self.fill * gap / self.largest  # log wealth is about normal
+        growth = np.log1p(bet * self.fill * (self.eps * stopped - gap)) - variance / 2
+        spread = np.sqrt(self.num_scenes * variance + 1e-12)
+        return norm.cdf((self.num_scenes * growth + math.log(self.delta)) / spread)
+
+    def bet(self, stopped: np.ndarray, gap: np.ndarray) -> np.ndarray:
+        """The bet (m,) with which the wealth should grow fastest, where such shares of the clips stop and are gaps.
+
+        E[-X] / E[X^2], clips of a scene taken as independent. Source: Kelly, A New Interpretation of Information
+        Rate, 1956, to second order.
+        """
+        saved = self.fill * (self.eps * stopped - gap)
+        square = self.fill * gap / (self.largest or 1) + saved**2
+        return np.clip(saved / np.maximum(square, 1e-12), LEAST_BET, LARGEST_BET) / (1 - self.eps)
 
     def scenes_needed(self, suffices: Callable[[_PlannedTest], bool]) -> int | None:
         """About the least number of scenes above the present one that suffices, to 5 %; None if MOST_SCENES do not."""
@@ -406,6 +419,15 @@ class _Design:
         doubt = np.maximum(1 - confidence, LEAST_DOUBT)
         rate = (gaps(probabilities, clips.labels).sum(0) + PRIOR_GAPS) / (doubt.sum(0) + PRIOR_GAPS)
         return cls(confidence, np.minimum(rate * doubt, 1.0))
+
+    def shares(self, thresholds: np.ndarray, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Shares of the clips that a rule (T,) stops by `ages` (A,), and that it is expected to lose by then."""
+        stops = self.confidence >= thresholds
+        stops[:, -1] = True
+        frame = stops.argmax(axis=1)
+        lost = np.where(frame < len(thresholds) - 1, self.expected_gap[np.arange(len(frame)), frame], 0.0)
+        stopped = frame[:, None] < ages
+        return stopped.mean(axis=0), (stopped * lost[:, None]).mean(axis=0)
 
     def family(self, test: _PlannedTest) -> list[np.ndarray]:
         """Rules (T,) from safe to bold. Empty where no test could pass."""

@@ -11,6 +11,7 @@ from early_persistence_detection.models.certification import (
     Certificate,
     _Evidence,
     _fixed_sequence,
+    ages_to_test,
     betting_p_value,
     certify,
     design_scenes,
@@ -167,9 +168,14 @@ def test_one_prefix_that_breaks_the_promise_stops_the_rule_however_good_the_othe
     size = 1 if clips == "one" else 2
     evidence = _Evidence.of(CalibrationClips(p, labels, np.arange(count) // size), size, clips, 0)
     both, second = np.array([0.9, 0.9, NEVER]), np.array([NEVER, 0.9, NEVER])
-    assert evidence.p_value(second, 0.05, conditional=True) < 1e-6
-    assert evidence.p_value(both, 0.05, conditional=False) < 1e-6  # over all clips hardly anything is lost
-    assert evidence.p_value(both, 0.05, conditional=True) > 0.9
+
+    def p_value(thresholds, conditional):
+        ages = ages_to_test(thresholds, conditional)
+        return evidence.p_value(thresholds, ages, 0.05, np.full(len(ages), 0.9))
+
+    assert p_value(second, conditional=True) < 1e-6
+    assert p_value(both, conditional=False) < 1e-6  # over all clips hardly anything is lost
+    assert p_value(both, conditional=True) > 0.9
 
 
 def test_the_sequence_ends_before_the_first_rule_that_fails():
@@ -195,23 +201,25 @@ def test_the_conditional_promise_costs_few_early_stops(eps, stopped_by_4, mean_f
 
 
 @settings(max_examples=60, deadline=None)
-@given(count=st.integers(1, 400), share=st.floats(0, 1), eps=st.floats(0.01, 0.5))
-def test_betting_asks_for_more_than_the_exact_test_and_never_rejects_the_boundary(count, share, eps):
+@given(count=st.integers(1, 400), share=st.floats(0, 1), eps=st.floats(0.01, 0.5), part=st.floats(0, 1))
+def test_betting_asks_for_more_than_the_exact_test_and_never_rejects_the_boundary(count, share, eps, part):
     """On 0/1 outcomes, where the binomial test is exact; and what lies at eps itself is no evidence."""
     gap = np.arange(count) < round(share * count)
     gap = np.random.default_rng(count).permutation(gap).astype(float)
-    value = betting_p_value((gap - eps)[:, None], eps)[0]
+    bet = np.array([part / (1 - eps)])
+    value = betting_p_value((gap - eps)[:, None], bet)[0]
     assert 0 <= value <= 1
-    assert betting_p_value(np.full((count, 1), 1e-9), eps)[0] == 1
+    assert betting_p_value(np.full((count, 1), 1e-9), bet)[0] == 1
     if gap.mean() >= 2 * eps and gap[0]:
         assert value > 0.2
 
 
-def test_betting_is_a_p_value():
+@pytest.mark.parametrize("part", [0.3, 0.98])
+def test_betting_is_a_p_value(part):
     """At the boundary of the hypothesis, values below a level come no more often than the level says."""
     random, eps = np.random.default_rng(6), 0.05
     gap = random.random((300, 4000)) < eps
-    values = betting_p_value(gap - eps, eps)
+    values = betting_p_value(gap - eps, np.full(4000, part / (1 - eps)))
     for level in (0.02, 0.1, 0.3):
         assert (values <= level).mean() <= level + 3 * (level * (1 - level) / 4000) ** 0.5
 
