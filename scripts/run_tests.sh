@@ -58,11 +58,8 @@ run_pytest() {
   if [ $# -gt 0 ]; then
     "$python" -m pytest "$@"
   else
-    # one thread each: twice the threads of small tensors would only wait for each other; a process more than there are
-    # cores, because the tests of the remote mode mostly wait for links
-    local cores
-    cores=$("$python" -c 'import os; print(os.cpu_count())')
-    OMP_NUM_THREADS=1 "$python" -m pytest -n $((cores + 1)) --maxprocesses 8
+    # a process per core, one thread each: twice the threads of small tensors would only wait for each other
+    OMP_NUM_THREADS=1 "$python" -m pytest -n auto --maxprocesses 8
   fi
 }
 

@@ -51,8 +51,10 @@ class DiskFullError(InputError, OSError):
 class CommandLine(argparse.ArgumentParser):
     """The flags of a script, whose docstring --help teaches; a wrong one is one line, like other wrong input."""
 
-    def __init__(self, teaching: str, **settings: Any):
-        super().__init__(description=teaching, formatter_class=argparse.RawDescriptionHelpFormatter, **settings)
+    def __init__(self, teaching: str | None = None, **settings: Any):
+        # a command within a script is made by argparse, which names everything
+        shown = {"description": teaching, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        super().__init__(**{**shown, **settings})
 
     def error(self, message: str) -> NoReturn:
         """One line on stderr, exit code 2."""
