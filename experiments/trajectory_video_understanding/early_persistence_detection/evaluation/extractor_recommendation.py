@@ -200,11 +200,12 @@ def _fastest_training(extractors: dict[str, Any]) -> str:
         name: value["over_seeds"] or {"low": value["value"], "high": value["value"]} for name, value in seconds.items()
     }
     equals = [name for name in rest if spread[name]["low"] <= spread[best]["high"]]
-    least = f"{seconds[best]['value']:.3g} s"
     if equals:
-        said = f"{_listed([best, *equals])} train equally fast within the spread of the seeds ({least})"
+        times = _listed([f"{name} ({seconds[name]['value']:.3g} s)" for name in (best, *equals)])
+        said = f"the seeds leave undecided who trains fastest of {times}"
     else:
         slower = seconds[rest[0]]["value"] / seconds[best]["value"]
+        least = f"{seconds[best]['value']:.3g} s"
         said = f"{best} trains fastest, in {least}; {rest[0]}, the next, takes {slower:.2f} times as long"
     return f"{said}, by the clock of a machine that may have had other work meanwhile."
 
