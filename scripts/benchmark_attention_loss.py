@@ -51,7 +51,8 @@ def main() -> None:
             f"at mean frame {decisions.decision_frame.mean():.2f}",
             flush=True,
         )
-    lost = metrics.bootstrap_mean(right[0.0] - right[settings.attention_weight], seed=arguments.seed)
+    scenes = metrics.known_scenes(splits["test"].metadata["scene_id"])
+    lost = metrics.bootstrap_mean(right[0.0] - right[settings.attention_weight], arguments.seed, scenes)
     print(f"accuracy lost: {lost.value:.4f} [{lost.low:.4f}, {lost.high:.4f}]")
 
 

@@ -13,7 +13,7 @@ alone, the race is run again on it, without the model.
 
 Regret is average_cost(alpha) above that of the optimal rule, which is exact backward induction on the Bayes posterior.
 Every rule is fitted on the same calibration clips and decides the same test clips, with fresh ones for each seed.
-Differences to `per_age` are paired; intervals are 95 % bootstrap intervals over the test clips of all seeds together.
+Differences to `per_age` are paired; intervals are 95 % bootstrap intervals over the scenes of all seeds together.
 
 The second table is of rules that promise, with probability 0.9, that of the clips they stop at most a share eps is
 wrong where the whole clip would be right; they have no alpha. `worst prefix` is the largest such share among the clips
@@ -38,7 +38,7 @@ import numpy as np
 import stopping_rule_peers as peers
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.evaluate_model import ALPHAS
-from early_persistence_detection.models.certificate_adversaries import BORDERS, DISTORTIONS, border_gap
+from early_persistence_detection.models.certificate_adversaries import BORDER_SHARE, BORDERS, DISTORTIONS, border_gap
 from early_persistence_detection.models.certification import PROMISES, CalibrationClips, certify, design_scenes, gaps
 from early_persistence_detection.models.compute_gating import Decisions, decide
 from early_persistence_detection.models.stopping_rules import fit_per_age
@@ -56,7 +56,7 @@ RECALIBRATION_CLIPS = 2000
 POPULATION_CLIPS = 200_000
 MIN_PREFIX_CLIPS = 200
 EARLY_FRAME = 4
-BORDER_SCENES, BORDER_SHARE = 600, {"conditional": 1.02, "marginal": 2.04}  # of eps
+BORDER_SCENES = 600
 SPRT_GRID = expit(np.arange(0, 7.1, 0.25))  # bounds on the log odds, as probabilities
 
 
@@ -94,15 +94,19 @@ def entrants(folder: Path | None) -> tuple[dict[str, peers.Fit], dict[str, str]]
     return found, not_run
 
 
-Promise = Callable[[str, Clips, float, int], np.ndarray]  # promise, calibration clips, eps, seed -> thresholds (T,)
+Promise = Callable[[str, CalibrationClips, float, int], np.ndarray]  # promise, clips, eps, seed -> thresholds (T,)
 
 
-def certified(promise: str, clips: Clips, eps: float, seed: int) -> np.ndarray:
+def certified(promise: str, clips: CalibrationClips, eps: float, seed: int) -> np.ndarray:
     """Our certificate."""
     aside = design_scenes(clips.scene, DESIGN_FRACTION, seed)
-    every = CalibrationClips(clips.p, clips.labels, clips.scene)
-    parts = every.where(aside), every.where(~aside)
+    parts = clips.where(aside), clips.where(~aside)
     return np.array(certify(promise, *parts, eps, DELTA, seed=seed, count_missing=False).thresholds)
+
+
+def to_certify(clips: Clips) -> CalibrationClips:
+    """What a promise may rest on."""
+    return CalibrationClips(clips.p, clips.labels, clips.scene)
 
 
 def promisers(folder: Path | None) -> tuple[dict[str, Promise], dict[str, str]]:
@@ -112,8 +116,8 @@ def promisers(folder: Path | None) -> tuple[dict[str, Promise], dict[str, str]]:
     except peers.NotRun as reason:
         return {"certified": certified}, {"Ringel": str(reason)}
 
-    def theirs(promise: str, clips: Clips, eps: float, seed: int) -> np.ndarray:
-        return ringel(promise, clips.p, clips.labels, eps, DELTA)  # takes clips for independent
+    def theirs(promise: str, clips: CalibrationClips, eps: float, seed: int) -> np.ndarray:
+        return ringel(promise, clips.probabilities, clips.labels, eps, DELTA)  # takes clips for independent
 
     return {"certified": certified, "Ringel": theirs}, {}
 
@@ -128,9 +132,11 @@ def race(arguments: argparse.Namespace, rules: dict[str, peers.Fit], promising: 
     costs: dict[tuple[str, float], list[np.ndarray]] = {}
     outcomes: dict[tuple[str, float], list[tuple[np.ndarray, Decisions]]] = {}
     kept: dict[tuple[str, str, float], list[tuple[Clips, np.ndarray]]] = {}
+    scenes: list[np.ndarray] = []  # seed and scene of each clip
     with tqdm(total=arguments.seeds * len(ALPHAS) * len(rules), desc="race", unit="fit") as bar:
         for seed in range(arguments.seeds):
             calibration, test = fields[seed] if fields else simulated_field(arguments, seed)
+            scenes.append(np.column_stack([np.full(len(test.scene), seed), test.scene]))
             for alpha in ALPHAS:
                 decision, frame = optimal[alpha].decide(test.bayes, test.visible)
                 best = metrics.cost_per_clip(metrics.is_right(decision, test.labels), frame, NUM_FRAMES, alpha)
@@ -145,15 +151,20 @@ def race(arguments: argparse.Namespace, rules: dict[str, peers.Fit], promising: 
             for name, promise_of in promising.items():
                 for promise in PROMISES:
                     for eps in EPS:
-                        thresholds = promise_of(promise, calibration, eps, seed)
+                        thresholds = promise_of(promise, to_certify(calibration), eps, seed)
                         kept.setdefault((name, promise, eps), []).append((test, thresholds))
     regrets = {key: np.concatenate(parts) for key, parts in costs.items()}
+    clusters = np.unique(np.concatenate(scenes), axis=0, return_inverse=True)[1].reshape(-1)
+
+    def interval(values: np.ndarray) -> dict[str, float]:
+        return metrics.bootstrap_mean(values, clusters=clusters).as_dict()
+
     return {
         "regret": {
             str(alpha): {
                 name: {
-                    "regret": metrics.bootstrap_mean(regrets[name, alpha]).as_dict(),
-                    "above_per_age": metrics.bootstrap_mean(regrets[name, alpha] - regrets["per_age", alpha]).as_dict(),
+                    "regret": interval(regrets[name, alpha]),
+                    "above_per_age": interval(regrets[name, alpha] - regrets["per_age", alpha]),
                     **operating(outcomes[name, alpha]),
                 }
                 for name in rules
@@ -209,7 +220,7 @@ def recalibrate(arguments: argparse.Namespace, promising: dict[str, Promise]) ->
         for name, promise_of in promising.items():
             for promise in PROMISES:
                 for eps in EPS:
-                    thresholds = promise_of(promise, clips, eps, repeat)
+                    thresholds = promise_of(promise, to_certify(clips), eps, repeat)
                     frame, lost, worst = shares_of_gaps(population.p, gap, thresholds)
                     found = (lost if promise == "marginal" else worst) > eps
                     row = (found, worst > eps, frame.mean(), (frame <= EARLY_FRAME).mean())
@@ -238,17 +249,15 @@ def withstand(arguments: argparse.Namespace) -> dict[str, float]:
             for eps in EPS:
                 for name, change in DISTORTIONS.items():
                     for size in (1, 4):
-                        p = change(clips.p)
-                        rule = certified(
-                            promise, Clips(p, clips.labels, clips.scene // size, clips.visible, p), eps, repeat
-                        )
+                        sample = CalibrationClips(change(clips.p), clips.labels, clips.scene // size)
+                        rule = certified(promise, sample, eps, repeat)
                         _, gap, worst = shares_of_gaps(distorted[name], lost[name], rule)
                         key = f"{name}, {size} per scene, {promise}, eps {eps}"
                         broken.setdefault(key, []).append((gap if promise == "marginal" else worst) > eps)
                 for name, make in BORDERS.items():
                     share = BORDER_SHARE[promise] * eps
-                    p, labels, scene = make(BORDER_SCENES, share, np.random.default_rng([repeat, 7]))
-                    rule = certified(promise, Clips(p, labels, scene, np.ones(p.shape, bool), p), eps, repeat)
+                    sample = CalibrationClips(*make(BORDER_SCENES, share, np.random.default_rng([repeat, 7])))
+                    rule = certified(promise, sample, eps, repeat)
                     key = f"border, {name}, {promise}, eps {eps}"
                     broken.setdefault(key, []).append(border_gap(promise, share, rule) > eps)
     return {key: float(np.mean(found)) for key, found in broken.items()}

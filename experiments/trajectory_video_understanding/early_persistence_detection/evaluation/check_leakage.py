@@ -79,9 +79,8 @@ def main() -> None:
         )
     settings = dataclasses.replace(ClassifierTraining(), epochs=arguments.epochs, batch_size=arguments.batch_size)
     result = fit_fresh_head(model.extractor, model.config, splits, settings, arguments.seed, device)
-    ages = excess_over_bayes(
-        result.probabilities, result.labels, result.bayes_posterior, splits["test"].metadata["scene_id"]
-    )
+    scenes = metrics.known_scenes(splits["test"].metadata["scene_id"])
+    ages = excess_over_bayes(result.probabilities, result.labels, result.bayes_posterior, scenes)
     passed = all(figures["z"] <= MAX_STANDARD_ERRORS for figures in ages.values())
     directory = RunDirectory(arguments.output)
     write_json(

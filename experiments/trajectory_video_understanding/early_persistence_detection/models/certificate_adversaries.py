@@ -5,7 +5,7 @@ which a given share of the early answers is a gap, however confident: with a sha
 promise is false, and nothing but the test keeps it from being made. With several ages to stop at it would fail at one
 or another of them, and a test that is too lenient would hide behind that.
 
-Legend: n clips, S scenes, T frames.
+Legend: n clips.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import numpy as np
 
 World = tuple[np.ndarray, np.ndarray, np.ndarray]  # p (n, 2), labels 0/1 (n,), scene (n,) of each clip
 LARGE_SCENE, SMALL_SCENE, SHARE_OF_LARGE = 40, 2, 0.3
+# of eps: the share of gaps for which each conditional promise is false, and the marginal one of half of the rules
+BORDER_SHARE = {"conditional": 1.02, "marginal": 2.04}
 
 
 def sharpened(p: np.ndarray) -> np.ndarray:
@@ -24,7 +26,7 @@ def sharpened(p: np.ndarray) -> np.ndarray:
     return odds / (1 + odds)
 
 
-DISTORTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+DISTORTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of p (n, 16)
     "posterior": lambda p: p,
     "overconfident": sharpened,
     "shrunk": lambda p: 0.5 + 0.4 * (p - 0.5),
@@ -42,17 +44,17 @@ def _world(gap: np.ndarray, scene: np.ndarray, random: np.random.Generator) -> W
 
 
 def alone(num_scenes: int, share: float, random: np.random.Generator) -> World:
-    """Scenes of one clip each."""
+    """`num_scenes` scenes of one clip; of early answers `share` is a gap."""
     return _world(random.random(num_scenes) < share, np.arange(num_scenes), random)
 
 
 def alike(num_scenes: int, share: float, random: np.random.Generator) -> World:
-    """Scenes of four clips that share their fate: no more is known from them than from one."""
+    """As `alone`, of four clips that share their fate: no more is known from them than from one."""
     return _world(np.repeat(random.random(num_scenes) < share, 4), np.repeat(np.arange(num_scenes), 4), random)
 
 
 def uneven(num_scenes: int, share: float, random: np.random.Generator) -> World:
-    """All gaps lie in the large scenes: over clips their share is `share`, in the mean over scenes a third of it."""
+    """As `alone`, all gaps in the large scenes: over clips their share is `share`, over scenes a third of it."""
     large = random.random(num_scenes) < SHARE_OF_LARGE
     size = np.where(large, LARGE_SCENE, SMALL_SCENE)
     in_large = SHARE_OF_LARGE * LARGE_SCENE / (SHARE_OF_LARGE * LARGE_SCENE + (1 - SHARE_OF_LARGE) * SMALL_SCENE)

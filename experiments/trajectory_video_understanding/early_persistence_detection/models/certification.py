@@ -186,11 +186,11 @@ def certify(
 ) -> Certificate:
     """The boldest rule that may be promised, of a family designed on some scenes, by a test on others.
 
-    `promise`: "conditional" or "marginal", see the top of this file; the latter makes no use of `design` but for its
-    largest scene. `clips`: at most "one" random clip of each test scene, drawn by `seed`, or "all"; by default the
-    former where no scene of `design` has more than one. `count_missing`: where nothing can be promised, work out how
-    many more scenes are needed, which takes far longer than the test. p must not have been fitted on scenes of `test`.
-    Raises InputError on bad input.
+    `promise`: "conditional" or "marginal", see the top of this file; for the latter `design` tells the largest scene
+    and the bets, not the rules. `clips`: at most "one" random clip of each test scene, drawn by `seed`, or "all"; by
+    default the former where no scene of `design` has more than one. `count_missing`: where nothing can be promised,
+    work out how many more scenes are needed, which takes far longer than the test. p must not have been fitted on
+    scenes of `test`. Raises InputError on bad input.
     """
     for name, value in (("eps", eps), ("delta", delta)):
         if not 0 < value < 1:
@@ -214,9 +214,9 @@ def certify(
     blueprint = _Design.of(design)
     family = blueprint.family(planned) if conditional else [np.full(num_frames, value) for value in MARGINAL_THRESHOLDS]
 
-    def p_value(thresholds: np.ndarray, test: _PlannedTest) -> float:
+    def p_value(thresholds: np.ndarray, by: _PlannedTest) -> float:
         ages = ages_to_test(thresholds, conditional)
-        return evidence.p_value(thresholds, ages, test.eps, test.bet(*blueprint.shares(thresholds, ages)))
+        return evidence.p_value(thresholds, ages, by.eps, by.bet(*blueprint.shares(thresholds, ages)))
 
     chosen = _fixed_sequence(family, lambda thresholds: p_value(thresholds, planned), delta)
     more = _more_scenes(planned, evidence, conditional, design, test) if chosen is None and count_missing else None
@@ -225,7 +225,7 @@ def certify(
         eps=eps,
         delta=delta,
         thresholds=(NEVER,) * num_frames if chosen is None else tuple(map(float, chosen)),
-        bound=eps if chosen is None else _least_eps(lambda test: p_value(chosen, test), planned),
+        bound=eps if chosen is None else _least_eps(lambda by: p_value(chosen, by), planned),
         num_scenes=evidence.num_scenes,
         num_clips=len(evidence.scene),
         num_design_scenes=design.num_scenes,
@@ -422,11 +422,9 @@ class _Design:
 
     def shares(self, thresholds: np.ndarray, ages: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Shares of the clips that a rule (T,) stops by `ages` (A,), and that it is expected to lose by then."""
-        stops = self.confidence >= thresholds
-        stops[:, -1] = True
-        frame = stops.argmax(axis=1)
-        lost = np.where(frame < len(thresholds) - 1, self.expected_gap[np.arange(len(frame)), frame], 0.0)
-        stopped = frame[:, None] < ages
+        frame = decide(self.confidence, thresholds).decision_frame  # as for p: the more confident answer is taken
+        lost = np.where(frame < len(thresholds), self.expected_gap[np.arange(len(frame)), frame - 1], 0.0)
+        stopped = frame[:, None] <= ages
         return stopped.mean(axis=0), (stopped * lost[:, None]).mean(axis=0)
 
     def family(self, test: _PlannedTest) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from early_persistence_detection.models.certificate_adversaries import BORDERS, DISTORTIONS, border_gap
+from early_persistence_detection.models.certificate_adversaries import BORDER_SHARE, BORDERS, DISTORTIONS, border_gap
 from early_persistence_detection.models.certification import (
     MARGINAL_THRESHOLDS,
     CalibrationClips,
@@ -86,7 +86,7 @@ def test_certificates_keep_their_promise_whatever_p_is(distortion, clips):
 
 def false_promises(border, clips, promise, delta, repeats=100, eps=0.05):
     """How many of `repeats` certificates promise what is not so: gaps are a little more frequent than that."""
-    share = {"conditional": 1.02 * eps, "marginal": 2.04 * eps}[promise]
+    share = BORDER_SHARE[promise] * eps
     broken = 0
     for repeat in range(repeats):
         p, labels, scene = BORDERS[border](600, share, np.random.default_rng([repeat, 7]))
