@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation import compare_extractors, evaluate_model, generate_report
-from early_persistence_detection.evaluation.compare_extractors import read_predictions
+from early_persistence_detection.evaluation.compared_runs import read_predictions
 from early_persistence_detection.evaluation.extractor_recommendation import difference_of, is_clear, recommend
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
