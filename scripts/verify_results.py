@@ -21,9 +21,10 @@ from typing import Any
 import cv2
 import torch
 from early_persistence_detection.models.checkpoint import load_model
-from early_persistence_detection.models.early_persistence_classifier import frames_to_input
-from persistence_augmented_dataset.dataset import CLIP_SIZE, SPLITS, load_split, read_manifest
+from early_persistence_detection.models.stream import frames_to_input
+from persistence_augmented_dataset.dataset import SPLITS, load_split, read_manifest
 from run_directory import CommandLine, InputError, read_json, run_cli
+from video_tracks.clip import CLIP_SIZE
 
 # file -> (stage, the script that writes it)
 STAGE_FILES = {

@@ -19,9 +19,9 @@ from early_persistence_detection.models.early_persistence_classifier import (
     ClassifierConfig,
     EarlyPersistenceClassifier,
 )
-from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
-from persistence_augmented_dataset.bayes import get_preset
-from persistence_augmented_dataset.generate_dataset import generate_dataset
+from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
+from persistence_augmented_dataset.synthetic.bayes import get_preset
+from persistence_augmented_dataset.synthetic.shards import generate_dataset
 from run_directory import SCHEMA_VERSION, write_json, write_text
 
 SCRIPT = Path(__file__).resolve().parents[1] / "verify_results.py"

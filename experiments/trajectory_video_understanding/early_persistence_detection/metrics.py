@@ -15,8 +15,10 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+from scipy.stats import binomtest
 from scipy.stats import t as student_t
 
+BAYES_GAP_AGES = (1, 2, 3, 4)  # at which the distance to the Bayes limit is stated
 RESAMPLES = 1000
 NUM_CALIBRATION_BINS = 15
 
@@ -128,6 +130,33 @@ def over_seeds(values: np.ndarray) -> Interval | None:
 
 
 # --- decisions -----------------------------------------------------------------------------------------------------
+
+
+def wilson_interval(counts: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """95 % intervals of shares counts / of, both (n,); not empty at 0 and 1. Source: Wilson, 1927."""
+    intervals = [
+        binomtest(int(count), int(total)).proportion_ci(method="wilson")
+        for count, total in zip(counts, of, strict=True)
+    ]
+    return np.array([interval.low for interval in intervals]), np.array([interval.high for interval in intervals])
+
+
+def share(count: int, of: int) -> dict[str, float | int] | None:
+    """count / of with its 95 % Wilson interval, for JSON; None where there is nothing to divide by."""
+    if of == 0:
+        return None
+    low, high = wilson_interval(np.array([count]), np.array([of]))
+    return {"value": count / of, "low": float(low[0]), "high": float(high[0]), "count": int(count), "of": int(of)}
+
+
+def precision(said: np.ndarray, true: np.ndarray) -> dict[str, float | int] | None:
+    """Of those that are said to be it, bool (n,), the share that is, as `share` gives it."""
+    return share(int((said & true).sum()), int(said.sum()))
+
+
+def recall(said: np.ndarray, true: np.ndarray) -> dict[str, float | int] | None:
+    """Of those that are it, bool (n,), the share that is said to be, as `share` gives it."""
+    return share(int((said & true).sum()), int(true.sum()))
 
 
 def is_right(decision: np.ndarray, labels: np.ndarray) -> np.ndarray:

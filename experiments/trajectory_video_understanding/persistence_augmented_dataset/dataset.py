@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 from run_directory import InputError, atomic_open, read_json, sha256_file, write_json
+from video_tracks.clip import CLIP_SIZE, NUM_FRAMES
 
 DATASET_SCHEMA_VERSION = 1
-CLIP_SIZE = 64
-NUM_FRAMES = 16
 NUM_OBJECT_SLOTS = 6
+SHARD_CLIPS = 256
 SPLITS = ("train", "calibration", "test")
 MAKE_IT = "generate_dataset.py or make_clips.py"
 
@@ -38,6 +38,7 @@ METADATA_COLUMNS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "path_type": ("uint8", ()),  # index into the manifest's path_types; 255 unknown (real video)
     "visible": ("bool", ("T",)),  # the candidate is alive and was drawn (synthetic) or detected (real)
     "cue": ("float32", ("T",)),  # appearance cue; NaN where not visible or unknown
+    "scores": ("float32", ("T",)),  # the detector's confidence, on its own scale; NaN where unseen or unknown
     "boxes": ("float32", ("T", 4)),  # xywh in scene px; NaN where unseen
     "crops": ("float32", ("T", 3)),  # x0, y0, side of the square cut from the scene, px
     "objects": ("float32", ("T", "M", 4)),  # ellipses in the clip: centre x, y, radius x, y in clip px; NaN if unseen
@@ -199,6 +200,8 @@ def load_split(directory: str | Path, split: str, verify: bool = True) -> ClipSp
             pixels = np.load(path, mmap_mode="r", allow_pickle=False)
             with np.load(metadata_path, allow_pickle=False) as archive:
                 metadata = {name: archive[name] for name in archive.files}
+            # a dataset that was made before scores were kept is whole without them
+            metadata.setdefault("scores", np.full((len(pixels), NUM_FRAMES), np.nan, np.float32))
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, json.JSONDecodeError) as error:
             raise InputError(f"{path} cannot be read ({error}); make the dataset again with {MAKE_IT}") from None
         expected = (entry["num_clips"], NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3)
@@ -211,3 +214,12 @@ def load_split(directory: str | Path, split: str, verify: bool = True) -> ClipSp
         raise InputError(f"split {split!r} of {directory} holds no clips; make it with more tracks or scenes")
     merged = {name: np.concatenate([part[name] for part in columns]) for name in METADATA_COLUMNS}
     return ClipSplit(directory, split, manifest, shards, np.arange(len(merged["label"])), merged)
+
+
+def remove_dataset(directory: Path) -> None:
+    """Delete a dataset's own files, the manifest first, and nothing else in the folder."""
+    for name in ("manifest.json", "generation.json"):
+        (directory / name).unlink(missing_ok=True)
+    for split in SPLITS:
+        for file in (directory / split).glob("*shard_*"):
+            file.unlink()

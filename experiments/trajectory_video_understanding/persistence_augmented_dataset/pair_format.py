@@ -29,19 +29,18 @@ from typing import Any
 import numpy as np
 import torch
 from run_directory import CommandLine, InputError, atomic_open, progress, provenance, read_json, run_cli, write_json
+from video_tracks.clip import CLIP_SIZE, NUM_FRAMES
 
 from persistence_augmented_dataset.dataset import (
-    CLIP_SIZE,
     METADATA_COLUMNS,
-    NUM_FRAMES,
     NUM_OBJECT_SLOTS,
+    SHARD_CLIPS,
     SPLITS,
     load_split,
     write_manifest,
     write_shard,
 )
 
-SHARD_CLIPS = 256
 TENSOR_SHAPE = (NUM_FRAMES, 3, CLIP_SIZE, CLIP_SIZE)
 LABELS = {0: 0, 1: 1, "transient": 0, "persistent": 1}
 # what stands for "unknown" in columns that cannot hold NaN

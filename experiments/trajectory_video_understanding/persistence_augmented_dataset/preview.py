@@ -2,7 +2,7 @@
 
 Reads a dataset folder (of generate_dataset.py, make_clips.py or pair_format.py); writes one PNG: a block of
 persistent clips, then a block of transient ones, a row per clip and a column per frame. The bar under a frame is
-P(persistent | frames so far): red below 0.5, green from 0.5; grey where the dataset has none (real video).
+P(persistent | frames so far): red below 0.5, blue from 0.5; grey where the dataset has none (real video).
 
 Examples::
 
@@ -18,15 +18,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 from run_directory import CommandLine, InputError, atomic_open, run_cli
+from video_tracks.clip import CLIP_SIZE, KIND_NAME, NUM_FRAMES, PERSISTENT, TRANSIENT, VERDICT_RGB
 
-from persistence_augmented_dataset.dataset import CLIP_SIZE, NUM_FRAMES, SPLITS, ClipSplit, load_split
+from persistence_augmented_dataset.dataset import SPLITS, ClipSplit, load_split
 
 GAP_PX = 4
 CAPTION_PX = 18  # under each frame: a bar and the posterior in figures
 MARGIN_PX = 86  # left of each row: clip index and, for transients, frames lived
 TITLE_PX = 26
 PAPER, INK, FAINT = (250, 250, 250), (40, 40, 40), (205, 205, 205)
-PERSISTENT_COLOR, TRANSIENT_COLOR = (34, 139, 84), (201, 60, 50)
 
 
 def _write(sheet: np.ndarray, text: str, x: int, y: int, size: float = 0.4) -> None:
@@ -38,7 +38,7 @@ def _draw_caption(sheet: np.ndarray, x: int, y: int, probability: float) -> None
     cv2.rectangle(sheet, (x, y + 2), (x + CLIP_SIZE - 1, y + 5), FAINT, -1)
     if np.isnan(probability):
         return
-    color = PERSISTENT_COLOR if probability >= 0.5 else TRANSIENT_COLOR
+    color = VERDICT_RGB[KIND_NAME[PERSISTENT if probability >= 0.5 else TRANSIENT]]
     if (length := round(probability * CLIP_SIZE)) > 0:
         cv2.rectangle(sheet, (x, y + 2), (x + length - 1, y + 5), color, -1)
     _write(sheet, f"{probability:.2f}", x + 20, y + 16, 0.34)
@@ -70,7 +70,7 @@ def choose_rows(split: ClipSplit, num_clips: int, seed: int) -> dict[str, np.nda
     """Up to num_clips clips, half of each kind, drawn at random; a kind that the split lacks has no block."""
     rng = np.random.default_rng(seed)
     rows = {}
-    for title, label in (("persistent", 1), ("transient", 0)):
+    for label, title in KIND_NAME.items():
         members = np.flatnonzero(split.metadata["label"] == label)
         if len(members):
             rows[title] = np.sort(rng.permutation(members)[: max(1, num_clips // 2)])

@@ -2,7 +2,7 @@
 """When were the decisions made, and what did that save? Charts and a short report from one JSON file.
 
     python evaluation/analyze_efficiency.py --metrics results/efficiency_metrics.json \\
-        --output results/efficiency_analysis
+        --output results/analysis
 
 Reads   the efficiency_metrics.json that evaluate_model.py writes
 Writes  OUTPUT/decision_frame_histogram.png   decision frames of persistent and of transient tracks
@@ -33,9 +33,9 @@ from run_directory import (
     write_json,
     write_text,
 )
+from video_tracks.clip import KIND_COLOR, KIND_NAME
 
-from early_persistence_detection.evaluation.evaluation_figures import png
-from early_persistence_detection.models.attention_visualization import KIND_COLOR, KIND_NAME
+from early_persistence_detection.figures import png
 from early_persistence_detection.models.extractors.registry import EXTRACTORS
 
 PRODUCED_BY = "evaluate_model.py"
@@ -207,24 +207,24 @@ def markdown(value: dict[str, Any], found: dict[str, Any]) -> str:
 
 def main() -> None:
     """Analyse as the command line says."""
-    arguments = parse_args()
-    value = read_efficiency(arguments.metrics)
-    if arguments.extractor not in (None, value.get("extractor")):
+    args = parse_args()
+    value = read_efficiency(args.metrics)
+    if args.extractor not in (None, value.get("extractor")):
         raise InputError(
-            f"{arguments.metrics} is of the extractor {value.get('extractor')}, not {arguments.extractor}; give "
+            f"{args.metrics} is of the extractor {value.get('extractor')}, not {args.extractor}; give "
             f"the file that {PRODUCED_BY} wrote for that one, or leave --extractor out"
         )
     found = statistics(value)
     figures = {"decision_frame_histogram.png": histogram(value, found), "compute_usage_chart.png": compute_chart(found)}
     report = markdown(value, found)
-    directory = RunDirectory(arguments.output)
+    directory = RunDirectory(args.output)
     for name, figure in figures.items():
         with atomic_open(directory.path / name, "wb") as file:
             file.write(png(figure))
     write_text(directory.path / "efficiency_report.md", report)
     write_json(
         directory.path / "efficiency_statistics.json",
-        {"stage": "analyze", "schema_version": SCHEMA_VERSION, **found, "provenance": provenance(vars(arguments))},
+        {"stage": "analyze", "schema_version": SCHEMA_VERSION, **found, "provenance": provenance(vars(args))},
     )
 
 

@@ -2,10 +2,10 @@
 """Draw what the decision query looks at, and measure whether it looks at the right things for the right reason.
 
     python evaluation/visualize_attention.py --model results/calibrated_model.pt --data data/standard \\
-        --output results/attention_visualizations --num_samples 20
+        --output results/visualizations --num_samples 20
 
 Reads   MODEL, split `test` of DATA
-Writes  OUTPUT/sample_XXXXX.png          frames up to the decision, attention over them, p and the Bayes posterior
+Writes  OUTPUT/sample_XXXX_attention.png frames up to the decision, attention over them, p and the Bayes posterior
         OUTPUT/overview.png              right and wrong decisions of both kinds, below each other
         OUTPUT/attention_analysis.json   attention efficiency ratio and faithfulness over the clips, with intervals
 
@@ -30,26 +30,25 @@ from run_directory import (
     run_cli,
     write_json,
 )
+from video_tracks.clip import KIND_NAME
 
 from early_persistence_detection import metrics
-from early_persistence_detection.evaluation.evaluation_figures import png
+from early_persistence_detection.evaluation.result_files import sample_picture
+from early_persistence_detection.figures import png
 from early_persistence_detection.models.attention_visualization import (
-    KIND_NAME,
     Sample,
     attention_at_decision,
     faithfulness_changes,
-    object_tokens,
     overview_figure,
     sample_figure,
 )
-from early_persistence_detection.models.checkpoint import load_model, resolve_device
-from early_persistence_detection.models.compute_gating import Decisions, decide
-from early_persistence_detection.models.early_persistence_classifier import (
-    DEFAULT_CONFIDENCE_THRESHOLD,
-)
+from early_persistence_detection.models.checkpoint import load_model
+from early_persistence_detection.models.compute_gating import DEFAULT_CONFIDENCE_THRESHOLD, Decisions, decide
+from early_persistence_detection.models.devices import resolve_device
 from early_persistence_detection.models.extractors.registry import EXTRACTORS
+from early_persistence_detection.models.object_tokens import object_tokens
 from early_persistence_detection.models.prediction import predict
-from early_persistence_detection.models.stopping_rules import RULE_HELP, RULES, confidence_of, rule_thresholds
+from early_persistence_detection.models.stopping.rules import RULE_HELP, RULES, confidence_of
 
 OVERVIEW_SAMPLES = 6
 OVERVIEW_MAX_FRAMES = 6  # a clip that is watched longer would shrink the others
@@ -72,12 +71,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random tokens and intervals (default 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     for name in ("num_samples", "max_clips"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name} must be at least 1, not {getattr(arguments, name)}")
-    arguments.confidence_threshold = confidence_of(arguments.rule, arguments.confidence_threshold)
-    return arguments
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1, not {getattr(args, name)}")
+    args.confidence_threshold = confidence_of(args.rule, args.confidence_threshold)
+    return args
 
 
 def choose_samples(labels: np.ndarray, decisions: Decisions, count: int, longest: int | None = None) -> np.ndarray:
@@ -120,31 +119,31 @@ def build_sample(
 
 def main() -> None:
     """Draw and measure as the command line says."""
-    arguments = parse_args()
-    device = resolve_device(arguments.device)
-    model = load_model(arguments.model, device, arguments.extractor)
-    split = load_split(arguments.data, "test").limit(arguments.max_clips)
+    args = parse_args()
+    device = resolve_device(args.device)
+    model = load_model(args.model, device, args.extractor)
+    split = load_split(args.data, "test").limit(args.max_clips)
     labels = split.metadata["label"].astype(np.int64)
     probabilities = predict(model, split, device)
-    threshold = rule_thresholds(model, arguments.model, arguments.rule, arguments.confidence_threshold)
+    threshold = model.calibration.thresholds_of(args.rule, args.model, args.confidence_threshold)
     decisions = decide(probabilities, threshold)
     attention = attention_at_decision(model, split, decisions.decision_frame, device)
     tokens = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
     scenes = metrics.known_scenes(split.metadata["scene_id"])
-    ratio = metrics.attention_efficiency_ratio(attention, tokens, decisions.decision_frame, arguments.seed, scenes)
-    changes = faithfulness_changes(model, split, decisions.decision_frame, attention, tokens, device, arguments.seed)
-    faithfulness = metrics.attention_faithfulness(*changes, arguments.seed, scenes)
+    ratio = metrics.attention_efficiency_ratio(attention, tokens, decisions.decision_frame, args.seed, scenes)
+    changes = faithfulness_changes(model, split, decisions.decision_frame, attention, tokens, device, args.seed)
+    faithfulness = metrics.attention_faithfulness(*changes, args.seed, scenes)
     by_decision = {
         KIND_NAME[kind]: metrics.attention_faithfulness(
-            *(np.where(decisions.decision == kind, change, np.nan) for change in changes), arguments.seed, scenes
+            *(np.where(decisions.decision == kind, change, np.nan) for change in changes), args.seed, scenes
         )
         for kind in (1, 0)
     }
 
     pictures, listed = {}, []
-    for index in choose_samples(labels, decisions, arguments.num_samples):
+    for number, index in enumerate(choose_samples(labels, decisions, args.num_samples)):
         sample = build_sample(split, index, decisions, probabilities, attention)
-        name = f"sample_{index:05d}.png"
+        name = sample_picture(number)
         pictures[name] = png(sample_figure(sample))
         listed.append(
             {
@@ -161,7 +160,7 @@ def main() -> None:
     overview = [build_sample(split, index, decisions, probabilities, attention) for index in chosen]
     pictures["overview.png"] = png(overview_figure(overview))
 
-    directory = RunDirectory(arguments.output)
+    directory = RunDirectory(args.output)
     for stale in directory.path.glob("sample_*.png"):
         stale.unlink()
     for name, content in pictures.items():
@@ -175,15 +174,15 @@ def main() -> None:
             "num_clips": len(split),
             "num_clips_with_both_kinds": len(metrics.attention_columns(attention, tokens, decisions.decision_frame)),
             "num_clips_in_faithfulness": int(np.isfinite(changes[0]).sum()),
-            "rule": arguments.rule,
-            "confidence_threshold": arguments.confidence_threshold,
+            "rule": args.rule,
+            "confidence_threshold": args.confidence_threshold,
             "attention_efficiency_ratio": None if ratio is None else ratio.as_dict(),
             "attention_faithfulness": None if faithfulness is None else faithfulness.as_dict(),
             "attention_faithfulness_by_decision": {
                 name: None if part is None else part.as_dict() for name, part in by_decision.items()
             },
             "samples": listed,
-            "provenance": provenance(vars(arguments), arguments.seed),
+            "provenance": provenance(vars(args), args.seed),
         },
     )
 

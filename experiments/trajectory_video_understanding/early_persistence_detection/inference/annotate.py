@@ -5,7 +5,6 @@ Small pictures are enlarged, so that the labels can be read when the video is sh
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,26 +12,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 from run_directory import InputError, atomic_open
+from video_tracks.clip import VERDICT_RGB
+
+from early_persistence_detection.inference.session import TrackStatus
 
 MIN_WIDTH_PX = 960
 LEGEND_HEIGHT_PX = 40
 FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.6
-# RGB; apart in hue and in lightness, for those who see few colours as well
-COLORS = {"persistent": (40, 120, 255), "transient": (215, 40, 40), "undecided": (255, 215, 0)}
 INKS = {"persistent": (255, 255, 255), "transient": (255, 255, 255), "undecided": (0, 0, 0)}
 CODECS = ("avc1", "mp4v")  # what every browser plays, and what every OpenCV can write
 NUM_STILLS = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class TrackView:
-    """One track in one frame."""
-
-    box: tuple[float, float, float, float]  # xywh in video px
-    verdict: str  # a key of COLORS
-    probability: float
-    age: int  # frames judged so far, from 1
-    seen: bool  # False where the detector lost it and the box is carried on
 
 
 def scale_for(width: int) -> float:
@@ -40,7 +29,7 @@ def scale_for(width: int) -> float:
     return max(1.0, MIN_WIDTH_PX / width)
 
 
-def draw(frame: np.ndarray, views: Sequence[TrackView], frame_number: int) -> np.ndarray:
+def draw(frame: np.ndarray, tracks: Sequence[TrackStatus], frame_number: int) -> np.ndarray:
     """The annotated picture, uint8 RGB, enlarged, with the legend below it; its sides are even."""
     scale = scale_for(frame.shape[1])
     height, width = (round(side * scale / 2) * 2 for side in frame.shape[:2])
@@ -51,16 +40,16 @@ def draw(frame: np.ndarray, views: Sequence[TrackView], frame_number: int) -> np
     canvas = picture[:height]
     taken: list[tuple[int, int, int, int]] = []
     # the labels of what matters most find their place first, its boxes are drawn last
-    order = sorted(views, key=lambda view: ("transient", "undecided", "persistent").index(view.verdict))
-    for view in order:
-        x, y, w, h = (round(value * scale) for value in view.box)
-        cv2.rectangle(canvas, (x, y), (x + w, y + h), COLORS[view.verdict], 3 if view.seen else 1)
-    for view in reversed(order):
-        if not view.seen:
+    order = sorted(tracks, key=lambda track: ("transient", "undecided", "persistent").index(track.decision))
+    for track in order:
+        x, y, w, h = (round(value * scale) for value in track.box)
+        cv2.rectangle(canvas, (x, y), (x + w, y + h), VERDICT_RGB[track.decision], 3 if track.seen else 1)
+    for track in reversed(order):
+        if not track.seen:
             continue  # what the detector lost would bury what it sees
-        x, y, _, h = (round(value * scale) for value in view.box)
-        mark = f"t{view.age}" if view.verdict == "undecided" else f"@{view.age}"
-        _label(canvas, f"{view.probability:.2f} {mark}", x, y, h, view.verdict, taken)
+        x, y, _, h = (round(value * scale) for value in track.box)
+        mark = f"@{track.decision_frame}" if track.is_decided else f"t{track.age}"
+        _label(canvas, f"{track.probability:.2f} {mark}", x, y, h, track.decision, taken)
     _legend(picture[height:], frame_number)
     return picture
 
@@ -79,7 +68,7 @@ def _label(
     free = [top for top in inside if not any(_overlap((x, top, width, height), other) for other in taken)]
     top = (free or inside)[0]
     taken.append((x, top, width, height))
-    cv2.rectangle(canvas, (x, top), (x + width, top + height), COLORS[verdict], -1)
+    cv2.rectangle(canvas, (x, top), (x + width, top + height), VERDICT_RGB[verdict], -1)
     cv2.putText(canvas, text, (x + 3, top + height - baseline - 1), FONT, FONT_SCALE, INKS[verdict], 1, cv2.LINE_AA)
 
 
@@ -89,7 +78,7 @@ def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool
 
 def _legend(strip: np.ndarray, frame_number: int) -> None:
     x = 10
-    for verdict, color in COLORS.items():
+    for verdict, color in VERDICT_RGB.items():
         cv2.rectangle(strip, (x, 11), (x + 18, 29), color, -1)
         cv2.putText(strip, verdict, (x + 25, 26), FONT, FONT_SCALE, (255, 255, 255), 1, cv2.LINE_AA)
         x += 42 + cv2.getTextSize(verdict, FONT, FONT_SCALE, 1)[0][0]
@@ -124,15 +113,15 @@ class AnnotatedVideo:
             self._writer.release()
         self._temporary.unlink(missing_ok=True)
 
-    def write(self, frame: np.ndarray, views: Sequence[TrackView], frame_number: int) -> None:
+    def write(self, frame: np.ndarray, tracks: Sequence[TrackStatus], frame_number: int) -> None:
         """Annotate and append one frame; `frame_number` counts from 1 in the source video."""
-        picture = draw(frame, views, frame_number)
+        picture = draw(frame, tracks, frame_number)
         if self._writer is None:
             self._open(picture.shape[1], picture.shape[0])
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         self._writer.write(bgr)
         quarter = min(NUM_STILLS * self._count // self.num_frames, NUM_STILLS - 1)
-        rank = (len({view.verdict for view in views}), len(views))
+        rank = (len({track.decision for track in tracks}), len(tracks))
         if quarter not in self._best or rank > self._best[quarter][0]:
             self._best[quarter] = (rank, frame_number, cv2.imencode(".png", bgr)[1].tobytes())
         self._count += 1

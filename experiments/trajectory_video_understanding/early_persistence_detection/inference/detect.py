@@ -43,22 +43,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from persistence_augmented_dataset.association import Associator, Observation, TrackHistory
-from persistence_augmented_dataset.bayes import get_preset
-from persistence_augmented_dataset.live_crops import UNSEEN, LiveCrop
-from persistence_augmented_dataset.make_clips import Detections, follow_tracks, load_boxes
-from persistence_augmented_dataset.mot import (
-    MotBoxes,
-    find_sequence_info,
-    make_boxes,
-    read_detections,
-    read_ground_truth,
-    write_tracks,
-)
-from persistence_augmented_dataset.rendering import render_scene
-from persistence_augmented_dataset.scenes import sample_scene
-from persistence_augmented_dataset.track_clips import CROP_SCALE
-from persistence_augmented_dataset.video import choose_box_scale, open_video, read_frames
+from persistence_augmented_dataset.real.video_clips import follow_tracks
+from persistence_augmented_dataset.synthetic.bayes import get_preset
+from persistence_augmented_dataset.synthetic.rendering import render_scene
+from persistence_augmented_dataset.synthetic.scenes import sample_scene
 from run_directory import (
     SCHEMA_VERSION,
     CommandLine,
@@ -71,15 +59,24 @@ from run_directory import (
     write_json,
     write_text,
 )
+from video_tracks.association import Associator
+from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
+from video_tracks.detections import Detections, choose_box_scale, load_boxes
+from video_tracks.live_crops import UNSEEN
+from video_tracks.mot import MotBoxes, find_sequence_info, make_boxes, read_detections, read_ground_truth, write_tracks
+from video_tracks.track import TrackHistory
+from video_tracks.video import open_video, read_frames
 
 from early_persistence_detection import metrics
-from early_persistence_detection.inference.annotate import AnnotatedVideo, TrackView
-from early_persistence_detection.inference.comparison import as_text, compare
-from early_persistence_detection.inference.finetune import Finetuned, finetune, make_splits
+from early_persistence_detection.evaluation.real_tracks import as_text, compare_rules
+from early_persistence_detection.inference.annotate import AnnotatedVideo
+from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.streaming import TrackRecord, TrackStream
-from early_persistence_detection.models.checkpoint import load_model, resolve_device, save_model
+from early_persistence_detection.models.checkpoint import load_model, save_model
+from early_persistence_detection.models.devices import resolve_device
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
-from early_persistence_detection.models.stopping_rules import RULE_HELP, RULES, rule_in_words, rule_thresholds
+from early_persistence_detection.models.stopping.rules import RULE_HELP, RULES, rule_in_words
+from early_persistence_detection.training.finetune import Finetuned, finetune, make_splits
 
 DEMO_SCENE = (987_654_321, 2, 0)  # a seed that no data set is made with
 DEMO_FPS = 7.0
@@ -88,7 +85,6 @@ CERTIFICATE_NOTE = (
     "the certificate is for clips like those of its calibration (synthetic scenes, unless it was made on clips of "
     "yours); on this video it promises nothing"
 )
-VERDICTS = {1: "persistent", 0: "transient", None: "undecided"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,12 +100,12 @@ class Source:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class JudgedVideo:
     """Everything that the judged part of a video gave."""
 
     streams: dict[str, TrackStream]  # the first one's decisions are the result
     history: TrackHistory
-    rows: list[tuple[int, int, np.ndarray, float]]  # of tracks.txt
+    rows: list[tuple[int, int, tuple[float, ...], float]]  # of tracks.txt
     start: int  # judged frames start..stop-1
     stop: int
     association_seconds: float
@@ -205,54 +201,32 @@ def _synthetic_source() -> Source:
     return Source(iter(frames), len(frames), DEMO_FPS, detections, None, description)
 
 
-def judge(
-    frames: Iterable[np.ndarray],
-    start: int,
-    detections: Detections,
-    associator: Associator,
-    streams: dict[str, TrackStream],
-    annotated: AnnotatedVideo,
-) -> Outcome:
-    """Decide the tracks born from frame `start` on, whose frames these are, with every stream."""
-    history, rows, association_seconds, stop = TrackHistory(), [], 0.0, start
-    shown = next(iter(streams.values()))
-    for frame_index, frame in enumerate(frames, start=start):
-        began = time.perf_counter()
-        observations = associator.update(*detections.update(frame_index, frame))
-        association_seconds += time.perf_counter() - began
-        history.add(frame_index, observations)
-        crops = {name: stream.update(frame_index, frame, observations) for name, stream in streams.items()}
-        ours = [observation for observation in observations if observation.track_id in shown.records]
-        views = _views(ours, next(iter(crops.values())), shown.records)
-        rows += [(frame_index, seen.track_id, seen.box, shown.records[seen.track_id].probability) for seen in ours]
-        annotated.write(frame, views, frame_index + 1)
-        stop = frame_index + 1
-    return Outcome(streams, history, rows, start, stop, association_seconds)
+def judge_video(
+    frames: Iterable[np.ndarray], detections: Detections, session: Session, name: str, annotated: AnnotatedVideo
+) -> JudgedVideo:
+    """Decide the tracks that are born in these frames; `name` is that of the session's own stream."""
+    history: TrackHistory = TrackHistory()
+    rows: list[tuple[int, int, tuple[float, ...], float]] = []
+    for frame in frames:
+        frame_index = session.next_frame
+        tracks = session.update(frame, *detections.update(frame_index, frame))
+        history.add(frame_index, session.observations)
+        rows += [(frame_index, track.track_id, track.box, track.probability) for track in tracks if track.seen]
+        annotated.write(frame, tracks, frame_index + 1)
+    streams = {name: session.stream, **session.beside}
+    return JudgedVideo(streams, history, rows, session.first_frame, session.next_frame, session.association_seconds)
 
 
-def _views(observations: list[Observation], crops: list[LiveCrop], records: dict[int, TrackRecord]) -> list[TrackView]:
-    """What to draw: every track seen, and the undecided ones that the detector lost."""
-    boxes = [(seen.track_id, tuple(seen.box), True) for seen in observations]
-    for crop in crops:
-        if crop.observation is None:
-            x, y, side = crop.window
-            size = side / CROP_SCALE
-            margin = (side - size) / 2
-            boxes.append((crop.track_id, (x + margin, y + margin, size, size), False))
-    views = []
-    for track_id, box, seen in boxes:
-        record = records[track_id]
-        views.append(TrackView(box, VERDICTS[record.decision], record.probability, len(record.probabilities), seen))
-    return views
-
-
-def summarise(outcome: Outcome, stream: TrackStream, rule: str) -> dict[str, Any]:
+def summarise(judged: JudgedVideo, stream: TrackStream, rule: str) -> dict[str, Any]:
     """Counts, decision frames, and the work that stopping early saved."""
     records = list(stream.records.values())
-    num_frames = stream.model.config.num_frames
+    num_frames = stream.model.num_frames
     decided = np.array([record.decision_frame for record in records if record.decision is not None])
-    total = sum(min(num_frames, outcome.stop - record.birth_frame) for record in records)
-    counts = {verdict: sum(VERDICTS[record.decision] == verdict for record in records) for verdict in VERDICTS.values()}
+    total = sum(min(num_frames, judged.stop - record.birth_frame) for record in records)
+    counts = {
+        verdict: sum(verdict_name(record.decision) == verdict for record in records)
+        for verdict in (*KIND_NAME.values(), UNDECIDED)
+    }
     return {
         "counts": {"tracks": len(records), **counts},
         "mean_decision_frame": metrics.mean_decision_frame(decided).as_dict() if len(decided) else None,
@@ -263,25 +237,25 @@ def summarise(outcome: Outcome, stream: TrackStream, rule: str) -> dict[str, Any
         "rule": rule,
         "confidence_threshold": stream.threshold if rule == "threshold" else None,
         "ms_per_frame": {
-            "association": 1000 * outcome.association_seconds / max(stream.num_video_frames, 1),
+            "association": 1000 * judged.association_seconds / max(stream.num_video_frames, 1),
             "model": 1000 * stream.seconds / max(stream.num_video_frames, 1),
         },
     }
 
 
-def compare_streams(outcome: Outcome, truth: MotBoxes | None) -> dict[str, Any]:
+def compare_streams(judged: JudgedVideo, truth: MotBoxes | None) -> dict[str, Any]:
     """The decisions of every stream and of the confirmation rules, on the tracks that the streams judged.
 
     `..._by_frame_3` is the stream made to answer by frame 3, where confirmation by 3 hits must.
     """
-    judged = next(iter(outcome.streams.values())).records
-    tracks = [track for track in outcome.history.tracks() if track.track_id in judged]
+    records = next(iter(judged.streams.values())).records
+    tracks = [track for track in judged.history.tracks() if track.track_id in records]
     models = {}
-    for name, stream in outcome.streams.items():
+    for name, stream in judged.streams.items():
         models[name] = stream.decisions
         for age in FORCED_AGES:
             models[f"{name}_by_frame_{age}"] = functools.partial(stream.decisions, last_frame=age)
-    return compare(tracks, outcome.stop, truth, models)
+    return compare_rules(tracks, judged.stop, truth, models)
 
 
 def decisions_csv(records: Iterable[TrackRecord]) -> str:
@@ -289,9 +263,8 @@ def decisions_csv(records: Iterable[TrackRecord]) -> str:
     lines = ["id,birth_frame,decision,decision_frame,probability\n"]
     for record in records:
         age = "" if record.decision_frame is None else record.decision_frame
-        lines.append(
-            f"{record.track_id},{record.birth_frame + 1},{VERDICTS[record.decision]},{age},{record.probability:.6f}\n"
-        )
+        verdict = verdict_name(record.decision)
+        lines.append(f"{record.track_id},{record.birth_frame + 1},{verdict},{age},{record.probability:.6f}\n")
     return "".join(lines)
 
 
@@ -314,10 +287,12 @@ def teach(
     return taught, {"done": True, **taught.report, "seconds": time.perf_counter() - began}
 
 
-def open_stream(model: EarlyPersistenceClassifier, args: argparse.Namespace, device: torch.device) -> TrackStream:
-    """A stream that decides by --rule. Raises InputError where the model has no such rule."""
-    threshold = rule_thresholds(model, args.model, args.rule, args.confidence_threshold)
-    return TrackStream(model, threshold, device, args.unseen)
+def open_session(
+    model: EarlyPersistenceClassifier, args: argparse.Namespace, associator: Associator, first_frame: int, **beside: Any
+) -> Session:
+    """A session that decides by --rule."""
+    rule = (args.rule, args.confidence_threshold)
+    return Session(model, *rule, associator=associator, unseen=args.unseen, first_frame=first_frame, beside=beside)
 
 
 def main() -> None:
@@ -325,51 +300,66 @@ def main() -> None:
     args = parse_args()
     device = resolve_device(args.device)
     model = load_model(args.model, device)
+    threshold = model.calibration.thresholds_of(args.rule, args.model, args.confidence_threshold)
     source = open_source(args)
     associator = Associator()
-    streams = {"zero_shot": open_stream(model, args, device)}
     start, taught, report = 0, None, None
     with progress(source.frames, source.num_frames, "frames", "frames") as bar:
         frames = iter(bar)
         if args.finetune:
             taught, report = teach(model, source, frames, associator, args, device)
             start = source.num_frames // 2
-            if taught is None:
+        if taught is None:
+            if report is not None:
                 print(f"not fine-tuned: {report['reason']}")
-            else:
-                streams = {"finetuned": open_stream(taught.model, args, device), **streams}
+            name, session = "zero_shot", open_session(model, args, associator, start)
+        else:
+            zero_shot = TrackStream(model, threshold, args.unseen)
+            name, session = "finetuned", open_session(taught.model, args, associator, start, zero_shot=zero_shot)
         with AnnotatedVideo(args.output, source.fps, source.num_frames - start) as annotated:
-            outcome = judge(frames, start, source.detections, associator, streams, annotated)
+            judged = judge_video(frames, source.detections, session, name, annotated)
             stills = annotated.close()
-
-    name, shown = next(iter(streams.items()))
-    comparison = compare_streams(outcome, source.truth)
     summary = {
         "stage": "detect",
         "schema_version": SCHEMA_VERSION,
         **source.description,
-        "first_judged_frame": outcome.start + 1,
-        "last_judged_frame": outcome.stop,
         "model": public_path(args.model),
-        "model_is_calibrated": model.is_calibrated,
-        "decided_by": name,
+        "model_is_calibrated": model.calibration.is_fitted,
         "unseen": args.unseen,
         "certificate_note": CERTIFICATE_NOTE if args.rule == "certified" and args.video else None,
-        **summarise(outcome, shown, args.rule),
-        "zero_shot": summarise(outcome, streams["zero_shot"], args.rule),
+        **describe_decisions(judged, args.rule, source.truth),
         "finetune": report,
-        "comparison": comparison,
         "annotated_video": {"file": "annotated.mp4", "codec": annotated.codec, "size": list(annotated.size)},
         "stills": stills,
         "provenance": provenance(vars(args), args.seed),
     }
-    write_tracks(args.output / "tracks.txt", outcome.rows)
-    write_text(args.output / "decisions.csv", decisions_csv(shown.records.values()))
-    if taught is not None:
-        write_text(args.output / "decisions_zero_shot.csv", decisions_csv(streams["zero_shot"].records.values()))
-        save_model(args.output / "finetuned_model.pt", taught.model)
-    write_json(args.output / "summary.json", summary)
+    write_results(args.output, judged, taught, summary)
     print_summary(args.output, summary)
+
+
+def describe_decisions(judged: JudgedVideo, rule: str, truth: MotBoxes | None) -> dict[str, Any]:
+    """What was decided, and how it compares."""
+    name, shown = next(iter(judged.streams.items()))
+    return {
+        "first_judged_frame": judged.start + 1,
+        "last_judged_frame": judged.stop,
+        "decided_by": name,
+        **summarise(judged, shown, rule),
+        "zero_shot": summarise(judged, judged.streams["zero_shot"], rule),
+        "comparison": compare_streams(judged, truth),
+    }
+
+
+def write_results(directory: Path, judged: JudgedVideo, taught: Finetuned | None, summary: dict[str, Any]) -> None:
+    """Every file but the pictures; the summary, which names them all, last."""
+    shown = next(iter(judged.streams.values()))
+    write_tracks(directory / "tracks.txt", judged.rows)
+    write_text(directory / "decisions.csv", decisions_csv(shown.records.values()))
+    if taught is not None:
+        zero_shot = judged.streams["zero_shot"]
+        write_text(directory / "decisions_zero_shot.csv", decisions_csv(zero_shot.records.values()))
+        save_model(directory / "finetuned_model.pt", taught.model)
+    write_json(directory / "summary.json", summary)
 
 
 def print_summary(directory: Path, summary: dict[str, Any]) -> None:

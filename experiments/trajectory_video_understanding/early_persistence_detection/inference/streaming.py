@@ -11,15 +11,11 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from persistence_augmented_dataset.association import Observation
-from persistence_augmented_dataset.live_crops import LiveCrop, LiveCrops
+from video_tracks.live_crops import LiveCrop, LiveCrops
+from video_tracks.track import Observation
 
-from early_persistence_detection.models.compute_gating import Decisions, Gate, gate, names_persistent
-from early_persistence_detection.models.early_persistence_classifier import (
-    EarlyPersistenceClassifier,
-    StreamState,
-    frames_to_input,
-)
+from early_persistence_detection.models.compute_gating import Decisions, Gate, Threshold, gate, names_persistent
+from early_persistence_detection.models.stream import StreamModel, StreamState, frames_to_input
 
 
 @dataclasses.dataclass
@@ -51,17 +47,16 @@ class TrackStream:
 
     def __init__(
         self,
-        model: EarlyPersistenceClassifier,
-        threshold: float | np.ndarray,
-        device: torch.device,
+        model: StreamModel,
+        threshold: Threshold,
         unseen: str = "blank",
     ):
-        self.model, self.threshold, self.device = model, threshold, device
+        self.model, self.threshold = model, threshold
         self.records: dict[int, TrackRecord] = {}
         self.frames_stepped = 0  # track frames that went through the model
         self.num_video_frames = 0
         self.seconds = 0.0
-        self._live = LiveCrops(model.config.num_frames, unseen)
+        self._live = LiveCrops(model.num_frames, unseen)
         self._state: StreamState | None = None  # of the live tracks, in the order of their crops
 
     @torch.inference_mode()
@@ -81,21 +76,21 @@ class TrackStream:
             self.records |= {track_id: TrackRecord(track_id, frame_index) for track_id in newborns}
             fresh = self.model.initial_state(len(newborns))
             self._state = fresh if self._state is None else self._state.append(fresh)
-        pixels = frames_to_input(np.stack([crop.pixels for crop in crops]), self.device)
+        pixels = frames_to_input(np.stack([crop.pixels for crop in crops]), self.model.device)
         p, self._state = self.model.step(pixels, self._state)
         self.frames_stepped += len(crops)
         live = []
         for row, (crop, probability) in enumerate(zip(crops, p.double().cpu().tolist(), strict=True)):
             record = self.records[crop.track_id]
             record.probabilities.append(probability)
-            verdict = gate(probability, crop.age, self.threshold, self.model.config.num_frames)
+            verdict = gate(probability, crop.age, self.threshold, self.model.num_frames)
             if verdict is Gate.WATCH:
                 live.append(row)
             else:
                 record.decision = int(verdict is Gate.FULL_BUDGET)
         if len(live) < len(crops):
             self._live.drop([crop.track_id for crop in crops if self.records[crop.track_id].decision is not None])
-            rows = torch.tensor(live, dtype=torch.long, device=self.device)
+            rows = torch.tensor(live, dtype=torch.long, device=self.model.device)
             self._state = self._state.select(rows) if live else None
 
     def decisions(self, track_ids: Iterable[int], last_frame: int | None = None) -> Decisions:
@@ -106,7 +101,7 @@ class TrackStream:
         records = [self.records[track_id] for track_id in track_ids]
         if any(record.decision is None for record in records):
             raise ValueError("a track is still undecided")
-        last_frame = self.model.config.num_frames if last_frame is None else last_frame
+        last_frame = self.model.num_frames if last_frame is None else last_frame
         probability = np.array([record.probabilities[:last_frame][-1] for record in records], np.float64)
         frames = np.array([min(record.decision_frame, last_frame) for record in records], np.int64)
         return Decisions(names_persistent(probability), frames, probability)

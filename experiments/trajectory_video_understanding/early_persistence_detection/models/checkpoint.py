@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import io
 import pickle
-import platform
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from run_directory import InputError, atomic_open, require_free_space
 
-from early_persistence_detection.models.certification import Certificate
-from early_persistence_detection.models.compute_gating import check_threshold
+from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.early_persistence_classifier import (
     ClassifierConfig,
     EarlyPersistenceClassifier,
@@ -24,7 +20,8 @@ from early_persistence_detection.models.early_persistence_classifier import (
 from early_persistence_detection.models.extractors.registry import as_plain, check_name, from_plain
 
 MODEL_FORMAT = "early-persistence-model"
-MODEL_FORMAT_VERSION = 3  # 2: the stopping rule per age; 3: several extractors
+MODEL_FORMAT_VERSION = 4  # 3: several extractors; 4: the calibration beside the weights
+CONVERTED_VERSION = 3
 MAKE_IT = "train_early_persistence.py"
 MIN_FREE_BYTES = 16 * 2**20  # left for the results of a run beside its checkpoint
 
@@ -62,7 +59,7 @@ def load_torch(path: str | Path, device: torch.device | str = "cpu") -> dict[str
 
 
 def save_model(path: str | Path, model: EarlyPersistenceClassifier) -> None:
-    """Write weights, configuration, calibration and certificate: `load_model(path)` alone rebuilds the model."""
+    """Write weights, configuration and calibration: `load_model(path)` alone rebuilds the model."""
     save_torch(
         path,
         {
@@ -70,16 +67,36 @@ def save_model(path: str | Path, model: EarlyPersistenceClassifier) -> None:
             "format_version": MODEL_FORMAT_VERSION,
             "extractor": as_plain(model.extractor.config),
             "classifier": dataclasses.asdict(model.config),
-            "certificate": None if model.certificate is None else model.certificate.as_dict(),
+            "calibration": model.calibration.as_dict(),
             "weights": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
         },
     )
 
 
+def _converted(value: dict[str, Any]) -> dict[str, Any]:
+    """A model of format 3, whose calibration lay in buffers among the weights, as format 4 has it.
+
+    Raises KeyError, TypeError, AttributeError or RuntimeError where it is none.
+    """
+    weights = dict(value["weights"])
+    scale, shift = (weights.pop(f"calibration_{name}").tolist() for name in ("scale", "shift"))
+    threshold, is_fitted = float(weights.pop("threshold")), bool(weights.pop("calibrated"))
+    thresholds, alpha = weights.pop("per_age").tolist(), float(weights.pop("per_age_alpha"))
+    calibration = {
+        "scale": scale,
+        "shift": shift,
+        "confidence_threshold": threshold,
+        "per_age": {"thresholds": thresholds, "alpha": alpha} if alpha > 0 else None,  # 0 said that there was none
+        "certificate": value.get("certificate"),
+        "is_fitted": is_fitted,
+    }
+    return {**value, "weights": weights, "calibration": calibration}
+
+
 def load_model(
     path: str | Path, device: torch.device | str = "cpu", extractor: str | None = None
 ) -> EarlyPersistenceClassifier:
-    """Rebuild a model from its file, in evaluation mode on `device`.
+    """Rebuild a model from its file, in evaluation mode on `device`. A file of format 3 is converted on reading.
 
     Raises InputError on a bad file, and where `extractor` is given and the model has another one.
     """
@@ -88,12 +105,14 @@ def load_model(
     value = load_torch(path, device)
     if value.get("format") != MODEL_FORMAT:
         raise InputError(f"{path} is a checkpoint of another kind; give the final_model.pt that {MAKE_IT} writes")
-    if value.get("format_version") != MODEL_FORMAT_VERSION:
+    if value.get("format_version") not in (CONVERTED_VERSION, MODEL_FORMAT_VERSION):
         raise InputError(
-            f"{path} has format version {value.get('format_version')!r}, this code reads {MODEL_FORMAT_VERSION}; "
-            f"make it again with {MAKE_IT}"
+            f"{path} has format version {value.get('format_version')!r}, this code reads {CONVERTED_VERSION} and "
+            f"{MODEL_FORMAT_VERSION}; make it again with {MAKE_IT}"
         )
     try:
+        if value["format_version"] == CONVERTED_VERSION:
+            value = _converted(value)
         model = EarlyPersistenceClassifier(from_plain(value["extractor"]), ClassifierConfig(**value["classifier"]))
         model.load_state_dict(value["weights"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, InputError) as error:
@@ -105,51 +124,10 @@ def load_model(
             f"with --extractor {extractor}, or leave --extractor out"
         )
     try:
-        check_threshold(model.confidence_threshold, model.config.num_frames)
-        if model.per_age_rule is not None:
-            check_threshold(model.per_age_rule[0], model.config.num_frames)
-    except ValueError:
-        raise InputError(f"{path} holds thresholds outside (0.5, 1]; make it again with {MAKE_IT}") from None
-    if value.get("certificate") is not None:
-        try:
-            model.certificate = Certificate.from_dict(value["certificate"])
-            check_threshold(np.array(model.certificate.thresholds), model.config.num_frames)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise InputError(f"{path} holds no sound certificate; make it again with calibrate.py --eps") from None
+        model.set_calibration(Calibration.from_dict(value["calibration"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} holds no sound calibration ({reason}); make it again with calibrate.py") from None
     if not all(torch.isfinite(tensor).all() for tensor in model.state_dict().values()):
         raise InputError(f"{path} holds NaN or infinite weights; train again with {MAKE_IT}")
     return model.to(device).eval()
-
-
-def keep_freed_memory() -> None:
-    """Tell the GNU C library to reuse freed memory instead of returning it to the system; elsewhere nothing.
-
-    Activations of tens of megabytes are otherwise mapped and cleared anew in every layer, which doubles the time of
-    a training step and more than doubles that of a large batch (scripts/benchmark_allocator.py).
-    """
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
-    if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL(None)
-        library.mallopt(mmap_max, 0)
-        library.mallopt(trim_threshold, 2**31 - 1)
-
-
-def resolve_device(name: str) -> torch.device:
-    """`auto` -> cuda, else mps, else cpu, and the process made ready for it.
-
-    Raises InputError when the device asked for is not there.
-    """
-    keep_freed_memory()
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        return torch.device(next(device for device, there in available.items() if there))
-    kind = name.split(":", maxsplit=1)[0]
-    if kind not in available:
-        raise InputError(f"--device {name} is unknown; use auto, cpu, cuda or mps")
-    if not available[kind]:
-        raise InputError(f"--device {name} is not available on this machine; use --device auto or cpu")
-    return torch.device(name)

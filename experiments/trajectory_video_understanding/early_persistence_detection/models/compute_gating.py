@@ -1,7 +1,7 @@
 """The stopping rule, its only home: when to decide, what a decision gets downstream, and the stream that obeys it.
 
 Stop at the first age t with max(p_t, 1 - p_t) >= threshold; at the last age at the latest. The threshold is one for
-all ages, or one per age, or one per side and age (stopping_rules.py fits those).
+all ages, or one per age, or one per side and age (stopping/rules.py fits those).
 
 Legend: n clips, T frames, B tracks in one step. Decision frames count from 1, frame indices from 0.
 """
@@ -12,17 +12,19 @@ import dataclasses
 import enum
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
-from early_persistence_detection.models.early_persistence_classifier import (
-    EarlyPersistenceClassifier,
-    StreamState,
-    frames_to_input,
-)
+from early_persistence_detection.models.stream import StreamModel, StreamState, frames_to_input
 
+DEFAULT_CONFIDENCE_THRESHOLD = 0.95
 NEVER = 2.0  # a threshold that no p reaches; finite, as everything in a checkpoint is
+
+
+# one for all ages, one per age (T,), or one per side and age (2, T); see `decide`
+Threshold: TypeAlias = float | np.ndarray
 
 
 class Gate(enum.Enum):
@@ -42,7 +44,7 @@ class Decisions:
     probability: np.ndarray  # float64 (n,): p at the decision frame
 
 
-def check_threshold(threshold: float | np.ndarray, num_frames: int) -> None:
+def check_threshold(threshold: Threshold, num_frames: int) -> None:
     """Raise ValueError unless `threshold` is one that `decide` takes for clips of T frames."""
     value = np.asarray(threshold, np.float64)
     if value.shape not in ((), (num_frames,), (2, num_frames)):
@@ -56,14 +58,14 @@ def check_threshold(threshold: float | np.ndarray, num_frames: int) -> None:
         raise ValueError(f"the confidence threshold must lie in (0.5, 1], not {threshold}")
 
 
-def thresholds_at(probability: np.ndarray, threshold: float | np.ndarray, age: int) -> np.ndarray:
+def thresholds_at(probability: np.ndarray, threshold: Threshold, age: int) -> np.ndarray:
     """The threshold that each p (n,) of tracks of `age` (from 1) is held against, (n,)."""
     threshold = np.asarray(threshold, np.float64)
     at_age = threshold[..., age - 1] if threshold.ndim else threshold
     return at_age[names_persistent(probability)] if at_age.ndim else np.broadcast_to(at_age, np.shape(probability))
 
 
-def stops(probability: np.ndarray, threshold: float | np.ndarray, age: int, last_frame: int) -> np.ndarray:
+def stops(probability: np.ndarray, threshold: Threshold, age: int, last_frame: int) -> np.ndarray:
     """Whether tracks of `age` (from 1) with p (n,) stop now: bool (n,). The rule in the stream, one frame at a time.
 
     The clip's last frame needs no threshold. Takes every form of threshold that `decide` takes.
@@ -78,14 +80,14 @@ def names_persistent(probability: np.ndarray) -> np.ndarray:
     return (probability >= 0.5).astype(np.int64)
 
 
-def gate(probability: float, age: int, threshold: float | np.ndarray, last_frame: int) -> Gate:
+def gate(probability: float, age: int, threshold: Threshold, last_frame: int) -> Gate:
     """What a track of `age` frames (from 1) with P(persistent) = `probability` gets now; threshold as for `decide`."""
     if not stops(np.array([probability], np.float64), threshold, age, last_frame)[0]:
         return Gate.WATCH
     return Gate.FULL_BUDGET if names_persistent(np.float64(probability)) else Gate.STOP
 
 
-def decide(probabilities: np.ndarray, threshold: float | np.ndarray, last_frame: int | None = None) -> Decisions:
+def decide(probabilities: np.ndarray, threshold: Threshold, last_frame: int | None = None) -> Decisions:
     """The stopping rule on whole sequences p (n, T).
 
     `threshold` in (0.5, 1]: one for all ages, one per age (T,), or one per side and age (2, T), the transient side
@@ -109,7 +111,7 @@ def decide(probabilities: np.ndarray, threshold: float | np.ndarray, last_frame:
     return Decisions(names_persistent(probability), index + 1, probability)
 
 
-def decided_by(threshold: float | np.ndarray, frame: int, num_frames: int) -> np.ndarray:
+def decided_by(threshold: Threshold, frame: int, num_frames: int) -> np.ndarray:
     """The same rule, but every clip of T frames is decided at `frame` (from 1) at the latest: thresholds (2, T).
 
     `threshold` as for `decide`, which gives the same with that last frame. Raises ValueError as `decide`.
@@ -196,10 +198,10 @@ def _next_age(waiting: dict[int, list[_Cohort]], batch_size: int, more: bool) ->
 
 @torch.inference_mode()
 def run_gated_stream(
-    model: EarlyPersistenceClassifier,
+    model: StreamModel,
     frames_at: Callable[[np.ndarray, int], np.ndarray],
     num_clips: int,
-    threshold: float | np.ndarray,
+    threshold: Threshold,
     batch_size: int,
     device: torch.device,
 ) -> GatedResult:
@@ -209,7 +211,7 @@ def run_gated_stream(
     asked for. Tracks are stepped in batches of one age, about `batch_size` each: those that stay undecided wait for
     others of their age, so the batches stay full to the end. `threshold` as for `decide`.
     """
-    num_frames = model.config.num_frames
+    num_frames = model.num_frames
     probability, decision_frame = np.full(num_clips, np.nan), np.zeros(num_clips, np.int64)
     steps_at_age = np.zeros(num_frames, np.int64)
     waiting: dict[int, list[_Cohort]] = {}

@@ -13,75 +13,28 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from video_tracks.clip import CLIP_SIZE, NUM_FRAMES
 
-from early_persistence_detection.models.extractors.interface import GRID_SIZE, Cache, Extractor
+from early_persistence_detection.models.calibration import Calibration
+from early_persistence_detection.models.extractors.interface import GRID_SIZE, Extractor
 from early_persistence_detection.models.extractors.registry import ExtractorConfig, build_extractor, name_of
-
-if TYPE_CHECKING:
-    from early_persistence_detection.models.certification import Certificate
-
-DEFAULT_CONFIDENCE_THRESHOLD = 0.95
+from early_persistence_detection.models.stream import StreamState, grown
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassifierConfig:
     """Sizes of the classifier; saved in the checkpoint."""
 
-    num_frames: int = 16
+    num_frames: int = NUM_FRAMES
     tokens_per_frame: int = GRID_SIZE**2
     width: int = 64
     num_heads: int = 4
     state_width: int = 96
     dropout: float = 0.1
-
-
-@dataclasses.dataclass(frozen=True)
-class StreamState:
-    """What the model remembers of B tracks between two frames."""
-
-    encoder: Cache  # what the extractor keeps of earlier frames
-    hidden: Tensor  # (B, state width)
-    keys: Tensor  # (B, S, N, D)
-    values: Tensor  # (B, S, N, D)
-    age: Tensor  # long (B,), frames seen so far
-
-    def select(self, indices: Tensor) -> StreamState:
-        """Keep the tracks at `indices` (long); the others leave and cost nothing more."""
-        age = self.age[indices]
-        longest = int(age.max()) if len(age) else 0
-        return StreamState(
-            [tuple(frame[indices] for frame in past) for past in self.encoder],
-            self.hidden[indices],
-            self.keys[indices, :longest],
-            self.values[indices, :longest],
-            age,
-        )
-
-    def append(self, other: StreamState) -> StreamState:
-        """Let the tracks of `other` join, behind the present ones."""
-        longest = max(self.keys.shape[1], other.keys.shape[1])
-        return StreamState(
-            [
-                tuple(torch.cat(frames) for frames in zip(*pasts, strict=True))
-                for pasts in zip(self.encoder, other.encoder, strict=True)
-            ],
-            torch.cat([self.hidden, other.hidden]),
-            torch.cat([_grown(self.keys, longest), _grown(other.keys, longest)]),
-            torch.cat([_grown(self.values, longest), _grown(other.values, longest)]),
-            torch.cat([self.age, other.age]),
-        )
-
-
-def _grown(cache: Tensor, num_frames: int) -> Tensor:
-    """Pad a (B, S, N, D) cache with zero frames to S = num_frames."""
-    missing = num_frames - cache.shape[1]
-    return cache if missing <= 0 else F.pad(cache, (0, 0, 0, 0, 0, missing))
 
 
 class PersistenceHead(nn.Module):
@@ -204,16 +157,10 @@ class EarlyPersistenceClassifier(nn.Module):
         self.config = config
         self.extractor = build_extractor(extractor_config)
         self.head = PersistenceHead(config, self.extractor.code_dim)
-        # Platt scaling per age: p = sigmoid(scale[age] * logit + shift[age])
-        self.register_buffer("calibration_scale", torch.ones(config.num_frames))
-        self.register_buffer("calibration_shift", torch.zeros(config.num_frames))
-        self.register_buffer("threshold", torch.tensor(DEFAULT_CONFIDENCE_THRESHOLD, dtype=torch.float64))
-        self.register_buffer("calibrated", torch.tensor(False))
-        # of the cheapest rule per side and age, fitted by calibrate.py; alpha 0 says that it was not
-        self.register_buffer("per_age", torch.ones(2, config.num_frames, dtype=torch.float64))
-        self.register_buffer("per_age_alpha", torch.tensor(0.0, dtype=torch.float64))
-        # what calibrate.py could promise of this very p; None where it was not asked to
-        self.certificate: Certificate | None = None
+        # scale and shift of `calibration`, where the logits are; a value of its own, so no part of the weights
+        self.register_buffer("_scale", torch.ones(config.num_frames), persistent=False)
+        self.register_buffer("_shift", torch.zeros(config.num_frames), persistent=False)
+        self.calibration = Calibration.identity(config.num_frames)
 
     @property
     def extractor_name(self) -> str:
@@ -221,45 +168,30 @@ class EarlyPersistenceClassifier(nn.Module):
         return name_of(self.extractor.config)
 
     @property
-    def confidence_threshold(self) -> float:
-        """The confidence at which the stopping rule stops, chosen by calibrate.py (0.95 before)."""
-        return float(self.threshold)
+    def num_frames(self) -> int:
+        """T."""
+        return self.config.num_frames
 
     @property
-    def is_calibrated(self) -> bool:
-        """Whether calibrate.py has set the calibration."""
-        return bool(self.calibrated)
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.position.device
 
-    def set_calibration(self, scale: Tensor, shift: Tensor, threshold: float) -> None:
-        """Store Platt scaling per age, (T,) each, and the confidence threshold in (0.5, 1].
-
-        The rule per age and the certificate are forgotten: they are of other probabilities.
-        """
-        self.calibration_scale.copy_(scale)
-        self.calibration_shift.copy_(shift)
-        self.threshold.fill_(threshold)
-        self.calibrated.fill_(True)
-        self.per_age_alpha.fill_(0.0)
-        self.certificate = None
-
-    @property
-    def per_age_rule(self) -> tuple[np.ndarray, float] | None:
-        """Thresholds (2, T) of `fit_per_age` and the alpha they are cheapest for; None before calibrate.py."""
-        alpha = float(self.per_age_alpha)
-        return (self.per_age.cpu().numpy(), alpha) if alpha > 0 else None
-
-    def set_per_age_rule(self, thresholds: np.ndarray, alpha: float) -> None:
-        """Store thresholds (2, T) of `fit_per_age`, and the alpha in (0, 1) they were fitted for."""
-        self.per_age.copy_(torch.from_numpy(thresholds))
-        self.per_age_alpha.fill_(alpha)
+    def set_calibration(self, calibration: Calibration) -> None:
+        """Take scaling and rules from `calibration` from now on. Raises ValueError where it is for other clips."""
+        if calibration.num_frames != self.num_frames:
+            raise ValueError(f"the calibration is for {calibration.num_frames} frames, the model for {self.num_frames}")
+        self.calibration = calibration
+        self._scale.copy_(torch.tensor(calibration.scale))
+        self._shift.copy_(torch.tensor(calibration.shift))
 
     def probability(self, logits: Tensor, age_index: Tensor) -> Tensor:
         """Calibrated P(persistent) of logits (B, T) or (B,) at ages `age_index` (from 0), (T,) or (B,)."""
-        return torch.sigmoid(self.calibration_scale[age_index] * logits + self.calibration_shift[age_index])
+        return torch.sigmoid(self._scale[age_index] * logits + self._shift[age_index])
 
     def _check(self, clips: Tensor) -> None:
         longest = self.config.num_frames
-        if clips.ndim != 5 or tuple(clips.shape[2:]) != (3, 64, 64) or not 1 <= clips.shape[1] <= longest:
+        if clips.ndim != 5 or tuple(clips.shape[2:]) != (3, CLIP_SIZE, CLIP_SIZE) or not 1 <= clips.shape[1] <= longest:
             raise ValueError(f"clips are {tuple(clips.shape)}, expected (B, 1..{longest}, 3, 64, 64), float in [-1, 1]")
         if len(clips) == 0:
             raise ValueError("there are no clips; give at least one")
@@ -288,7 +220,7 @@ class EarlyPersistenceClassifier(nn.Module):
         """The state of `batch_size` tracks of which nothing was seen yet."""
         like = self.head.position
         with torch.no_grad():
-            _, cache = self.extractor.encode(like.new_zeros(1, 1, 3, 64, 64))
+            _, cache = self.extractor.encode(like.new_zeros(1, 1, 3, CLIP_SIZE, CLIP_SIZE))
         empty = like.new_zeros(batch_size, 0, self.config.tokens_per_frame, self.config.width)
         return StreamState(
             [tuple(frame.new_zeros(batch_size, *frame.shape[1:]) for frame in past) for past in cache],
@@ -315,16 +247,10 @@ class EarlyPersistenceClassifier(nn.Module):
             values = torch.cat([state.values[:, : longest - 1], value], dim=1)
         else:
             rows = torch.arange(len(state.age), device=state.age.device)
-            keys, values = _grown(state.keys, longest).clone(), _grown(state.values, longest).clone()
+            keys, values = grown(state.keys, longest).clone(), grown(state.values, longest).clone()
             keys[rows, state.age], values[rows, state.age] = key.squeeze(1), value.squeeze(1)
         cached = torch.arange(keys.shape[1], device=state.age.device)
         blocked = cached > state.age.unsqueeze(1)  # [B, S]
         logits, _ = self.head.decide(states, keys, values, blocked[:, None, :, None])
         probability = self.probability(logits.squeeze(1), state.age)
         return probability, StreamState(cache, hidden, keys, values, state.age + 1)
-
-
-def frames_to_input(pixels: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Pixels uint8 (..., 64, 64, 3), RGB -> model input float32 (..., 3, 64, 64) in [-1, 1] on `device`."""
-    tensor = torch.as_tensor(np.ascontiguousarray(pixels) if isinstance(pixels, np.ndarray) else pixels)
-    return tensor.to(device).movedim(-1, -3).float().div(127.5).sub(1.0)

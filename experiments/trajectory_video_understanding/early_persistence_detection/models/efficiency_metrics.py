@@ -20,10 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from early_persistence_detection.models.compute_gating import run_gated_stream
-from early_persistence_detection.models.early_persistence_classifier import (
-    EarlyPersistenceClassifier,
-    frames_to_input,
-)
+from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
+from early_persistence_detection.models.stream import frames_to_input
 
 # the fastest is taken on either side; a GPU needs more clips at once to be busy
 CPU_BATCH_SIZES = {"full": (2, 8, 32, 64), "gated": (32, 64, 128)}

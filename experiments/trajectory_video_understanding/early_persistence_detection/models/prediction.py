@@ -10,10 +10,8 @@ from persistence_augmented_dataset.dataset import ClipSplit
 from run_directory import InputError, progress
 from torch import Tensor
 
-from early_persistence_detection.models.early_persistence_classifier import (
-    EarlyPersistenceClassifier,
-    frames_to_input,
-)
+from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
+from early_persistence_detection.models.stream import frames_to_input
 
 
 @torch.inference_mode()
@@ -40,3 +38,10 @@ def predict_uncalibrated_logits(
 ) -> np.ndarray:
     """Logits before calibration, float64 (n, T). Raises InputError when the model gives NaN."""
     return _over_clips(lambda clips: model.head(model.extractor.encode(clips)[0])[0], split, device)
+
+
+@torch.inference_mode()
+def calibrated(model: EarlyPersistenceClassifier, logits: np.ndarray) -> np.ndarray:
+    """p (n, T) of `logits` (n, T), rounded as the model itself rounds it: what is certified is what will decide."""
+    ages = torch.arange(logits.shape[1], device=model.device)
+    return model.probability(torch.from_numpy(logits).float().to(model.device), ages).double().cpu().numpy()

@@ -6,7 +6,7 @@ from early_persistence_detection import metrics
 from early_persistence_detection.models.compute_gating import decide
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from persistence_augmented_dataset.bayes import OptimalRule, get_preset, posterior, simulate
+from persistence_augmented_dataset.synthetic.bayes import OptimalRule, get_preset, posterior, simulate
 from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss

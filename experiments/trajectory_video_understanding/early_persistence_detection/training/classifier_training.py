@@ -17,20 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from persistence_augmented_dataset.dataset import ClipSplit
 from run_directory import progress
 from torch import Tensor
 
-from early_persistence_detection.models.early_persistence_classifier import (
-    PersistenceHead,
-    PixelsToLogits,
-    frames_to_input,
-)
-from early_persistence_detection.models.extractors.interface import GRID_SIZE, Extractor
-from early_persistence_detection.models.magvit_tokenizer import MagvitTokenizer
-from early_persistence_detection.training.distributed import World
-from early_persistence_detection.training.optimisation import MicroBatches, Optimisation
-from early_persistence_detection.training.stopping import StopRequest
+from early_persistence_detection.models.early_persistence_classifier import PersistenceHead, PixelsToLogits
+from early_persistence_detection.models.extractors.interface import Extractor
+from early_persistence_detection.training.context import State, TrainingContext
+from early_persistence_detection.training.encoded_clips import Clips
+from early_persistence_detection.training.optimisation import Optimisation
 
 LATE_AGE_WEIGHT = 0.3  # of the loss at ages where the answer is plain, against the early ages that matter
 EARLY_AGES = 6
@@ -49,126 +43,6 @@ class ClassifierTraining:
     weight_decay: float = 0.01
     average_decay: float = 0.995  # of the exponential average of the weights, per step
     validation_fraction: float = 0.05  # of the training scenes, held out for choosing the epoch
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedSplit:
-    """A split as the classifier reads it: token indices, or codes, and labels."""
-
-    tokens: Tensor  # int16 indices (n, T, N) of the tokenizer, or float16 codes (n, T, N, Q)
-    labels: Tensor  # float32 (n,)
-    shown: Tensor  # int8 (n, T, N): 1 token shows a persistent object, 0 a transient one, -1 neither
-    mirrored: EncodedSplit | None = None  # the same clips seen in a mirror, for training with `flip`
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def can_mirror(self) -> bool:
-        """Whether `as_drawn` can give mirrored clips."""
-        return self.mirrored is not None
-
-    def subset(self, indices: np.ndarray) -> EncodedSplit:
-        """The clips at `indices`."""
-        chosen = torch.from_numpy(indices)
-        mirrored = None if self.mirrored is None else self.mirrored.subset(indices)
-        return EncodedSplit(self.tokens[chosen], self.labels[chosen], self.shown[chosen], mirrored)
-
-    def as_drawn(self, indices: np.ndarray, in_mirror: np.ndarray) -> EncodedSplit:
-        """The clips at `indices`, those where `in_mirror` (bool, as long) mirrored."""
-        batch = self.subset(indices)
-        if batch.mirrored is None:
-            assert not in_mirror.any()
-            return batch
-        drawn = torch.from_numpy(in_mirror)
-        tokens, shown = batch.tokens.clone(), batch.shown.clone()
-        tokens[drawn], shown[drawn] = batch.mirrored.tokens[drawn], batch.mirrored.shown[drawn]
-        return EncodedSplit(tokens, batch.labels, shown)
-
-    def inputs(self, indices: Tensor | slice, extractor: Extractor, device: torch.device) -> Tensor:
-        """Codes float32 (B, T, N, Q) of the clips at `indices`."""
-        tokens = self.tokens[indices].to(device)
-        return tokens.float() if tokens.is_floating_point() else extractor.codes_of(tokens.int())
-
-
-@dataclasses.dataclass(frozen=True)
-class PixelClips:
-    """A split as an extractor reads it that is trained with the classifier: pixels, fetched when they are needed."""
-
-    split: ClipSplit
-    shown: Tensor  # int8 (n, T, N), as of EncodedSplit
-    in_mirror: np.ndarray  # bool (n,): which clips are seen in a mirror
-
-    can_mirror = True
-
-    @classmethod
-    def of(cls, split: ClipSplit, shown: np.ndarray) -> PixelClips:
-        """All clips as they are."""
-        return cls(split, torch.from_numpy(shown), np.zeros(len(split), bool))
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    @property
-    def labels(self) -> Tensor:
-        """float32 (n,)."""
-        return torch.from_numpy(self.split.metadata["label"].astype(np.float32))
-
-    def as_drawn(self, indices: np.ndarray, in_mirror: np.ndarray) -> PixelClips:
-        """The clips at `indices`, those where `in_mirror` (bool, as long) mirrored."""
-        shown = self.shown[torch.from_numpy(indices)]
-        drawn = torch.from_numpy(in_mirror)
-        shown[drawn] = torch.from_numpy(mirrored_tokens(shown[drawn].numpy()))
-        return PixelClips(self.split.at(indices), shown, in_mirror)
-
-    def inputs(self, indices: Tensor | slice, extractor: Extractor, device: torch.device) -> Tensor:
-        """Frames float32 (B, T, 3, 64, 64) of the clips at `indices`."""
-        rows = np.arange(len(self))[indices.numpy() if isinstance(indices, Tensor) else indices]
-        pixels, mirrored = self.split.clips(rows), self.in_mirror[rows]
-        pixels[mirrored] = pixels[mirrored][..., ::-1, :]
-        return frames_to_input(pixels, device)
-
-
-Clips = EncodedSplit | PixelClips
-
-
-def mirrored_tokens(shown: np.ndarray) -> np.ndarray:
-    """What each token (n, T, N) shows, of clips flipped left to right."""
-    return shown.reshape(*shown.shape[:2], GRID_SIZE, GRID_SIZE)[..., ::-1].reshape(shown.shape)
-
-
-@torch.inference_mode()
-def encode_split(
-    extractor: Extractor,
-    split: ClipSplit,
-    shown: np.ndarray,
-    device: torch.device,
-    soft: bool = False,
-    batch_size: int = 8,
-    mirror: bool = False,
-) -> EncodedSplit:
-    """Run the extractor over a split. `soft` keeps the tokenizer's latents before rounding, for the ablation.
-
-    `shown` int8 (n, T, N) as `object_tokens` gives it. With `mirror` the clips, and with them `shown`, are flipped
-    left to right. That changes neither label nor exact posterior: both follow from when and how bright an object is
-    seen, never from where or in which direction it moves.
-    """
-    if mirror:
-        shown = mirrored_tokens(shown)
-    parts = []
-    with progress(None, len(split), f"encode {split.name}", "clips") as bar:
-        for indices, pixels in split.batches(batch_size if device.type == "cpu" else 64):
-            # pixels [B, T, H, W, C]
-            frames = frames_to_input(pixels[..., ::-1, :] if mirror else pixels, device)
-            if not isinstance(extractor, MagvitTokenizer):
-                parts.append(extractor.encode(frames)[0].half().cpu())
-            elif soft:
-                parts.append(extractor.soft_codes(extractor.latents(frames)[0]).half().cpu())
-            else:
-                parts.append(extractor.quantize(extractor.latents(frames)[0])[1].to(torch.int16).cpu())
-            bar.update(len(indices))
-    labels = torch.from_numpy(split.metadata["label"].astype(np.float32))
-    return EncodedSplit(torch.cat(parts), labels, torch.from_numpy(shown))
 
 
 def persistence_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -209,14 +83,11 @@ def train_head(
     encoded: Clips,
     validation: Clips | None,
     settings: ClassifierTraining,
-    seed: int,
-    device: torch.device,
-    world: World | None = None,
-    resumed: dict[str, Any] | None = None,
-    after_epoch: Callable[[int, dict[str, float], dict[str, Any]], None] | None = None,
-    save: Callable[[dict[str, Any]], None] | None = None,
-    stop: StopRequest | None = None,
-    micro_batches: MicroBatches | None = None,
+    context: TrainingContext,
+    *,
+    resumed: State | None = None,
+    save: Callable[[State], None] | None = None,
+    after_epoch: Callable[[int, dict[str, float], State], None] | None = None,
 ) -> int | None:
     """Train in place and return the epoch (from 1) whose averaged weights the head has at the end.
 
@@ -226,12 +97,12 @@ def train_head(
     That is the epoch of least validation loss, the earlier of equals; on the main process, which alone measures it.
     Without `validation` it is the average at the end, and None is returned.
 
-    On the main process `after_epoch(epoch, figures, resumable state)` is called after each epoch and `save(state)`
-    when `stop` ends the training between two steps. The order of the clips and which are mirrored depend on `seed` and
-    the epoch only, dropout on `seed` and the step, so a training that is `resumed` from either state ends with the
+    On the main process `after_epoch(epoch, figures, state)` is called after each epoch and `save(state)` when the
+    training is stopped between two steps. The order of the clips and which are mirrored depend on the seed and the
+    epoch only, dropout on the seed and the step, so a training that is `resumed` from either state ends with the
     weights of an undisturbed one (bit for bit on the CPU). Raises Stopped, and InputError when memory runs out.
     """
-    world, stop = world or World(), stop or StopRequest()
+    device, world, stop = context.device, context.world, context.stop
     if settings.flip and not encoded.can_mirror:
         raise ValueError("training with flip needs the mirrored clips too: encode_split(..., mirror=True)")
     steps_per_epoch = -(-len(encoded) // settings.batch_size)
@@ -240,11 +111,11 @@ def train_head(
         settings.learning_rate,
         settings.epochs * steps_per_epoch,
         device,
-        seed,
+        context.seed,
         world.rank,
         settings.weight_decay,
         settings.average_decay,
-        micro_batches,
+        context.micro_batches,
     )
     first_epoch, first_step = 1, 0
     sums = np.zeros(3)  # of this epoch so far: loss, right decisions at the last age, clips
@@ -254,7 +125,7 @@ def train_head(
         first_epoch, first_step, best = resumed["epoch"], resumed["steps_in_epoch"], resumed["best"]
         sums = np.array(resumed["sums"])
 
-    def state(epoch: int, steps_in_epoch: int) -> dict[str, Any]:
+    def state(epoch: int, steps_in_epoch: int) -> State:
         return {
             "epoch": epoch,
             "steps_in_epoch": steps_in_epoch,
@@ -268,7 +139,7 @@ def train_head(
         bar.update(optimisation.step_index)
         for epoch in range(first_epoch, settings.epochs + 1):
             head.train()
-            random = np.random.default_rng([seed, 2, epoch])
+            random = np.random.default_rng([context.seed, 2, epoch])
             order = random.permutation(len(encoded))
             in_mirror = random.random(len(encoded)) < (0.5 if settings.flip else 0.0)
             for step in range(first_step, steps_per_epoch):

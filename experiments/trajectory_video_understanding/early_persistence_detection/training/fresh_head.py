@@ -12,16 +12,13 @@ import torch
 from persistence_augmented_dataset.dataset import ClipSplit
 from scipy.special import expit
 
-from early_persistence_detection.models.attention_visualization import object_tokens
+from early_persistence_detection.models.calibration import fit_platt
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, PersistenceHead
 from early_persistence_detection.models.extractors.interface import Extractor
-from early_persistence_detection.training.calibrate import fit_platt
-from early_persistence_detection.training.classifier_training import (
-    ClassifierTraining,
-    encode_split,
-    predict_logits,
-    train_head,
-)
+from early_persistence_detection.models.object_tokens import object_tokens
+from early_persistence_detection.training.classifier_training import ClassifierTraining, predict_logits, train_head
+from early_persistence_detection.training.context import TrainingContext
+from early_persistence_detection.training.encoded_clips import encode_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +52,7 @@ def fit_fresh_head(
             encoded[name] = dataclasses.replace(encoded[name], mirrored=mirrored)
     torch.manual_seed(seed)
     head = PersistenceHead(config, extractor.code_dim).to(device)
-    train_head(head, extractor, encoded["train"], None, settings, seed, device)
+    train_head(head, extractor, encoded["train"], None, settings, TrainingContext(device, seed))
     logits = {name: predict_logits(head, extractor, encoded[name], device).numpy() for name in ("calibration", "test")}
     scale, shift = fit_platt(logits["calibration"], encoded["calibration"].labels.numpy())
     test = splits["test"].metadata

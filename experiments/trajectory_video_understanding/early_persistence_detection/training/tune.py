@@ -59,21 +59,18 @@ from run_directory import (
 from scipy.special import expit
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
-from early_persistence_detection.evaluation.evaluation_figures import png
-from early_persistence_detection.models.attention_visualization import object_tokens
-from early_persistence_detection.models.checkpoint import load_model, resolve_device
+from early_persistence_detection.figures import png
+from early_persistence_detection.models.calibration import fit_platt
+from early_persistence_detection.models.checkpoint import load_model
 from early_persistence_detection.models.compute_gating import decide
+from early_persistence_detection.models.devices import resolve_device
 from early_persistence_detection.models.early_persistence_classifier import PersistenceHead
-from early_persistence_detection.models.magvit_tokenizer import MagvitTokenizer
-from early_persistence_detection.training.calibrate import fit_platt
-from early_persistence_detection.training.classifier_training import (
-    ClassifierTraining,
-    EncodedSplit,
-    encode_split,
-    predict_logits,
-    train_head,
-)
-from early_persistence_detection.training.train_early_persistence import PROFILES, Profile, validation_clips
+from early_persistence_detection.models.extractors.magvit_tokenizer import MagvitTokenizer
+from early_persistence_detection.models.object_tokens import object_tokens
+from early_persistence_detection.training.classifier_training import ClassifierTraining, predict_logits, train_head
+from early_persistence_detection.training.context import TrainingContext
+from early_persistence_detection.training.encoded_clips import EncodedSplit, encode_split, validation_clips
+from early_persistence_detection.training.profiles import PROFILES, Profile
 
 OBJECTIVES = ("error", "mean_decision_frame")
 OBJECTIVE_FRACTION = 0.2  # of the training scenes, for the objectives
@@ -125,14 +122,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of what is tried, and of the training (default 0)")
     parser.add_argument("--report_only", action="store_true", help="write the report of what there is")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     for name, least in (("trials", 1), ("epochs", 1), ("worker", 0), ("seed", 0)):
-        value = getattr(arguments, name)
+        value = getattr(args, name)
         if value is not None and value < least:
             parser.error(f"--{name} must be at least {least}, not {value}")
-    if arguments.timeout is not None and not arguments.timeout > 0:
-        parser.error(f"--timeout must be above 0, not {arguments.timeout}")
-    return arguments
+    if args.timeout is not None and not args.timeout > 0:
+        parser.error(f"--timeout must be above 0, not {args.timeout}")
+    return args
 
 
 # --- a trial -------------------------------------------------------------------------------------------------------
@@ -202,7 +199,8 @@ def run_trial(
     torch.manual_seed(seed)
     head = PersistenceHead(config, tokenizer.code_dim).to(device)
     validation = data.validation
-    train_head(head, tokenizer, data.training, validation, settings, seed, device, after_epoch=after_epoch)
+    context = TrainingContext(device, seed)
+    train_head(head, tokenizer, data.training, validation, settings, context, after_epoch=after_epoch)
     logits = predict_logits(head, tokenizer, validation, device).double().numpy()
     scale, shift = fit_platt(logits, validation.labels.numpy())
     p = expit(scale * predict_logits(head, tokenizer, data.judged, device).double().numpy() + shift)
@@ -370,7 +368,7 @@ def commands_of(trial: FrozenTrial, profile: str, epochs: int) -> list[str]:
     ]
 
 
-def write_report(study: optuna.Study, directory: RunDirectory, arguments: argparse.Namespace, epochs: int) -> None:
+def write_report(study: optuna.Study, directory: RunDirectory, args: argparse.Namespace, epochs: int) -> None:
     """Everything that OUTPUT_DIR says of the study. Raises InputError where no trial is complete."""
     trials = study.get_trials(deepcopy=False)
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
@@ -398,7 +396,7 @@ def write_report(study: optuna.Study, directory: RunDirectory, arguments: argpar
         lines.append(f"| {trial.number} | {trial.values[0]:.4f} | {trial.values[1]:.2f} | " + " | ".join(cells) + " |")
     lines += ["", "What trains, calibrates and judges each (with --data_dir, --output_dir and so on):", ""]
     for trial in front:
-        lines += [f"{trial.number}.", "", "```", *commands_of(trial, arguments.profile, epochs), "```", ""]
+        lines += [f"{trial.number}.", "", "```", *commands_of(trial, args.profile, epochs), "```", ""]
     if shares:
         lines += ["![Importance of each parameter](parameter_importance.png)", ""]
     else:
@@ -428,8 +426,8 @@ def write_report(study: optuna.Study, directory: RunDirectory, arguments: argpar
             "pareto_front": [trial.number for trial in front],
             "importance": shares,
             "provenance": provenance(
-                {**vars(arguments), "storage": arguments.storage and _without_password(arguments.storage)},
-                arguments.seed,
+                {**vars(args), "storage": args.storage and _without_password(args.storage)},
+                args.seed,
             ),
         },
     )
@@ -438,41 +436,41 @@ def write_report(study: optuna.Study, directory: RunDirectory, arguments: argpar
 
 def main() -> None:
     """Tune as the command line says."""
-    arguments = parse_args()
-    device = resolve_device(arguments.device)
-    tokenizer = load_model(arguments.model, device, "magvit").extractor
-    manifest = arguments.data_dir / "manifest.json"
-    load_split(arguments.data_dir, "train")  # its errors come before those of a database
-    profile = PROFILES[arguments.profile]
-    epochs = arguments.epochs or profile.classifier_training.epochs
+    args = parse_args()
+    device = resolve_device(args.device)
+    tokenizer = load_model(args.model, device, "magvit").extractor
+    manifest = args.data_dir / "manifest.json"
+    load_split(args.data_dir, "train")  # its errors come before those of a database
+    profile = PROFILES[args.profile]
+    epochs = args.epochs or profile.classifier_training.epochs
     settings: ClassifierTraining = dataclasses.replace(profile.classifier_training, epochs=epochs)
     profile = dataclasses.replace(profile, classifier_training=settings)
     purpose = {
         "data": sha256_file(manifest),
-        "tokenizer": sha256_file(arguments.model),
+        "tokenizer": sha256_file(args.model),
         "space": json.loads(json.dumps([FLOATS, CHOICES])),
-        "profile": [arguments.profile, epochs],
+        "profile": [args.profile, epochs],
         "held_out": [OBJECTIVE_FRACTION, VALIDATION_FRACTION],
     }
-    directory = RunDirectory(arguments.output_dir)
-    address = arguments.storage or f"sqlite:///{arguments.output_dir.absolute() / 'study.db'}"
-    study = open_study(address, arguments.study_name, purpose, (arguments.seed, arguments.worker))
-    if not arguments.report_only and num_finished(study) < arguments.trials:
-        data = load_data(arguments.data_dir, tokenizer, device, settings.flip)
+    directory = RunDirectory(args.output_dir)
+    address = args.storage or f"sqlite:///{args.output_dir.absolute() / 'study.db'}"
+    study = open_study(address, args.study_name, purpose, (args.seed, args.worker))
+    if not args.report_only and num_finished(study) < args.trials:
+        data = load_data(args.data_dir, tokenizer, device, settings.flip)
 
         def after_trial(study: optuna.Study, trial: FrozenTrial) -> None:
             if trial.state in FINISHED:
-                directory.log(f"{describe_trial(trial)}; {num_finished(study)} of {arguments.trials} finished")
-            if num_finished(study) >= arguments.trials:
+                directory.log(f"{describe_trial(trial)}; {num_finished(study)} of {args.trials} finished")
+            if num_finished(study) >= args.trials:
                 study.stop()
 
         with directory.heartbeat("tuning"):
             study.optimize(
-                lambda trial: run_trial(trial, data, tokenizer, profile, arguments.seed, device),
-                timeout=None if arguments.timeout is None else 60 * arguments.timeout,
+                lambda trial: run_trial(trial, data, tokenizer, profile, args.seed, device),
+                timeout=None if args.timeout is None else 60 * args.timeout,
                 callbacks=[after_trial],
             )
-    write_report(study, directory, arguments, epochs)
+    write_report(study, directory, args, epochs)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from persistence_augmented_dataset.bayes import get_preset
 from persistence_augmented_dataset.dataset import METADATA_COLUMNS, SPLITS, load_split
-from persistence_augmented_dataset.generate_dataset import generate_dataset, plan_shards
+from persistence_augmented_dataset.synthetic.bayes import get_preset
+from persistence_augmented_dataset.synthetic.shards import generate_dataset, plan_shards
 from run_directory import InputError, sha256_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -20,12 +20,12 @@ COUNTS = {"train": 300, "calibration": 30, "test": 40}
 FLAGS = ["--num_clips", "300", "--calibration_clips", "30", "--test_clips", "40", "--seed", "5"]
 
 
-def command(script, *arguments):
-    return [sys.executable, str(PACKAGE / script), *map(str, arguments)]
+def command(script, *args):
+    return [sys.executable, str(PACKAGE / script), *map(str, args)]
 
 
-def run(script, *arguments):
-    return subprocess.run(command(script, *arguments), capture_output=True, text=True, check=False)
+def run(script, *args):
+    return subprocess.run(command(script, *args), capture_output=True, text=True, check=False)
 
 
 def files_of(directory):

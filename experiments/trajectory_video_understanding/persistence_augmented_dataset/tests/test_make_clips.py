@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 import pytest
 from persistence_augmented_dataset import make_clips
-from persistence_augmented_dataset.association import Associator
 from persistence_augmented_dataset.dataset import load_split, read_manifest
-from persistence_augmented_dataset.mot import MotBoxes, make_boxes
-from persistence_augmented_dataset.track_clips import Track, cut_clips
-from persistence_augmented_dataset.track_labels import followed_objects, outlives_clip, pairwise_iou, real_or_clutter
+from persistence_augmented_dataset.real.track_labels import followed_objects, outlives_clip, real_or_clutter
 from run_directory import run_cli
+from video_tracks.association import Associator
+from video_tracks.boxes import pairwise_iou
+from video_tracks.crops import cut_clips
+from video_tracks.mot import MotBoxes, make_boxes
+from video_tracks.track import Track
 
 SCRIPT = Path(make_clips.__file__)
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
@@ -80,10 +82,10 @@ class Result:
     stderr: str
 
 
-def run(*arguments):
+def run(*args):
     err, code = io.StringIO(), 0
     with contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, args)])
         try:
             run_cli(make_clips.main)
         except SystemExit as stop:

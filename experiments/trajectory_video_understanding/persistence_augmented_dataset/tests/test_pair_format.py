@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from persistence_augmented_dataset.bayes import get_preset
 from persistence_augmented_dataset.dataset import METADATA_COLUMNS, SPLITS, load_split
-from persistence_augmented_dataset.generate_dataset import generate_dataset
 from persistence_augmented_dataset.pair_format import export_pairs, import_pairs
+from persistence_augmented_dataset.synthetic.bayes import get_preset
+from persistence_augmented_dataset.synthetic.shards import generate_dataset
 from run_directory import InputError
 
 COUNTS = {"train": 24, "calibration": 7, "test": 9}

@@ -11,24 +11,29 @@ import pytest
 import torch
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation import evaluate_model, generate_report, visualize_attention
-from early_persistence_detection.evaluation.evaluate_model import Judged, judge_certified
+from early_persistence_detection.evaluation.judging import Judged, judge_certified
 from early_persistence_detection.inference import detect
-from early_persistence_detection.models.certification import CalibrationClips, Certificate, certify, design_scenes
+from early_persistence_detection.models.calibration import Calibration, fit_platt
 from early_persistence_detection.models.checkpoint import load_model, load_torch, save_model, save_torch
 from early_persistence_detection.models.compute_gating import NEVER, decide
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
-from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.prediction import predict, predict_uncalibrated_logits
-from early_persistence_detection.models.stopping_rules import rule_thresholds
+from early_persistence_detection.models.stopping.certification import (
+    CalibrationClips,
+    Certificate,
+    certify,
+    design_scenes,
+)
 from early_persistence_detection.training import calibrate
 from persistence_augmented_dataset import generate_dataset
-from persistence_augmented_dataset.bayes import get_preset, posterior, simulate
 from persistence_augmented_dataset.dataset import load_split
+from persistence_augmented_dataset.synthetic.bayes import get_preset, posterior, simulate
 from run_directory import InputError
 
 
-def run(monkeypatch, main, *arguments):
-    monkeypatch.setattr("sys.argv", [main.__module__, *map(str, arguments)])
+def run(monkeypatch, main, *args):
+    monkeypatch.setattr("sys.argv", [main.__module__, *map(str, args)])
     main()
 
 
@@ -50,10 +55,10 @@ def made(tmp_path_factory):
     return folder
 
 
-def calibrated(made, output, monkeypatch, *arguments):
+def calibrated(made, output, monkeypatch, *args):
     paths = ("--model", made / "final_model.pt", "--data_dir", made / "data", "--output_dir", output)
     monkeypatch.setattr(calibrate, "MIN_CLIPS_PER_CLASS", 10)
-    run(monkeypatch, calibrate.main, *paths, "--device", "cpu", *arguments)
+    run(monkeypatch, calibrate.main, *paths, "--device", "cpu", *args)
     return load_model(output / "calibrated_model.pt")
 
 
@@ -64,15 +69,17 @@ def test_half_of_the_scenes_certify_and_fit_nothing(made, tmp_path, monkeypatch)
     fitting = design_scenes(scene, 0.5, 4)
     untouched = load_model(made / "final_model.pt")
     logits = predict_uncalibrated_logits(untouched, split, torch.device("cpu"))
-    scale, shift = calibrate.fit_platt(logits[fitting], label[fitting].astype(float))
-    np.testing.assert_allclose(model.calibration_scale.numpy(), scale, rtol=1e-4)
-    np.testing.assert_allclose(model.calibration_shift.numpy(), shift, rtol=1e-4, atol=1e-5)
+    scale, shift = fit_platt(logits[fitting], label[fitting].astype(float))
+    np.testing.assert_allclose(model.calibration.scale, scale, rtol=1e-4)
+    np.testing.assert_allclose(model.calibration.shift, shift, rtol=1e-4, atol=1e-5)
     # what is certified is what the model itself says of these clips
     clips = CalibrationClips(predict(model, split, torch.device("cpu")), label, scene)
     expected = certify("conditional", clips.where(fitting), clips.where(~fitting), 0.6, 0.2, seed=4)
-    assert model.certificate.is_certified
-    assert model.certificate == expected
-    assert model.certificate.num_scenes + model.certificate.num_design_scenes == len(np.unique(scene))
+    assert model.calibration.certificate.is_certified
+    assert model.calibration.certificate == expected
+    assert model.calibration.certificate.num_scenes + model.calibration.certificate.num_design_scenes == len(
+        np.unique(scene)
+    )
     stored = json.loads((tmp_path / "calibration.json").read_text())
     assert Certificate.from_dict(stored["certificate"]) == expected
     assert stored["num_clips"] == fitting.sum()
@@ -82,25 +89,25 @@ def test_without_eps_every_scene_fits_and_nothing_is_promised(made, tmp_path, mo
     model = calibrated(made, tmp_path, monkeypatch)
     split = load_split(made / "data", "calibration")
     logits = predict_uncalibrated_logits(load_model(made / "final_model.pt"), split, torch.device("cpu"))
-    scale, _ = calibrate.fit_platt(logits, split.metadata["label"].astype(float))
-    np.testing.assert_allclose(model.calibration_scale.numpy(), scale, rtol=1e-4)
-    assert model.certificate is None
+    scale, _ = fit_platt(logits, split.metadata["label"].astype(float))
+    np.testing.assert_allclose(model.calibration.scale, scale, rtol=1e-4)
+    assert model.calibration.certificate is None
     assert json.loads((tmp_path / "calibration.json").read_text())["certificate"] is None
 
 
 def test_too_few_scenes_are_said_and_the_rule_is_refused(made, tmp_path, monkeypatch, capfd):
     model = calibrated(made, tmp_path, monkeypatch, "--eps", 0.001)
-    assert not model.certificate.is_certified and set(model.certificate.thresholds) == {NEVER}
+    assert not model.calibration.certificate.is_certified and set(model.calibration.certificate.thresholds) == {NEVER}
     said = " ".join(capfd.readouterr())
     assert "nothing can be promised" in said and ("more scenes are needed" in said or "raise eps" in said)
     with pytest.raises(InputError, match=r"calibrated_model\.pt has no certified rule") as caught:
-        rule_thresholds(model, tmp_path / "calibrated_model.pt", "certified")
+        model.calibration.thresholds_of("certified", tmp_path / "calibrated_model.pt")
     assert "\n" not in str(caught.value)
 
 
 def test_evaluation_and_pictures_decide_by_the_certified_rule(made, tmp_path, monkeypatch, capfd):
     model = calibrated(made, tmp_path, monkeypatch, "--eps", 0.6, "--delta", 0.2)
-    thresholds = np.array(model.certificate.thresholds)
+    thresholds = np.array(model.calibration.certificate.thresholds)
     test = load_split(made / "data", "test")
     p, labels = predict(model, test, torch.device("cpu")), test.metadata["label"]
     decisions = decide(p, thresholds)
@@ -125,8 +132,8 @@ def test_evaluation_and_pictures_decide_by_the_certified_rule(made, tmp_path, mo
         assert sample["decision_frame"] == decisions.decision_frame[sample["clip_index"]]
     for main, data in ((evaluate_model.main, "--test_data"), (visualize_attention.main, "--data")):
         with pytest.raises(InputError, match="leave --confidence_threshold out"):
-            arguments = (*paths, "--confidence_threshold", 0.9, data, made / "data", "--output", tmp_path)
-            run(monkeypatch, main, *arguments)
+            args = (*paths, "--confidence_threshold", 0.9, data, made / "data", "--output", tmp_path)
+            run(monkeypatch, main, *args)
 
 
 def test_a_certificate_is_not_said_of_another_rule_nor_of_forced_decisions(made, tmp_path, monkeypatch, capfd):
@@ -169,8 +176,7 @@ def test_scenes_are_resampled_where_several_are_known():
     labels = np.repeat(random.integers(0, 2, 400), 5)
     p = np.repeat(np.where(right == labels, 0.99, 0.01)[:, None], 16, axis=1)
     p[:, -1] = np.where(labels == 1, 0.99, 0.01)  # so every wrong answer is a gap
-    model = EarlyPersistenceClassifier(TokenizerConfig(channels=(8, 8, 16)), ClassifierConfig())
-    model.certificate = Certificate("conditional", 0.1, 0.1, (0.9,) * 16, 0.05, 100, 400, 50, 4, "all", "0" * 64)
+    certificate = Certificate("conditional", 0.1, 0.1, (0.9,) * 16, 0.05, 100, 400, 50, 4, "all", "0" * 64)
     by_clip, by_scene = (
         Judged(labels, visible, p, p[:, ::-1], 0.9, 4, 0, given_scenes) for given_scenes in (None, scenes)
     )
@@ -179,7 +185,7 @@ def test_scenes_are_resampled_where_several_are_known():
         decisions = decide(p, 0.9)
         optimal = dict.fromkeys(evaluate_model.ALPHAS, decide(p, 0.9, 2))
         figures = evaluate_model.judge_model(judged, decisions, optimal)
-        certified = judge_certified(judged, model)
+        certified = judge_certified(judged, certificate)
         return [figures["accuracy"], figures["bayes_gap"]["1"], certified["gap"], certified["gap_by_age"]["1"]["gap"]]
 
     for clip, scene in zip(intervals(by_clip), intervals(by_scene), strict=True):
@@ -192,12 +198,11 @@ def test_evaluation_counts_gaps_among_the_clips_stopped_by_each_age():
     preset = get_preset("standard")
     drawn = simulate(preset, 3000, 16, np.random.default_rng(5))
     p, labels = posterior(drawn.visible, drawn.cue, preset), drawn.label.astype(np.int64)
-    model = EarlyPersistenceClassifier(TokenizerConfig(channels=(8, 8, 16)), ClassifierConfig())
     judged = Judged(labels, drawn.visible, p, p, 0.95, 4, 0)
-    assert judge_certified(judged, model) is None
+    assert judge_certified(judged, None) is None
     thresholds = (NEVER, 0.9, *[0.8] * 14)
-    model.certificate = Certificate("conditional", 0.1, 0.1, thresholds, 0.05, 100, 400, 50, 4, "all", "0" * 64)
-    figures = judge_certified(judged, model)
+    certificate = Certificate("conditional", 0.1, 0.1, thresholds, 0.05, 100, 400, 50, 4, "all", "0" * 64)
+    figures = judge_certified(judged, certificate)
     result = decide(p, np.array(thresholds))
     wrong = (result.decision != labels) & ((p[:, -1] >= 0.5) == labels)
     assert figures["gap"]["value"] == pytest.approx(wrong.mean())
@@ -271,23 +276,25 @@ def test_a_certificate_promises_nothing_of_another_video(made, tmp_path, monkeyp
 def test_an_unsound_certificate_in_a_file_is_one_line(made, tmp_path, monkeypatch, broken):
     calibrated(made, tmp_path, monkeypatch, "--eps", 0.6)
     value = load_torch(tmp_path / "calibrated_model.pt")
-    save_torch(tmp_path / "broken.pt", value | {"certificate": value["certificate"] | broken})
-    with pytest.raises(InputError, match=r"broken\.pt holds no sound certificate"):
+    calibration = value["calibration"]
+    calibration |= {"certificate": calibration["certificate"] | broken}
+    save_torch(tmp_path / "broken.pt", value | {"calibration": calibration})
+    with pytest.raises(InputError, match=r"broken\.pt holds no sound calibration"):
         load_model(tmp_path / "broken.pt")
 
 
 def test_a_new_calibration_forgets_the_certificate(made, tmp_path, monkeypatch):
     model = calibrated(made, tmp_path, monkeypatch, "--eps", 0.6)
-    assert model.certificate is not None
-    model.set_calibration(torch.ones(16), torch.zeros(16), 0.9)
-    assert model.certificate is None
+    assert model.calibration.certificate is not None
+    model.set_calibration(Calibration((1.0,) * 16, (0.0,) * 16, 0.9))
+    assert model.calibration.certificate is None
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--eps", "0"), ("--eps", "nan"), ("--delta", "1"), ("--promise", "sure"), ("--seed", "-1")]
+    "args", [("--eps", "0"), ("--eps", "nan"), ("--delta", "1"), ("--promise", "sure"), ("--seed", "-1")]
 )
-def test_bad_flags_are_refused(made, tmp_path, monkeypatch, capsys, arguments):
+def test_bad_flags_are_refused(made, tmp_path, monkeypatch, capsys, args):
     with pytest.raises(SystemExit, match="2"):
-        calibrated(made, tmp_path, monkeypatch, *arguments)
+        calibrated(made, tmp_path, monkeypatch, *args)
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and said.startswith("error: ") and arguments[0] in said
+    assert said.count("\n") == 1 and said.startswith("error: ") and args[0] in said

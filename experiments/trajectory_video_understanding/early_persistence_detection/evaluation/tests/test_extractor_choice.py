@@ -12,8 +12,8 @@ from persistence_augmented_dataset import generate_dataset
 from run_directory import InputError
 
 
-def called(monkeypatch, module, *arguments):
-    monkeypatch.setattr("sys.argv", ["script", *map(str, arguments)])
+def called(monkeypatch, module, *args):
+    monkeypatch.setattr("sys.argv", ["script", *map(str, args)])
     module.main()
 
 

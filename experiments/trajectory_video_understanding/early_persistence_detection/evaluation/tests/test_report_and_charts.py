@@ -3,15 +3,9 @@
 import numpy as np
 import pytest
 from early_persistence_detection.evaluation.analyze_efficiency import compute_chart, statistics
-from early_persistence_detection.evaluation.generate_report import (
-    Fields,
-    criterion,
-    finalize,
-    interval,
-    number,
-    render_html,
-    verdict,
-)
+from early_persistence_detection.evaluation.generate_report import criterion
+from early_persistence_detection.evaluation.report_text import finalize, interval, number, render_html, verdict
+from early_persistence_detection.evaluation.result_files import Fields
 from markdown_it import MarkdownIt
 from run_directory import InputError
 

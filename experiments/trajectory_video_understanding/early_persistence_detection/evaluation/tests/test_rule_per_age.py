@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 import torch
 from early_persistence_detection.evaluation import evaluate_model, generate_report
-from early_persistence_detection.evaluation.evaluate_model import Judged, judge_per_age
+from early_persistence_detection.evaluation.judging import Judged, judge_per_age
+from early_persistence_detection.models.calibration import PerAgeRule
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.compute_gating import decide
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
-from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.prediction import predict
-from early_persistence_detection.models.stopping_rules import fit_per_age
+from early_persistence_detection.models.stopping.rules import fit_per_age
 from early_persistence_detection.training import calibrate
 from persistence_augmented_dataset import generate_dataset
-from persistence_augmented_dataset.bayes import get_preset, posterior, simulate
 from persistence_augmented_dataset.dataset import load_split
+from persistence_augmented_dataset.synthetic.bayes import get_preset, posterior, simulate
 
 
 def test_calibrate_stores_the_rule_that_is_cheapest_on_its_own_split_and_evaluate_judges_it(tmp_path, monkeypatch):
@@ -39,7 +40,8 @@ def test_calibrate_stores_the_rule_that_is_cheapest_on_its_own_split_and_evaluat
     monkeypatch.setattr("sys.argv", ["calibrate", *paths, "--alpha", "0.999", "--device", "cpu"])
     calibrate.main()
     model = load_model(tmp_path / "calibrated_model.pt")
-    thresholds, alpha = model.per_age_rule
+    rule = model.calibration.per_age
+    thresholds, alpha = rule.array, rule.alpha
     assert alpha == 0.999
     # p comes from weights in single precision here and there in double: the cuts may differ by a rounding
     p = predict(model, load_split(data, "calibration"), torch.device("cpu"))
@@ -66,12 +68,10 @@ def test_evaluation_judges_the_rule_against_the_optimal_one(knows_the_best):
     preset = get_preset("standard")
     drawn = simulate(preset, 4000, 16, np.random.default_rng(5))
     p, labels = posterior(drawn.visible, drawn.cue, preset), drawn.label.astype(np.int64)
-    model = EarlyPersistenceClassifier(TokenizerConfig(channels=(8, 8, 16)), ClassifierConfig())
     judged = Judged(labels, drawn.visible, p, p if knows_the_best else None, 0.95, 4, 0)
-    assert judge_per_age(judged, model, "standard") is None
+    assert judge_per_age(judged, None, "standard") is None
     thresholds = fit_per_age(p, 0.8)
-    model.set_per_age_rule(thresholds, 0.8)
-    figures = judge_per_age(judged, model, "standard")
+    figures = judge_per_age(judged, PerAgeRule(tuple(map(tuple, thresholds.tolist())), 0.8), "standard")
     result = decide(p, thresholds)
     assert figures["accuracy"]["value"] == pytest.approx(np.mean(result.decision == labels))
     assert figures["mean_decision_frame"]["value"] == pytest.approx(result.decision_frame.mean())
@@ -96,8 +96,8 @@ def test_the_report_shows_the_rule_beside_the_others(regret, tmp_path, monkeypat
         "regret": regret,
     }
     path.write_text(json.dumps(evaluation | {"per_age_rule": rule}))
-    arguments = ("--results_dir", str(folder), "--output", str(folder / "FINAL_REPORT"))
-    monkeypatch.setattr("sys.argv", ["generate_report", *arguments])
+    args = ("--results_dir", str(folder), "--output", str(folder / "FINAL_REPORT"))
+    monkeypatch.setattr("sys.argv", ["generate_report", *args])
     generate_report.main()
     rows = [row for row in (folder / "FINAL_REPORT.md").read_text().splitlines() if "a threshold per age" in row]
     assert len(rows) == 1

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import pytest
 from early_persistence_detection.inference import detect
+from early_persistence_detection.models.calibration import PerAgeRule
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.compute_gating import NEVER
-from persistence_augmented_dataset.mot import read_detections
 from run_directory import run_cli
+from video_tracks.mot import read_detections
 
 SCRIPT = Path(detect.__file__)
 SHARED = Path(__file__).resolve().parents[6] / "shared" / "data"
@@ -34,14 +35,14 @@ class Result:
     stderr: str
 
 
-def run(*arguments):
+def run(*args):
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, args)])
         try:
             run_cli(detect.main)
         except SystemExit as stop:
@@ -118,7 +119,7 @@ def test_finetuned_model_is_saved_and_decides_the_second_half(finished):
     assert summary["decided_by"] == "finetuned"
     assert summary["finetune"]["calibration"]["stop"] == 200
     model = load_model(output / "finetuned_model.pt")
-    assert model.confidence_threshold == summary["confidence_threshold"]
+    assert model.calibration.confidence_threshold == summary["confidence_threshold"]
     ours, given = read_csv(output / "decisions.csv"), read_csv(output / "decisions_zero_shot.csv")
     assert [row["id"] for row in ours] == [row["id"] for row in given]
 
@@ -177,7 +178,7 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_is_written(files, tm
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "args",
     [
         ("--output", "out"),
         ("--synthetic_demo", "--finetune", "--output", "out"),
@@ -186,8 +187,8 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_is_written(files, tm
         ("--synthetic_demo", "--rule", "dice", "--output", "out"),
     ],
 )
-def test_wrong_arguments_exit_with_2(files, arguments):
-    assert run("--model", files["model.pt"], *arguments).returncode == 2
+def test_wrong_arguments_exit_with_2(files, args):
+    assert run("--model", files["model.pt"], *args).returncode == 2
 
 
 @pytest.mark.skipif(not (PETS.is_dir() and VTEST.is_file()), reason=f"no PETS09-S2L1 in {SHARED}")
@@ -223,16 +224,17 @@ def test_script_runs_by_its_path(files, tmp_path):
 
 
 def test_the_rule_per_age_decides_and_a_model_without_one_is_refused(files, tmp_path):
-    arguments = ("--synthetic_demo", "--rule", "per_age", "--device", "cpu")
-    refused = run("--model", files["model.pt"], *arguments, "--output", tmp_path / "refused")
+    args = ("--synthetic_demo", "--rule", "per_age", "--device", "cpu")
+    refused = run("--model", files["model.pt"], *args, "--output", tmp_path / "refused")
     assert refused.returncode == 2 and "has no rule per age" in refused.stderr and refused.stderr.count("\n") == 1
 
     model = load_model(files["model.pt"])
     thresholds = np.full((2, 16), NEVER)
     thresholds[:, 2] = 0.5  # everything is decided at age 3, and nothing before
-    model.set_per_age_rule(thresholds, 0.8)
+    rule = PerAgeRule(tuple(map(tuple, thresholds.tolist())), 0.8)
+    model.set_calibration(dataclasses.replace(model.calibration, per_age=rule))
     save_model(tmp_path / "model.pt", model)
-    result = run("--model", tmp_path / "model.pt", *arguments, "--output", tmp_path / "out")
+    result = run("--model", tmp_path / "model.pt", *args, "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     assert "at the thresholds per age" in result.stdout
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())

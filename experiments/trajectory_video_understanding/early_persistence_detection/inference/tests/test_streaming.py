@@ -3,22 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from early_persistence_detection.inference.comparison import detected_frames
 from early_persistence_detection.inference.streaming import TrackStream
 from early_persistence_detection.models.compute_gating import decide
-from early_persistence_detection.models.early_persistence_classifier import frames_to_input
-from persistence_augmented_dataset.association import Associator, TrackHistory
-from persistence_augmented_dataset.live_crops import UNSEEN, blanked
-from persistence_augmented_dataset.mot import make_boxes
-from persistence_augmented_dataset.track_clips import cut_clips
-
-CPU = torch.device("cpu")
+from early_persistence_detection.models.stream import frames_to_input
+from video_tracks.association import Associator
+from video_tracks.crops import cut_clips
+from video_tracks.live_crops import UNSEEN, blanked
+from video_tracks.mot import make_boxes
+from video_tracks.track import TrackHistory, detected_frames
 
 
 def run_stream(model, frames, rows, threshold, start=0, unseen="blank"):
     """(stream, tracks of the history)."""
     boxes = make_boxes(rows[:, 0], rows[:, 1:])
-    associator, history, stream = Associator(), TrackHistory(), TrackStream(model, threshold, CPU, unseen)
+    associator, history, stream = Associator(), TrackHistory(), TrackStream(model, threshold, unseen)
     for frame_index, frame in enumerate(frames):
         found = boxes.in_frame(frame_index)
         observations = associator.update(found.boxes, found.score)

@@ -9,9 +9,9 @@ from run_directory import InputError
 
 from early_persistence_detection.models.extractors.i3d import I3D, I3DConfig
 from early_persistence_detection.models.extractors.interface import Extractor
+from early_persistence_detection.models.extractors.magvit_tokenizer import MagvitTokenizer, TokenizerConfig
 from early_persistence_detection.models.extractors.slowfast import SlowFast, SlowFastConfig
 from early_persistence_detection.models.extractors.transformer import SpaceTimeTransformer, TransformerConfig
-from early_persistence_detection.models.magvit_tokenizer import MagvitTokenizer, TokenizerConfig
 
 ExtractorConfig = TokenizerConfig | I3DConfig | SlowFastConfig | TransformerConfig
 

@@ -11,20 +11,18 @@ from early_persistence_detection.models.attention_visualization import (
     attention_at_decision,
     faithfulness_changes,
     heat,
-    object_tokens,
     overview_figure,
     sample_figure,
 )
 from early_persistence_detection.models.compute_gating import Decisions
-from early_persistence_detection.models.early_persistence_classifier import (
-    ClassifierConfig,
-    EarlyPersistenceClassifier,
-    frames_to_input,
-)
-from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
+from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.object_tokens import object_tokens
+from early_persistence_detection.models.stream import frames_to_input
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from persistence_augmented_dataset.dataset import NUM_FRAMES, NUM_OBJECT_SLOTS, ClipSplit
+from persistence_augmented_dataset.dataset import NUM_OBJECT_SLOTS, ClipSplit
+from video_tracks.clip import NUM_FRAMES
 
 CPU = torch.device("cpu")
 NUM_CLIPS = 7

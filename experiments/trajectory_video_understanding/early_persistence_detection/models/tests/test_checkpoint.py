@@ -1,20 +1,28 @@
 """A checkpoint rebuilds its own model; anything else is refused in one line."""
 
+import dataclasses
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from early_persistence_detection.models.checkpoint import load_model, resolve_device, save_model, save_torch
+from early_persistence_detection.models.calibration import Calibration, PerAgeRule
+from early_persistence_detection.models.checkpoint import load_model, load_torch, save_model, save_torch
 from early_persistence_detection.models.compute_gating import NEVER
+from early_persistence_detection.models.devices import resolve_device
 from early_persistence_detection.models.early_persistence_classifier import (
     ClassifierConfig,
     EarlyPersistenceClassifier,
 )
-from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.stopping.certification import Certificate
+from early_persistence_detection.models.stream import frames_to_input
 from run_directory import InputError
+
+FORMAT_3 = Path(__file__).parent / "data" / "model_of_format_3.pt"
 
 
 @pytest.fixture(scope="module")
@@ -24,25 +32,65 @@ def model() -> EarlyPersistenceClassifier:
     return EarlyPersistenceClassifier(TokenizerConfig(channels=(8, 8, 16)), config).eval()
 
 
-def test_round_trip_keeps_configuration_weights_and_calibration(model, tmp_path):
-    model.set_calibration(torch.full((16,), 1.25), torch.full((16,), -0.5), 0.97)
-    assert model.per_age_rule is None
+def calibration() -> Calibration:
     thresholds = np.linspace(0.6, 0.99, 32).reshape(2, 16)
     thresholds[0, 3] = NEVER
-    model.set_per_age_rule(thresholds, 0.8)
+    certificate = Certificate("conditional", 0.1, 0.1, (0.9,) * 16, 0.05, 100, 400, 50, 4, "all", "0" * 64)
+    rule = PerAgeRule(tuple(map(tuple, thresholds.tolist())), 0.8)
+    return Calibration((1.25,) * 16, (-0.5,) * 16, 0.97, rule, certificate)
+
+
+def test_round_trip_keeps_configuration_weights_and_calibration(model, tmp_path):
+    assert not model.calibration.is_fitted and model.calibration == Calibration.identity(16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.set_calibration(calibration())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())  # no part of them
     save_model(tmp_path / "model.pt", model)
     again = load_model(tmp_path / "model.pt")
-    np.testing.assert_array_equal(again.per_age_rule[0], thresholds)
-    assert again.per_age_rule[1] == 0.8
-    again.set_calibration(torch.ones(16), torch.zeros(16), 0.97)
-    assert again.per_age_rule is None  # it belongs to the calibration before
-    again = load_model(tmp_path / "model.pt")
     assert again.config == model.config and again.extractor.config == model.extractor.config
-    assert again.confidence_threshold == 0.97 and again.is_calibrated and not again.training
+    assert again.calibration == calibration() and not again.training
     clips = torch.rand(2, 5, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(again(clips), model(clips))
     assert [path.name for path in tmp_path.iterdir()] == ["model.pt"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scale": (1.0,) * 15},
+        {"shift": (float("nan"),) * 16},
+        {"confidence_threshold": 0.5},
+        {"per_age": PerAgeRule(((0.9,) * 16, (0.3,) * 16), 0.8)},
+        {"per_age": PerAgeRule(((0.9,) * 15,) * 2, 0.8)},
+    ],
+)
+def test_no_calibration_that_decisions_cannot_rest_on(wrong):
+    with pytest.raises(ValueError):
+        dataclasses.replace(calibration(), **wrong)
+
+
+def test_a_calibration_for_other_clips_is_refused(model):
+    with pytest.raises(ValueError, match="for 15 frames"):
+        model.set_calibration(Calibration.identity(15))
+
+
+def test_a_file_of_format_3_is_converted_on_reading(tmp_path):
+    """The file was written by the code before, and p taken from it; every value in it must come through."""
+    clip = np.random.default_rng(5).integers(0, 256, (1, 16, 64, 64, 3), dtype=np.uint8)
+    model = load_model(FORMAT_3)
+    read = model.calibration
+    assert read.is_fitted and read.confidence_threshold == 0.93
+    np.testing.assert_array_equal(read.per_age.array[:, :4], [[NEVER, 0.97, 0.95, 0.92], [0.99, 0.98, 0.9, 0.6]])
+    assert read.per_age.alpha == 0.8 and read.certificate.thresholds[:4] == (NEVER, NEVER, 0.97, 0.9)
+    with torch.inference_mode():
+        p = model(frames_to_input(clip))[0].numpy()
+    np.testing.assert_allclose(p[[0, 1, 2, 7, 15]], [0.391956, 0.576322, 0.539592, 0.309632, 0.514681], atol=1e-5)
+    save_model(tmp_path / "again.pt", model)
+    again = load_model(tmp_path / "again.pt")
+    assert load_torch(tmp_path / "again.pt")["format_version"] == 4 and again.calibration == read
+    untouched = load_model(FORMAT_3.with_name("uncalibrated_model_of_format_3.pt"))
+    assert untouched.calibration == Calibration.identity(16)
 
 
 class _Malicious:
@@ -70,13 +118,16 @@ def test_bad_files_are_refused_in_one_line(model, tmp_path, monkeypatch):
     poisoned = dict(value["weights"])
     poisoned["head.position"] = poisoned["head.position"] * float("nan")
     save_torch("nan.pt", value | {"weights": poisoned})
-    confident = {"threshold": torch.tensor(7.0, dtype=torch.float64)}
-    save_torch("confident.pt", value | {"weights": value["weights"] | confident})
-    by_age = {"per_age": -torch.ones(2, 16, dtype=torch.float64), "per_age_alpha": torch.tensor(0.8).double()}
-    save_torch("by_age.pt", value | {"weights": value["weights"] | by_age})
+    save_torch("confident.pt", value | {"calibration": value["calibration"] | {"confidence_threshold": 7.0}})
+    by_age = {"per_age": {"thresholds": [[-1.0] * 16] * 2, "alpha": 0.8}}
+    save_torch("by_age.pt", value | {"calibration": value["calibration"] | by_age})
+    save_torch("bare.pt", {key: item for key, item in value.items() if key != "calibration"})
+    old = torch.load(FORMAT_3, weights_only=True)
+    save_torch("old.pt", old | {"weights": old["weights"] | {"threshold": torch.tensor(7.0).double()}})
+    save_torch("older.pt", old | {"weights": {}})
     names = (  # noqa: SIM905
         "missing truncated empty text short folder tensor other malicious archive future unfitting unknown nan "
-        "confident by_age"
+        "confident by_age bare old older"
     ).split()
     for name in names:
         with pytest.raises(InputError) as caught:

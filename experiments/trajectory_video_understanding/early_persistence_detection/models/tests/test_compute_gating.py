@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.compute_gating import (
     NEVER,
     Gate,
@@ -13,12 +14,9 @@ from early_persistence_detection.models.compute_gating import (
     gate,
     run_gated_stream,
 )
-from early_persistence_detection.models.early_persistence_classifier import (
-    ClassifierConfig,
-    EarlyPersistenceClassifier,
-    frames_to_input,
-)
-from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
+from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.stream import frames_to_input
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -47,7 +45,7 @@ def model() -> EarlyPersistenceClassifier:
         model.eval()
         raw = torch.logit(model(frames_to_input(random_pixels(64, seed=9))))
     scale = torch.linspace(1, 2.5, NUM_FRAMES) / raw.std(dim=0)
-    model.set_calibration(scale, -scale * raw.mean(dim=0), 0.9)
+    model.set_calibration(Calibration(tuple(scale.tolist()), tuple((-scale * raw.mean(dim=0)).tolist()), 0.9))
     return model
 
 

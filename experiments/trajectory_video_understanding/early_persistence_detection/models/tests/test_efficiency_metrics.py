@@ -5,12 +5,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.compute_gating import run_gated_stream
-from early_persistence_detection.models.early_persistence_classifier import (
-    ClassifierConfig,
-    EarlyPersistenceClassifier,
-    frames_to_input,
-)
+from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
 from early_persistence_detection.models.efficiency_metrics import (
     _fastest,
     count_flops,
@@ -21,7 +18,8 @@ from early_persistence_detection.models.efficiency_metrics import (
     measure_latency,
     measure_wallclock,
 )
-from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.stream import frames_to_input
 
 NUM_FRAMES = 16
 WIDTH = 32
@@ -38,7 +36,7 @@ def model() -> EarlyPersistenceClassifier:
     with torch.inference_mode():
         raw = torch.logit(model(frames_to_input(random_pixels(64, seed=9))))
         scale = torch.linspace(1, 2.5, NUM_FRAMES) / raw.std(dim=0)
-        model.set_calibration(scale, -scale * raw.mean(dim=0), 0.9)
+        model.set_calibration(Calibration(tuple(scale.tolist()), tuple((-scale * raw.mean(dim=0)).tolist()), 0.9))
     return model
 
 

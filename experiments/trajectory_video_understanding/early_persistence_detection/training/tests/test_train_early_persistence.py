@@ -23,9 +23,9 @@ FLAGS = ["--profile", "quick", "--epochs", "3", "--tokenizer_steps", "6", "--all
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def run(*arguments: object, launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:
+def run(*args: object, launcher: tuple[str, ...] = (sys.executable,)) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [*launcher, *map(str, arguments)], capture_output=True, text=True, timeout=240, env=ENVIRONMENT, check=False
+        [*launcher, *map(str, args)], capture_output=True, text=True, timeout=240, env=ENVIRONMENT, check=False
     )
 
 
@@ -240,7 +240,7 @@ def test_out_of_memory_is_halved_once_said_and_recorded(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("args", "message"),
     [
         (["--data_dir", "nowhere", "--output_dir", "out"], "nowhere is not a folder"),
         (["--data_dir", ".", "--output_dir", "out"], "no manifest.json"),
@@ -249,9 +249,9 @@ def test_out_of_memory_is_halved_once_said_and_recorded(data, tmp_path):
         (["--data_dir", "{data}", "--output_dir", "{data}/manifest.json"], "is a file"),
     ],
 )
-def test_bad_input_is_named_in_one_line(arguments, message, data, tmp_path, monkeypatch):
+def test_bad_input_is_named_in_one_line(args, message, data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = run(SCRIPT, *(argument.format(data=data) for argument in arguments))
+    result = run(SCRIPT, *(argument.format(data=data) for argument in args))
     assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
 
 
@@ -264,9 +264,9 @@ def test_calibrate_reads_only_the_calibration_split(trained, data, tmp_path):
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "out" / "calibration.json").read_text())
     model = load_model(tmp_path / "out" / "calibrated_model.pt")
-    assert model.is_calibrated and model.confidence_threshold == figures["confidence_threshold"]
-    np.testing.assert_allclose(model.calibration_scale.numpy(), figures["scale"], rtol=1e-6)
-    assert not load_model(trained / "final_model.pt").is_calibrated
+    assert model.calibration.is_fitted and model.calibration.confidence_threshold == figures["confidence_threshold"]
+    np.testing.assert_allclose(model.calibration.scale, figures["scale"], rtol=1e-6)
+    assert not load_model(trained / "final_model.pt").calibration.is_fitted
 
 
 def test_calibrate_refuses_what_is_no_model(data, tmp_path):

@@ -8,34 +8,30 @@ import signal
 import numpy as np
 import pytest
 import torch
-from early_persistence_detection.models.attention_visualization import object_tokens
 from early_persistence_detection.models.checkpoint import load_torch, save_torch
 from early_persistence_detection.models.early_persistence_classifier import (
     ClassifierConfig,
     PersistenceHead,
     PixelsToLogits,
-    frames_to_input,
 )
+from early_persistence_detection.models.extractors.magvit_tokenizer import MagvitTokenizer, TokenizerConfig
 from early_persistence_detection.models.extractors.registry import build_extractor
 from early_persistence_detection.models.extractors.slowfast import SlowFastConfig
-from early_persistence_detection.models.magvit_tokenizer import MagvitTokenizer, TokenizerConfig
-from early_persistence_detection.training.classifier_training import (
-    ClassifierTraining,
-    EncodedSplit,
-    PixelClips,
-    encode_split,
-    train_head,
-    validate,
-)
-from early_persistence_detection.training.distributed import World
+from early_persistence_detection.models.object_tokens import object_tokens
+from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.training.classifier_training import ClassifierTraining, train_head, validate
+from early_persistence_detection.training.context import TrainingContext
+from early_persistence_detection.training.encoded_clips import EncodedSplit, PixelClips, encode_split, validation_clips
 from early_persistence_detection.training.optimisation import MicroBatches, Optimisation
-from early_persistence_detection.training.stopping import Stopped, StopRequest
+from early_persistence_detection.training.profiles import PROFILES
+from early_persistence_detection.training.stop_request import Stopped, StopRequest
 from early_persistence_detection.training.tokenizer_training import TokenizerTraining, train_tokenizer
-from early_persistence_detection.training.train_early_persistence import PROFILES, validation_clips
-from persistence_augmented_dataset.dataset import CLIP_SIZE, METADATA_COLUMNS, NUM_FRAMES, ClipSplit, _column_shape
+from persistence_augmented_dataset.dataset import METADATA_COLUMNS, ClipSplit, _column_shape
 from run_directory import InputError
+from video_tracks.clip import CLIP_SIZE, NUM_FRAMES
 
 CPU = torch.device("cpu")
+CONTEXT = TrainingContext(CPU)
 SETTINGS = ClassifierTraining(epochs=3, batch_size=8)
 
 
@@ -101,7 +97,7 @@ def test_the_averaged_weights_of_the_best_epoch_are_kept(tokenizer):
     validation = dataclasses.replace(validation, labels=1 - validation.labels)
     settings = dataclasses.replace(SETTINGS, epochs=6, learning_rate=1e-2)
     rows = []
-    kept = train_head(head, tokenizer, clips, validation, settings, 0, CPU, after_epoch=lambda *row: rows.append(row))
+    kept = train_head(head, tokenizer, clips, validation, settings, CONTEXT, after_epoch=lambda *row: rows.append(row))
     losses = [figures["validation_loss"] for _, figures, _ in rows]
     assert kept == 1 + int(np.argmin(losses)) and kept < 6
     assert validate(head, tokenizer, validation, CPU)["validation_loss"] == losses[kept - 1]
@@ -110,14 +106,15 @@ def test_the_averaged_weights_of_the_best_epoch_are_kept(tokenizer):
 
 def test_of_equal_epochs_the_earlier_is_kept(tokenizer):
     settings = dataclasses.replace(SETTINGS, learning_rate=1e-30, weight_decay=0.0)
-    assert train_head(new_head(), tokenizer, random_clips(20, 1), random_clips(9, 2), settings, 0, CPU) == 1
+    assert train_head(new_head(), tokenizer, random_clips(20, 1), random_clips(9, 2), settings, CONTEXT) == 1
 
 
 def test_without_validation_the_last_average_is_kept(tokenizer):
     clips, shorter = random_clips(40, 1), []
     head = new_head()
     assert (
-        train_head(head, tokenizer, clips, None, SETTINGS, 0, CPU, after_epoch=lambda *row: shorter.append(row)) is None
+        train_head(head, tokenizer, clips, None, SETTINGS, CONTEXT, after_epoch=lambda *row: shorter.append(row))
+        is None
     )
     last = shorter[-1][2]["optimisation"]
     assert all(torch.equal(a, b) for a, b in zip(head.parameters(), last["average"], strict=True))
@@ -136,18 +133,18 @@ def test_stopped_after_any_step_and_resumed_ends_with_the_same_weights(
     settings = dataclasses.replace(SETTINGS, flip=True, token_dropout=0.3)
     undisturbed, rows = new_head(), []
     kept = train_head(
-        undisturbed, tokenizer, clips, validation, settings, 0, CPU, after_epoch=lambda *r: rows.append(r[:2])
+        undisturbed, tokenizer, clips, validation, settings, CONTEXT, after_epoch=lambda *r: rows.append(r[:2])
     )
 
     stop, saved, again, steps = StopRequest(), {}, [], []
 
     class Signalled(PersistenceHead):
-        def forward(self, *arguments, **options):
+        def forward(self, *args, **options):
             if self.training:
                 steps.append(1)
                 if len(steps) == steps_before_stop:
                     os.kill(os.getpid(), signal.SIGINT)
-            return super().forward(*arguments, **options)
+            return super().forward(*args, **options)
 
     def save(state):
         save_torch(tmp_path / "last.pt", {"state": state})
@@ -159,15 +156,15 @@ def test_stopped_after_any_step_and_resumed_ends_with_the_same_weights(
 
     with stop, pytest.raises(Stopped) as caught:
         train_head(
-            new_head(kind=Signalled), tokenizer, clips, validation, settings, 0, CPU,
-            after_epoch=after_epoch, save=save, stop=stop,
+            new_head(kind=Signalled), tokenizer, clips, validation, settings, TrainingContext(CPU, stop=stop),
+            after_epoch=after_epoch, save=save,
         )  # fmt: skip
     assert caught.value.code == 130 and len(steps) == steps_before_stop
     torch.manual_seed(99)  # nothing may hang on the generator's state
     head = new_head()
     resumed = load_torch(tmp_path / "last.pt")["state"]
     assert kept == train_head(
-        head, tokenizer, clips, validation, settings, 0, CPU, resumed=resumed, after_epoch=after_epoch, save=save
+        head, tokenizer, clips, validation, settings, CONTEXT, resumed=resumed, after_epoch=after_epoch, save=save
     )
     assert same(head, undisturbed)
     assert again == rows
@@ -182,7 +179,7 @@ def test_the_tokenizer_stopped_after_any_step_ends_with_the_same_weights(tmp_pat
         return kind(TokenizerConfig(channels=(8, 8, 16)))
 
     undisturbed, lines = new(), []
-    train_tokenizer(undisturbed, split, settings, 0, CPU, World(), None, lambda state: None, lines.append)
+    train_tokenizer(undisturbed, split, settings, TrainingContext(CPU, log=lines.append), save=lambda state: None)
 
     class Signalled(MagvitTokenizer):
         calls = 0
@@ -199,11 +196,11 @@ def test_the_tokenizer_stopped_after_any_step_ends_with_the_same_weights(tmp_pat
         save_torch(tmp_path / "last.pt", {"state": state})
 
     with stop, pytest.raises(Stopped) as caught:
-        train_tokenizer(new(Signalled), split, settings, 0, CPU, World(), None, save, again.append, stop)
+        train_tokenizer(new(Signalled), split, settings, TrainingContext(CPU, stop=stop, log=again.append), save=save)
     assert caught.value.code == 143 and "step 2/5" in caught.value.where
     tokenizer = new()
     resumed = load_torch(tmp_path / "last.pt")["state"]
-    train_tokenizer(tokenizer, split, settings, 0, CPU, World(), resumed, save, again.append)
+    train_tokenizer(tokenizer, split, settings, TrainingContext(CPU, log=again.append), resumed=resumed, save=save)
     assert same(tokenizer, undisturbed) and again == lines
 
 
@@ -248,22 +245,22 @@ def test_each_clip_is_shown_as_it_is_or_mirrored(tokenizer):
     seen = []
 
     class Watched(PersistenceHead):
-        def forward(self, codes, *arguments, **options):
+        def forward(self, codes, *args, **options):
             if self.training:
                 seen.append(codes[:, 0, 0].clone())
-            return super().forward(codes, *arguments, **options)
+            return super().forward(codes, *args, **options)
 
     clips = random_clips(40, 1)
     mirrored = dataclasses.replace(clips, tokens=torch.full_like(clips.tokens, 7))
     both = dataclasses.replace(clips, mirrored=mirrored)
     settings = dataclasses.replace(SETTINGS, flip=True, epochs=4)
-    train_head(new_head(kind=Watched), tokenizer, both, None, settings, 0, CPU)
+    train_head(new_head(kind=Watched), tokenizer, both, None, settings, CONTEXT)
     mirror_code = tokenizer.codes_of(torch.full((1, 1, 1), 7, dtype=torch.int32))[0, 0, 0]
     was_mirrored = (torch.cat(seen) == mirror_code).all(1).reshape(4, 40)
     assert 0.35 < was_mirrored.float().mean() < 0.65
     assert len({tuple(row.tolist()) for row in was_mirrored}) == 4  # drawn anew each epoch
     with pytest.raises(ValueError, match="mirrored"):
-        train_head(new_head(), tokenizer, clips, None, settings, 0, CPU)
+        train_head(new_head(), tokenizer, clips, None, settings, CONTEXT)
 
 
 def test_settings_of_the_profiles():
@@ -293,8 +290,7 @@ def test_settings_reach_the_optimizer(tokenizer):
         random_clips(9, 1),
         None,
         settings,
-        0,
-        CPU,
+        CONTEXT,
         after_epoch=lambda *row: states.append(row[2]),
     )
     assert states[0]["optimisation"]["optimizer"]["param_groups"][0]["weight_decay"] == 0.25
@@ -308,10 +304,10 @@ class SmallMemory(PersistenceHead):
 
     largest = 4
 
-    def forward(self, codes, *arguments, **options):
+    def forward(self, codes, *args, **options):
         if self.training and len(codes) > self.largest:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().forward(codes, *arguments, **options)
+        return super().forward(codes, *args, **options)
 
 
 @pytest.mark.parametrize("size", [8, 7])
@@ -322,8 +318,8 @@ def test_two_halves_give_the_gradient_of_the_whole(tokenizer, size):
     figures = []
     for head, count in zip(heads, (1, 2), strict=True):
         train_head(
-            head, tokenizer, random_clips(size, 5), None, settings, 0, CPU,
-            after_epoch=lambda *row: figures.append(row[1]), micro_batches=MicroBatches(count),
+            head, tokenizer, random_clips(size, 5), None, settings,
+            TrainingContext(CPU, micro_batches=MicroBatches(count)), after_epoch=lambda *row: figures.append(row[1]),
         )  # fmt: skip
     for whole, halves in zip(*(head.parameters() for head in heads), strict=True):
         torch.testing.assert_close(halves.grad, whole.grad, rtol=0, atol=1e-6)
@@ -337,8 +333,8 @@ def test_two_halves_give_the_gradient_of_the_whole_tokenizer():
         torch.manual_seed(4)
         tokenizers.append(MagvitTokenizer(TokenizerConfig(channels=(8, 8, 16))))
         train_tokenizer(
-            tokenizers[-1], pixel_split(6, 3), settings, 0, CPU, World(), None, lambda state: None, lines.append,
-            micro_batches=MicroBatches(count),
+            tokenizers[-1], pixel_split(6, 3), settings,
+            TrainingContext(CPU, micro_batches=MicroBatches(count), log=lines.append), save=lambda state: None,
         )  # fmt: skip
     for whole, halves in zip(*(tokenizer.parameters() for tokenizer in tokenizers), strict=True):
         torch.testing.assert_close(halves.grad, whole.grad, rtol=0, atol=1e-6)
@@ -349,8 +345,8 @@ def test_out_of_memory_halves_the_batch_once_and_repeats_the_step(tokenizer):
     clips, lines = random_clips(40, 1), []
     micro_batches = MicroBatches(log=lines.append)
     head, halved = new_head(kind=SmallMemory), new_head()
-    train_head(head, tokenizer, clips, None, SETTINGS, 0, CPU, micro_batches=micro_batches)
-    train_head(halved, tokenizer, clips, None, SETTINGS, 0, CPU, micro_batches=MicroBatches(2))
+    train_head(head, tokenizer, clips, None, SETTINGS, TrainingContext(CPU, micro_batches=micro_batches))
+    train_head(halved, tokenizer, clips, None, SETTINGS, TrainingContext(CPU, micro_batches=MicroBatches(2)))
     assert same(head, halved)  # from the first step on, which was not lost
     assert micro_batches.count == 2 and len(lines) == 1 and "2 parts" in lines[0]
 
@@ -360,7 +356,7 @@ def test_out_of_memory_twice_names_the_flag(tokenizer):
         largest = 3
 
     with pytest.raises(InputError, match="--batch_size"):
-        train_head(new_head(kind=Smaller), tokenizer, random_clips(40, 1), None, SETTINGS, 0, CPU)
+        train_head(new_head(kind=Smaller), tokenizer, random_clips(40, 1), None, SETTINGS, CONTEXT)
 
 
 def test_out_of_memory_in_the_tokenizer_halves_its_batch():
@@ -375,15 +371,12 @@ def test_out_of_memory_in_the_tokenizer_halves_its_batch():
     torch.manual_seed(4)
     small = Small(TokenizerConfig(channels=(8, 8, 16)))
     nothing = lambda _: None  # noqa: E731
-    train_tokenizer(
-        small, pixel_split(6, 3), settings, 0, CPU, World(), None, nothing, nothing, micro_batches=micro_batches
-    )
+    context = TrainingContext(CPU, micro_batches=micro_batches, log=nothing)
+    train_tokenizer(small, pixel_split(6, 3), settings, context, save=nothing)
     assert micro_batches.count == 2
     with pytest.raises(InputError, match="--batch_size"):
-        train_tokenizer(
-            small, pixel_split(6, 3), dataclasses.replace(settings, batch_size=8), 0, CPU, World(), None,
-            nothing, nothing, micro_batches=micro_batches,
-        )  # fmt: skip
+        larger = dataclasses.replace(settings, batch_size=8)
+        train_tokenizer(small, pixel_split(6, 3), larger, context, save=nothing)
 
 
 # extractors that are trained with the classifier
@@ -423,11 +416,11 @@ def test_extractor_and_head_learn_together_and_a_stop_costs_nothing():
     def keep(epoch: int, figures: dict, state: dict) -> None:
         states.append(copy.deepcopy(state))  # what it holds goes on being trained
 
-    train_head(whole, whole.extractor, clips, validation, settings, 0, CPU, after_epoch=keep)
+    train_head(whole, whole.extractor, clips, validation, settings, CONTEXT, after_epoch=keep)
     for name in ("extractor.fast.0.conv.weight", "extractor.slow.0.conv.weight", "head.readout.5.weight"):
         assert not torch.equal(before.get_parameter(name), whole.get_parameter(name)), name
     resumed = network_from_pixels()
-    train_head(resumed, resumed.extractor, clips, validation, settings, 0, CPU, resumed=states[0])
+    train_head(resumed, resumed.extractor, clips, validation, settings, CONTEXT, resumed=states[0])
     expected = whole.state_dict()
     assert all(torch.equal(expected[name], tensor) for name, tensor in resumed.state_dict().items())
     losses = validate(whole, whole.extractor, validation, CPU)

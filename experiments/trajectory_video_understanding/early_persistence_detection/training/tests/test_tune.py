@@ -14,9 +14,10 @@ import pytest
 import torch
 from early_persistence_detection.models.checkpoint import save_model
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
-from early_persistence_detection.models.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.training import tune
-from early_persistence_detection.training.train_early_persistence import parse_args, resolve_profile
+from early_persistence_detection.training.profiles import resolve_profile
+from early_persistence_detection.training.train_early_persistence import parse_args
 from early_persistence_detection.training.tune import STARTUP_TRIALS, is_pruned, pareto_front
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,9 +35,9 @@ def made(tmp_path_factory):
     """A dataset of a training split only, and a model with an untrained tokenizer."""
     folder = tmp_path_factory.mktemp("tune")
     sizes = ("--num_clips", "60", "--calibration_clips", "40", "--test_clips", "8")
-    arguments = ("--preset", "easy", *sizes, "--seed", "3", "--output_dir", str(folder / "data"), "--workers", "1")
+    args = ("--preset", "easy", *sizes, "--seed", "3", "--output_dir", str(folder / "data"), "--workers", "1")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr("sys.argv", ["generate", *arguments])
+        monkeypatch.setattr("sys.argv", ["generate", *args])
         generate_dataset.main()
     for split in ("calibration", "test"):  # a certificate on scenes that chose the settings would not hold
         shutil.rmtree(folder / "data" / split)
@@ -128,8 +129,8 @@ def test_many_workers_may_make_the_database_at_once(tmp_path):
 
 def test_the_trial_of_a_killed_worker_is_tried_again(made, tmp_path, monkeypatch):
     quick = "from early_persistence_detection.training import tune; tune.HEARTBEAT_SECONDS, tune.GRACE_SECONDS = 1, 2; "
-    arguments = ["tune", *arguments_of(made, tmp_path, "--trials", "1"), "--epochs", "25"]
-    worker = subprocess.Popen([sys.executable, "-c", f"{quick}import sys; sys.argv = {arguments}; tune.main()"])
+    args = ["tune", *arguments_of(made, tmp_path, "--trials", "1"), "--epochs", "25"]
+    worker = subprocess.Popen([sys.executable, "-c", f"{quick}import sys; sys.argv = {args}; tune.main()"])
     address = f"sqlite:///{tmp_path / 'study.db'}"
     running: list = []
     for _ in range(600):

@@ -1,0 +1,73 @@
+"""A short video of walkers with detections and ground truth, and a small model with random weights."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from early_persistence_detection.models.calibration import Calibration
+from early_persistence_detection.models.checkpoint import save_model
+from early_persistence_detection.models.early_persistence_classifier import (
+    ClassifierConfig,
+    EarlyPersistenceClassifier,
+)
+from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
+
+NUM_VIDEO_FRAMES = 400
+LANES = 5
+# (lane, birth frame, frames lived): in every lane long and short lives take turns
+WALKERS = sorted(
+    (lane, birth + offset + 5 * lane, life)
+    for lane in range(LANES)
+    for birth in range(2, 330, 34)
+    for offset, life in ((0, 20), (27, 1 + lane % 3))
+)
+
+
+@pytest.fixture(scope="session")
+def model() -> EarlyPersistenceClassifier:
+    torch.manual_seed(0)
+    model = EarlyPersistenceClassifier(
+        TokenizerConfig(channels=(8, 16, 24)), ClassifierConfig(width=32, num_heads=4, state_width=24)
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    # so scaled that some tracks are decided early and some never
+    scale = torch.linspace(3, 8, 16)
+    model.set_calibration(Calibration(tuple(scale.tolist()), tuple((-0.4 * scale).tolist()), 0.8))
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def scene() -> tuple[np.ndarray, np.ndarray]:
+    """Frames uint8 RGB (F, 120, 160, 3) and detections (n, 5): frame index, x, y, width, height."""
+    rng = np.random.default_rng(0)
+    frames = rng.integers(70, 110, (NUM_VIDEO_FRAMES, 120, 160, 3)).astype(np.uint8)
+    rows = []
+    for number, (lane, birth, life) in enumerate(WALKERS):
+        for age in range(life):
+            x, y = 8 + 4 * age, 4 + 23 * lane
+            frames[birth + age, y : y + 18, x : x + 12] = (30 + 37 * number % 200, 200 - 53 * number % 180, 60)
+            if age != 5:  # one missed detection in every long life
+                rows.append((birth + age, x, y, 12, 18))
+    return frames, np.array(sorted(rows), float)
+
+
+@pytest.fixture(scope="session")
+def files(scene, model, tmp_path_factory):
+    """Paths: video, det, gt, model."""
+    folder = tmp_path_factory.mktemp("scene")
+    frames, rows = scene
+    writer = cv2.VideoWriter(str(folder / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (160, 120))
+    for frame in frames:
+        writer.write(frame[..., ::-1])
+    writer.release()
+    lines = [f"{int(frame) + 1},-1,{x},{y},{width},{height},0.9,-1,-1,-1\n" for frame, x, y, width, height in rows]
+    (folder / "det.txt").write_text("".join(lines))
+    lines = [
+        f"{int(frame) + 1},{int(y)},{x},{y},{width},{height},1,1,1\n" for frame, x, y, width, height in rows if y < 50
+    ]
+    (folder / "gt.txt").write_text("".join(lines))
+    save_model(folder / "model.pt", model)
+    return {name: folder / name for name in ("a.avi", "det.txt", "gt.txt", "model.pt")}

@@ -1,0 +1,1 @@
+"""Labelled clips out of real video: what became of each track."""

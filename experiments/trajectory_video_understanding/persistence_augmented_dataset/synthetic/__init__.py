@@ -1,0 +1,1 @@
+"""Scenes that are drawn, and the exact posterior of what they show."""

@@ -1,0 +1,149 @@
+"""Scene + tracks -> track clips: the one place where synthetic scenes and real video meet.
+
+A clip follows one track from its birth. The crop is a square whose side is `CROP_SCALE` times the larger side of
+the track's *birth* box, centred on the track's box where it is seen and carried on at constant velocity where it
+is not. It is causal: the crop at frame t depends on boxes of frames <= t only, so a live tracker
+(`CropTracker`, one frame at a time) and a dataset (`cut_clips`) see the same pixels.
+
+Coordinates are in pixels with the origin at the picture's top left corner; pixel i covers [i, i + 1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from video_tracks.clip import CLIP_SIZE, NUM_FRAMES
+from video_tracks.track import Track
+
+CROP_SCALE = 2.75  # the birth box spans 1 / 2.75 = 36 % of the clip's side: 23 of 64 px
+MAX_SPEED = 0.5  # birth boxes per frame; a faster held crop is a detector's jump, not a motion
+MIN_SIDE_PX = 4
+
+Window = tuple[int, int, int]  # x0, y0, side of a square in scene px; may reach outside the picture
+
+
+class CropTracker:
+    """The crop window of one track, one frame at a time: `window = tracker.update(box or None)`.
+
+    The first call is the track's birth and needs a box. The velocity of a held crop comes from the last two seen
+    boxes, zero after a single one, at most `MAX_SPEED` birth boxes per frame.
+    """
+
+    def __init__(self, crop_scale: float = CROP_SCALE):
+        self.crop_scale = crop_scale
+        self.side = 0
+        self._max_step = 0.0
+        self._age = -1
+        self._seen_age = -1
+        self._center = (0.0, 0.0)
+        self._velocity = (0.0, 0.0)
+
+    def update(self, box: Sequence[float] | np.ndarray | None) -> Window:
+        """Advance by one frame; `box` is xywh in scene px, None where the track is unseen."""
+        self._age += 1
+        if box is not None:
+            x, y, width, height = (float(value) for value in box)
+            center = (x + width / 2, y + height / 2)
+            if self._age == 0:
+                self.side = max(MIN_SIDE_PX, math.floor(self.crop_scale * max(width, height) + 0.5))
+                self._max_step = MAX_SPEED * max(width, height)
+            else:
+                self._velocity = self._velocity_to(center)
+            self._center, self._seen_age = center, self._age
+        elif self._age == 0:
+            raise ValueError("a track is seen at its birth: the first box cannot be None")
+        held = self._age - self._seen_age
+        x = self._center[0] + held * self._velocity[0]
+        y = self._center[1] + held * self._velocity[1]
+        return math.floor(x - self.side / 2 + 0.5), math.floor(y - self.side / 2 + 0.5), self.side
+
+    def _velocity_to(self, center: tuple[float, float]) -> tuple[float, float]:
+        frames = self._age - self._seen_age
+        vx, vy = ((now - before) / frames for now, before in zip(center, self._center, strict=True))
+        shrink = min(1.0, self._max_step / max(math.hypot(vx, vy), 1e-9))
+        return vx * shrink, vy * shrink
+
+
+def crop_frame(frame: np.ndarray, window: Window, clip_size: int = CLIP_SIZE) -> np.ndarray:
+    """Cut `window` out of a frame (H, W, 3) and resize it to (clip_size, clip_size, 3).
+
+    Outside the picture its border pixels are repeated.
+    """
+    x0, y0, side = window
+    height, width = frame.shape[:2]
+    if x0 >= 0 and y0 >= 0 and x0 + side <= width and y0 + side <= height:
+        patch = frame[y0 : y0 + side, x0 : x0 + side]
+    else:
+        rows = np.clip(np.arange(y0, y0 + side), 0, height - 1)
+        columns = np.clip(np.arange(x0, x0 + side), 0, width - 1)
+        patch = frame[rows[:, None], columns]
+    interpolation = cv2.INTER_AREA if side > clip_size else cv2.INTER_LINEAR
+    return cv2.resize(patch, (clip_size, clip_size), interpolation=interpolation)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackClips:
+    """Clips of n tracks, in the order of the tracks."""
+
+    pixels: np.ndarray  # uint8 (n, T, 64, 64, 3); black past the scene's end
+    crops: np.ndarray  # float32 (n, T, 3): x0, y0, side in scene px
+    num_real_frames: np.ndarray  # int (n,): min(T, frames left in the scene); a clip is whole where it equals T
+
+
+def track_windows(track: Track, num_frames: int = NUM_FRAMES, crop_scale: float = CROP_SCALE) -> list[Window]:
+    """The crop windows of a track's first `num_frames` frames."""
+    tracker = CropTracker(crop_scale)
+    return [tracker.update(track.box_at(index)) for index in range(num_frames)]
+
+
+def cut_clips(
+    frames: Sequence[np.ndarray] | np.ndarray,
+    tracks: Sequence[Track],
+    num_frames: int = NUM_FRAMES,
+    clip_size: int = CLIP_SIZE,
+    crop_scale: float = CROP_SCALE,
+) -> TrackClips:
+    """Cut one clip per track out of a scene.
+
+    `frames`: uint8 RGB (T_scene, H, W, 3), or any sequence of (H, W, 3) arrays; frame 1 of a clip is
+    `frames[track.birth_frame]`. A track born less than `num_frames` before the scene's end gets a clip that is
+    black past the end and says so in `num_real_frames`: leave it out of a dataset, or judge it by its real
+    frames.
+    """
+    count = len(tracks)
+    pixels = np.zeros((count, num_frames, clip_size, clip_size, 3), np.uint8)
+    crops = np.zeros((count, num_frames, 3), np.float32)
+    num_real = np.zeros(count, np.int64)
+    for row, track in enumerate(tracks):
+        num_real[row] = min(num_frames, len(frames) - track.birth_frame)
+        for index, window in enumerate(track_windows(track, num_frames, crop_scale)):
+            crops[row, index] = window
+            if index < num_real[row]:
+                pixels[row, index] = crop_frame(frames[track.birth_frame + index], window, clip_size)
+    return TrackClips(pixels, crops, num_real)
+
+
+def ellipses_in_clip(ellipses: np.ndarray, crops: np.ndarray, clip_size: int = CLIP_SIZE) -> np.ndarray:
+    """Ellipses (..., 4) (centre x, y, radius x, y) from scene px to clip px; `crops` (..., 3) broadcasts.
+
+    NaN where an ellipse lies wholly outside its crop.
+    """
+    scale = clip_size / crops[..., 2]
+    result = np.stack(
+        [
+            (ellipses[..., 0] - crops[..., 0]) * scale,
+            (ellipses[..., 1] - crops[..., 1]) * scale,
+            ellipses[..., 2] * scale,
+            ellipses[..., 3] * scale,
+        ],
+        axis=-1,
+    )
+    center, radius = result[..., :2], result[..., 2:]
+    inside = ((center + radius > 0) & (center - radius < clip_size)).all(axis=-1)
+    result[~inside] = np.nan
+    return result

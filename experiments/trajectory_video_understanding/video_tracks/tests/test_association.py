@@ -1,0 +1,144 @@
+"""Association: newborns at age 1, online equals offline, the past is never rewritten, and the counts on PETS09."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_directory import InputError
+from video_tracks.association import TRACKERS, Associator, associate
+from video_tracks.detections import BackgroundDetector
+from video_tracks.mot import make_boxes, read_detections
+from video_tracks.track import TrackHistory
+
+SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
+PETS = SHARED / "MOT15" / "PETS09-S2L1"
+NO_BOXES = (np.empty((0, 4)), np.empty(0))
+
+
+def walker(num_frames, x=10.0, y=20.0, step=2.0):
+    """One object walking to the right: boxes (num_frames, 4)."""
+    left = x + step * np.arange(num_frames)
+    return np.stack([left, np.full(num_frames, y), np.full(num_frames, 20.0), np.full(num_frames, 40.0)], axis=1)
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_newborn_is_reported_on_its_first_frame_and_keeps_its_id(tracker):
+    associator = Associator(tracker)
+    path = walker(6)
+    for frame, box in enumerate(path):
+        (observation,) = associator.update(box[None], np.array([0.9]))
+        assert observation.track_id == 1
+        assert observation.newborn == (frame == 0)
+        np.testing.assert_array_equal(observation.box, box)
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_every_detection_belongs_to_one_track_and_knows_its_own_box(tracker):
+    rng = np.random.default_rng(0)
+    associator = Associator(tracker)
+    for _ in range(30):
+        count = rng.integers(0, 9)
+        boxes = np.concatenate([rng.uniform(0, 150, (count, 2)), rng.uniform(10, 40, (count, 2))], axis=1)
+        if count > 2:
+            boxes[1] = boxes[0]  # two detections of one and the same box
+        scores = rng.uniform(-3, 90, count)  # a detector's scores may have any scale
+        observations = associator.update(boxes, scores)
+        assert len({observation.track_id for observation in observations}) == count
+        rows = sorted([*observation.box, observation.score] for observation in observations)
+        np.testing.assert_array_equal(rows, sorted([*box, score] for box, score in zip(boxes, scores, strict=True)))
+
+
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_track_goes_on_after_at_most_the_allowed_gap(lost):
+    path = walker(12)
+    for gap in range(1, 5):
+        associator = Associator(max_lost_frames=lost)
+        for box in path[:4]:
+            associator.update(box[None], np.ones(1))
+        for _ in range(gap):
+            assert associator.update(*NO_BOXES) == []
+        (observation,) = associator.update(path[4 + gap][None], np.ones(1))
+        assert observation.newborn == (gap > lost)
+        assert observation.track_id == (2 if gap > lost else 1)
+
+
+def test_low_scores_only_continue_tracks_where_asked():
+    associator = Associator("bytetrack", high_score=0.5)
+    path = walker(3)
+    assert associator.update(path[:1], np.array([0.2])) == []
+    (born,) = associator.update(path[1:2], np.array([0.8]))
+    (continued,) = associator.update(path[2:], np.array([0.2]))
+    assert born.newborn and not continued.newborn and born.track_id == continued.track_id == 1
+
+
+def test_offline_tracks_hold_what_was_seen_and_nan_between():
+    path = walker(9)
+    seen = np.array([2, 3, 4, 6, 7])
+    (track,) = associate(make_boxes(seen, path[seen], 0.1 * seen), 9, Associator())
+    assert (track.track_id, track.birth_frame) == (1, 2)
+    assert track.detected.tolist() == [True, True, True, False, True, True]
+    np.testing.assert_array_equal(track.boxes[track.detected], path[seen])
+    np.testing.assert_allclose(track.scores[track.detected], 0.1 * seen)
+    assert np.isnan(track.boxes[3]).all() and track.box_at(3) is None
+
+
+def test_later_detections_change_no_earlier_observation():
+    rng = np.random.default_rng(1)
+    frames = rng.integers(0, 40, 150)
+    boxes = np.concatenate([rng.uniform(0, 100, (150, 2)), rng.uniform(15, 40, (150, 2))], axis=1)
+    cut = 20
+    edited = boxes.copy()
+    edited[frames >= cut] += [30, 10, 5, 5]
+
+    def observe(boxes):
+        sequence, associator = make_boxes(frames, boxes), Associator()
+        return [
+            [
+                (seen.track_id, seen.newborn, *seen.box)
+                for seen in associator.update(sequence.in_frame(frame).boxes, sequence.in_frame(frame).score)
+            ]
+            for frame in range(40)
+        ]
+
+    first, second = observe(boxes), observe(edited)
+    assert first[:cut] == second[:cut]
+    assert first[cut:] != second[cut:]
+
+
+def test_bad_boxes_and_settings_are_refused():
+    with pytest.raises(ValueError, match="finite"):
+        Associator().update(np.array([[1, 2, np.nan, 4]]), np.ones(1))
+    with pytest.raises(ValueError, match="positive size"):
+        Associator().update(np.array([[1, 2, 0, 4]]), np.ones(1))
+    with pytest.raises(InputError, match="choose one of sort, bytetrack"):
+        Associator("deepsort")
+    with pytest.raises(InputError, match="expected 0 or more"):
+        Associator(max_lost_frames=-1)
+
+
+def test_background_subtraction_finds_what_moves():
+    rng = np.random.default_rng(2)
+    scene = rng.integers(90, 110, (120, 160, 3)).astype(np.uint8)
+    detector, associator, history = BackgroundDetector(), Associator(), TrackHistory()
+    for frame_index in range(50):
+        frame = scene + rng.integers(0, 4, scene.shape).astype(np.uint8)
+        if frame_index >= 20:
+            x = 10 + 3 * (frame_index - 20)
+            frame[40:80, x : x + 20] = 220
+        boxes, scores = detector.update(frame)
+        assert ((scores > 0) & (scores <= 1)).all()
+        history.add(frame_index, associator.update(boxes, scores))
+    (track,) = history.tracks()
+    assert track.birth_frame == 20 and track.detected.sum() >= 29
+    ages = np.flatnonzero(track.detected)
+    # half the object: its rear is learned as background
+    np.testing.assert_allclose(track.boxes[ages, 0], 10 + 3 * ages, atol=10)
+
+
+@pytest.mark.skipif(not PETS.is_dir(), reason=f"no MOT15 files in {SHARED}")
+@pytest.mark.parametrize(("detector", "expected"), [("det", 190), ("det_acf", 600)])
+def test_number_of_tracks_on_pets(detector, expected):
+    boxes = read_detections(PETS / detector / "det.txt")
+    tracks = associate(boxes, 795, Associator())
+    assert abs(len(tracks) - expected) < 0.1 * expected
+    assert sum(int(track.detected.sum()) for track in tracks) == len(boxes)

@@ -1,0 +1,128 @@
+"""Reading frames from files and folders, damaged ones included, and fitting boxes to a smaller picture."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from run_directory import InputError
+from video_tracks.detections import fit_boxes, outside_fraction
+from video_tracks.mot import make_boxes, read_detections
+from video_tracks.video import open_video, read_frames
+
+SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
+PETS = SHARED / "MOT15" / "PETS09-S2L1"
+VTEST = SHARED / "video" / "vtest.avi"
+
+
+def write_video(path, frames, fps=7.0):
+    """Frames uint8 RGB (n, H, W, 3) as Motion JPEG in an AVI container."""
+    height, width = frames.shape[1:3]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, (width, height))
+    assert writer.isOpened()
+    for frame in frames:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+@pytest.fixture
+def red_frames():
+    frames = np.zeros((40, 48, 64, 3), np.uint8)
+    frames[..., 0] = 200
+    frames[:, :, :, 2] = np.linspace(0, 200, 40, dtype=np.uint8)[:, None, None]
+    return frames
+
+
+def test_video_file_is_read_as_rgb_in_order(tmp_path, red_frames):
+    video = open_video(write_video(tmp_path / "a.avi", red_frames))
+    assert (video.width, video.height, video.num_frames, video.fps) == (64, 48, 40, 7.0)
+    frames = np.stack(list(read_frames(video)))
+    assert frames.dtype == np.uint8 and frames.shape == red_frames.shape
+    assert np.abs(frames.astype(int) - red_frames).mean() < 6  # red stays red: not BGR
+    part = np.stack(list(read_frames(video, 5, 9)))
+    np.testing.assert_array_equal(part, frames[5:9])
+
+
+def test_image_folder_is_read_in_natural_order(tmp_path, red_frames):
+    folder = tmp_path / "img1"
+    folder.mkdir()
+    for index, frame in enumerate(red_frames[:12]):
+        cv2.imwrite(str(folder / f"frame_{index + 1}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    (tmp_path / "seqinfo.ini").write_text("[Sequence]\nname=A\nframeRate=14\nseqLength=12\nimWidth=64\nimHeight=48\n")
+    video = open_video(folder)
+    assert (video.num_frames, video.fps) == (12, 14.0)
+    np.testing.assert_array_equal(np.stack(list(read_frames(video))), red_frames[:12])
+
+
+def test_truncated_video_says_how_many_frames_were_read(tmp_path, red_frames):
+    noise = np.random.default_rng(0).integers(0, 255, red_frames.shape, dtype=np.uint8)  # every frame as large
+    path = write_video(tmp_path / "a.avi", noise)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    video = open_video(path)
+    with pytest.raises(InputError, match=r"a\.avi is truncated: it promises 40 frames, \d+ could be read"):
+        list(read_frames(video))
+    assert len(list(read_frames(video, 0, 10))) == 10  # the readable part can still be used
+
+
+def test_unreadable_empty_and_missing_videos_are_refused(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        open_video(tmp_path / "a.avi")
+    (tmp_path / "a.avi").write_text("hello\n" * 100)
+    with pytest.raises(InputError, match=r"a\.avi cannot be read as a video"):
+        open_video(tmp_path / "a.avi")
+    (tmp_path / "empty.mp4").touch()
+    with pytest.raises(InputError, match="cannot be read as a video"):
+        open_video(tmp_path / "empty.mp4")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InputError, match="holds no images"):
+        open_video(tmp_path / "folder")
+
+
+def test_folder_with_a_broken_or_differently_sized_image_is_refused(tmp_path, red_frames):
+    for name, frame in (("1.png", red_frames[0]), ("2.png", red_frames[0][:20])):
+        cv2.imwrite(str(tmp_path / name), frame)
+    with pytest.raises(InputError, match=r"frame 2 of .* is 64x20, the first is 64x48"):
+        list(read_frames(open_video(tmp_path)))
+    (tmp_path / "2.png").write_text("no image")
+    with pytest.raises(InputError, match=r"2\.png cannot be read as an image"):
+        list(read_frames(open_video(tmp_path)))
+
+
+def test_boxes_of_a_larger_picture_are_scaled_by_seqinfo_or_refused(tmp_path, red_frames):
+    video = open_video(write_video(tmp_path / "a.avi", red_frames))
+    path = tmp_path / "det.txt"
+    boxes = make_boxes(np.zeros(3), np.array([[160, 100, 30, 40], [200, 80, 10, 10], [20, 20, 10, 10]]))
+    with pytest.raises(InputError, match=r"det\.txt lie outside the 64x48 picture .* give --box_scale"):
+        fit_boxes(boxes, path, video)
+    scaled, scale = fit_boxes(boxes, path, video, box_scale=0.25)
+    assert scale == 0.25 and scaled.boxes[0].tolist() == [40, 25, 7.5, 10]
+    seqinfo = "[Sequence]\nname=A\nframeRate=7\nseqLength=40\nimWidth=256\nimHeight={}\n"
+    (tmp_path / "seqinfo.ini").write_text(seqinfo.format(192))
+    assert fit_boxes(boxes, path, video)[1] == 0.25
+    (tmp_path / "seqinfo.ini").write_text(seqinfo.format(100))
+    with pytest.raises(InputError, match="another shape"):
+        fit_boxes(boxes, path, video)
+    with pytest.raises(InputError, match="expected a positive number"):
+        fit_boxes(boxes, path, video, box_scale=-1)
+
+
+def test_boxes_of_another_sequence_of_the_same_shape_are_refused(tmp_path, red_frames):
+    video = open_video(write_video(tmp_path / "a.avi", red_frames))
+    path = tmp_path / "det.txt"
+    boxes = make_boxes(np.zeros(1), np.array([[20, 20, 10, 10]]))
+    (tmp_path / "seqinfo.ini").write_text("[Sequence]\nname=B\nframeRate=7\nseqLength=20\nimWidth=128\nimHeight=96\n")
+    with pytest.raises(InputError, match=r"a\.avi has 40 frames, the seqinfo\.ini .* says 20 .* or --box_scale"):
+        fit_boxes(boxes, path, video)
+    assert fit_boxes(boxes, path, video, box_scale=0.5)[1] == 0.5
+
+
+@pytest.mark.skipif(not VTEST.is_file(), reason=f"no {VTEST}")
+def test_real_video_and_its_detections_at_five_eighths():
+    video = open_video(VTEST)
+    assert (video.width, video.height, video.num_frames) == (480, 360, 795)
+    path = PETS / "det" / "det.txt"
+    boxes, scale = fit_boxes(read_detections(path), path, video)
+    assert scale == 0.625
+    assert outside_fraction(boxes, video) < 0.01
