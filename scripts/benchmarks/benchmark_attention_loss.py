@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What the attention loss costs: the same classifier trained with and without it, paired on the same test clips.
 
-    python scripts/benchmarks/benchmark_attention_loss.py --model results/calibrated_model.pt --data_dir data/standard-... \\
-        --profile full --epochs 7
+    python scripts/benchmarks/benchmark_attention_loss.py --model results/calibrated_model.pt \\
+        --data_dir data/standard-... --profile full --epochs 7
 
 Both are trained from the same weights on the tokens of MODEL with the settings of the profile, calibrated, and judged
 at confidence 0.95. Prints accuracy and mean decision frame of either, and the accuracy lost with its 95 % interval.

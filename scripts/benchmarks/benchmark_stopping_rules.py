@@ -3,7 +3,8 @@
 
     python scripts/benchmarks/benchmark_stopping_rules.py --preset standard --recalibrations 300
     python scripts/benchmarks/benchmark_stopping_rules.py --preset hard --peers ../peers --output race.json
-    python scripts/benchmarks/benchmark_stopping_rules.py --model results/calibrated_model.pt --cache p.npz --test_clips 4000
+    python scripts/benchmarks/benchmark_stopping_rules.py --model results/calibrated_model.pt --cache p.npz \\
+        --test_clips 4000
     python scripts/benchmarks/benchmark_stopping_rules.py --cache p.npz --peers ../peers
 
 The sequences are the exact posteriors of freshly simulated tracks, where nothing but the rule can lose; or, with
