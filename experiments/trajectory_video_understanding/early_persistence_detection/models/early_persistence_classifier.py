@@ -223,7 +223,7 @@ class EarlyPersistenceClassifier(nn.Module):
             _, cache = self.extractor.encode(like.new_zeros(1, 1, 3, CLIP_SIZE, CLIP_SIZE))
         empty = like.new_zeros(batch_size, 0, self.config.tokens_per_frame, self.config.width)
         return StreamState(
-            [tuple(frame.new_zeros(batch_size, *frame.shape[1:]) for frame in past) for past in cache],
+            cache.unseen(batch_size),
             like.new_zeros(batch_size, self.config.state_width),
             empty,
             empty,
@@ -237,12 +237,13 @@ class EarlyPersistenceClassifier(nn.Module):
         """
         clips = frame.unsqueeze(1)
         self._check(clips)
-        longest = int(state.age.max()) + 1
+        frames_seen = state.encoder.frames_seen
+        longest = max(frames_seen) + 1
         if longest > self.config.num_frames:
             raise ValueError(f"a track is already {longest - 1} frames old, the model decides within that many")
         codes, cache = self.extractor.encode(clips, state.encoder)
         states, key, value, hidden = self.head.summarise(codes, state.hidden, state.age, removed=None)
-        if int(state.age.min()) + 1 == longest:  # all of one age: append instead of scattering
+        if min(frames_seen) + 1 == longest:  # all of one age: append instead of scattering
             keys = torch.cat([state.keys[:, : longest - 1], key], dim=1)
             values = torch.cat([state.values[:, : longest - 1], value], dim=1)
         else:

@@ -24,28 +24,25 @@ class StreamState:
     hidden: Tensor  # (B, state width)
     keys: Tensor  # (B, S, N, D)
     values: Tensor  # (B, S, N, D)
-    age: Tensor  # long (B,), frames seen so far
+    age: Tensor  # long (B,), frames seen so far; as `encoder.frames_seen`, on the device
 
     def select(self, indices: Tensor) -> StreamState:
         """Keep the tracks at `indices` (long); the others leave and cost nothing more."""
-        age = self.age[indices]
-        longest = int(age.max()) if len(age) else 0
+        encoder = self.encoder.select(indices)
+        longest = max(encoder.frames_seen, default=0)
         return StreamState(
-            [tuple(frame[indices] for frame in past) for past in self.encoder],
+            encoder,
             self.hidden[indices],
             self.keys[indices, :longest],
             self.values[indices, :longest],
-            age,
+            self.age[indices],
         )
 
     def append(self, other: StreamState) -> StreamState:
         """Let the tracks of `other` join, behind the present ones."""
         longest = max(self.keys.shape[1], other.keys.shape[1])
         return StreamState(
-            [
-                tuple(torch.cat(frames) for frames in zip(*pasts, strict=True))
-                for pasts in zip(self.encoder, other.encoder, strict=True)
-            ],
+            self.encoder.append(other.encoder),
             torch.cat([self.hidden, other.hidden]),
             torch.cat([grown(self.keys, longest), grown(other.keys, longest)]),
             torch.cat([grown(self.values, longest), grown(other.values, longest)]),

@@ -46,6 +46,12 @@ class CausalTimeConv(nn.Module):
 
     Written as shifted sums because every frame is then computed by the same operations whether it comes alone
     or in a clip: streaming is exact to the last bit.
+
+    A frame alone is summed up whole: a sum into a slice becomes a scatter in an exported graph, which costs more there
+    than the convolutions. A clip is summed up slice by slice on purpose. Its frames have to look back different
+    lengths, and joining them afterwards (torch.cat) makes a clip slower to encode and trains other weights: the joined
+    tensor forgets the memory layout in which the decoder's frames come, so the kernels behind it, and those of this
+    weight's gradient, add up in another order.
     """
 
     def __init__(self, channels: int):
@@ -63,6 +69,9 @@ class CausalTimeConv(nn.Module):
         past = past or (x.new_zeros(x.shape[0], *x.shape[2:]),) * (TIME_KERNEL - 1)
         y = x * (1.0 + self.weight[0])
         for lag in range(1, TIME_KERNEL):
+            if num_frames == 1:
+                y.addcmul_(self.weight[lag], past[lag - 1].unsqueeze(1))
+                continue
             for t in range(min(lag, num_frames)):
                 y[:, t].addcmul_(self.weight[lag], past[lag - t - 1])
             y[:, lag:].addcmul_(self.weight[lag], x[:, :-lag])
@@ -110,11 +119,11 @@ class TokenProjection(nn.Module):
 
 
 def _run(blocks: nn.ModuleList, x: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-    new_cache = []
+    frames, pasts = x, []
     for index, block in enumerate(blocks):
-        x, past = block(x, None if cache is None else cache[index])
-        new_cache.append(past)
-    return x, new_cache
+        x, past = block(x, None if cache is None else cache.pasts[index])
+        pasts.append(past)
+    return x, Cache.after(cache, frames, pasts)
 
 
 class MagvitTokenizer(Extractor):

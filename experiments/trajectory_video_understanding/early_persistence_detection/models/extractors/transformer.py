@@ -16,16 +16,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from video_tracks.clip import CLIP_SIZE
 
-from early_persistence_detection.models.extractors.interface import (
-    FRAME_SIZE,
-    GRID_SIZE,
-    Cache,
-    Extractor,
-    Past,
-    as_tokens,
-    newest,
-)
+from early_persistence_detection.models.extractors.interface import GRID_SIZE, Cache, Extractor, Past, as_tokens, newest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,12 +84,12 @@ class SpaceTimeBlock(nn.Module):
 
 
 class SpaceTimeTransformer(Extractor):
-    """Patches, their places, and the blocks. The cache: ages, then the keys and values of each block."""
+    """Patches, their places, and the blocks. The pasts: ages, then the keys and values of each block."""
 
     def __init__(self, config: TransformerConfig | None = None):
         super().__init__()
         self.config = config = config or TransformerConfig()
-        patch = FRAME_SIZE // GRID_SIZE
+        patch = CLIP_SIZE // GRID_SIZE
         self.patch = nn.Conv2d(3, config.width, kernel_size=patch, stride=patch)
         self.place = nn.Parameter(0.1 * torch.randn(GRID_SIZE**2, config.width))
         self.blocks = nn.ModuleList(SpaceTimeBlock(config) for _ in range(config.num_layers))
@@ -110,10 +103,10 @@ class SpaceTimeTransformer(Extractor):
     def encode(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """As `Extractor.encode`."""
         batch, num_frames = frames.shape[:2]
-        age = torch.zeros(batch, dtype=torch.long, device=frames.device) if cache is None else cache[0][0]
+        age = torch.zeros(batch, dtype=torch.long, device=frames.device) if cache is None else cache.pasts[0][0]
         x = as_tokens(self.patch(frames.flatten(0, 1)).unflatten(0, (batch, num_frames))) + self.place
-        new_cache: Cache = [(age + num_frames,)]
+        pasts: list[Past] = [(age + num_frames,)]
         for index, block in enumerate(self.blocks):
-            x, past = block(x, None if cache is None else cache[index + 1], age)
-            new_cache.append(past)
-        return self.norm(x), new_cache
+            x, past = block(x, None if cache is None else cache.pasts[index + 1], age)
+            pasts.append(past)
+        return self.norm(x), Cache.after(cache, frames, pasts)
