@@ -348,7 +348,7 @@ verify() {
 }
 
 finish() {
-  "$python" -m stage_runner --finish --results_dir "$results_dir" --lock_descriptor "$lock_descriptor"
+  "$python" -m study_pipeline.stage_runner --finish --results_dir "$results_dir" --lock_descriptor "$lock_descriptor"
   say '' "Report:            $results_dir/FINAL_REPORT.html"
   say "Tracks of a video: $results_dir/detection/annotated.mp4"
   say "Attention:         $results_dir/attention_visualizations/overview.png"

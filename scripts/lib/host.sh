@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run on the host, by the client: what a verb of the pipeline does there. The job's directory is run/.
 #
-#   bash scripts/lib/host.sh launch|status|poll|logs|stop|refuse_second ...   see pipeline_job.py
+#   bash scripts/lib/host.sh launch|status|poll|logs|stop|refuse_second ...   see study_pipeline/pipeline_job.py
 #   bash scripts/lib/host.sh verify                                           the checklists
 
 # shellcheck source=common.sh
@@ -18,7 +18,7 @@ main() {
   cd "$root"
   case $verb in
     verify) verify ;;
-    *) exec "$python" "$packages/pipeline_job.py" "$verb" --results_dir "$results_dir" "$@" ;;
+    *) exec "$python" -m study_pipeline.pipeline_job "$verb" --results_dir "$results_dir" "$@" ;;
   esac
 }
 

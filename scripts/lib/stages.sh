@@ -11,17 +11,17 @@ lock_results() { # one pipeline per results directory; the lock lives on a descr
   else
     exec 9>>"$results_dir/.stages/lock"
   fi
-  "$python" -m stage_runner --results_dir "$results_dir" --lock_descriptor "$lock_descriptor"
+  "$python" -m study_pipeline.stage_runner --results_dir "$results_dir" --lock_descriptor "$lock_descriptor"
   printf '%s\n' "$standard_data" "$blind_data" >"$results_dir/.stages/datasets"
 }
 
 open_branch() {
   [ -n "$publish_to" ] || return 0
-  "$python" -m result_branch open --results_dir "$results_dir" --branch "$publish_to"
+  "$python" -m study_pipeline.result_branch open --results_dir "$results_dir" --branch "$publish_to"
 }
 
 stage_done() { # name, message of its commit or nothing: publishes what it wrote; ends the run where --until says
-  [ -z "$publish_to" ] || [ -z "$2" ] || "$python" -m result_branch commit --results_dir "$results_dir" --message "$2"
+  [ -z "$publish_to" ] || [ -z "$2" ] || "$python" -m study_pipeline.result_branch commit --results_dir "$results_dir" --message "$2"
   [ "$1" = "$until" ] || return 0
   say "Stopping after $1, as --until says"
   exit 0
@@ -31,7 +31,7 @@ run_stage() { # name, flags of stage_runner, --, command
   local name=$1 code=0
   shift
   # in the background, because a shell that waits for a foreground command does not react to signals
-  "$python" -m stage_runner --stage "$name" --results_dir "$results_dir" --lock_descriptor "$lock_descriptor" "$@" &
+  "$python" -m study_pipeline.stage_runner --stage "$name" --results_dir "$results_dir" --lock_descriptor "$lock_descriptor" "$@" &
   stage_pid=$!
   wait "$stage_pid" || code=$?
   stage_pid=''

@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """The pipeline as a job of its own on this machine: started, watched, told about and stopped, whoever looks.
 
-    python pipeline_job.py launch --results_dir R --nonce N --who me@laptop -- bash scripts/run_...sh --local ...
-    python pipeline_job.py status --results_dir R        running, stale, dead, finished, failed, stopped or none
-    python pipeline_job.py logs   --results_dir R --since 10m --follow
-    python pipeline_job.py stop   --results_dir R
+    python -m study_pipeline.pipeline_job launch --results_dir R --nonce N --who me@laptop -- bash run_...sh --local ...
+    python -m study_pipeline.pipeline_job status --results_dir R       running, stale, dead, finished, failed, ...
+    python -m study_pipeline.pipeline_job logs   --results_dir R --since 10m --follow
+    python -m study_pipeline.pipeline_job stop   --results_dir R
 
 The job is a session of its own: closing the terminal or the connection that started it changes nothing. Its
 supervisor renews the heartbeat, hands its lock down to the pipeline, and writes how it ended; when it is killed, the
@@ -46,9 +45,11 @@ from run_directory import (
     timestamp,
     write_json,
 )
-from run_lock import describe_process, end_remains, is_same_process, read_description, state_folder, take_lock
-from stage_process import StageProcess
 
+from .run_lock import describe_process, end_remains, is_same_process, read_description, state_folder, take_lock
+from .stage_process import StageProcess
+
+PACKAGES = Path(__file__).resolve().parents[1]  # nothing may be installed yet, and the folder may be any
 LAUNCH_SECONDS = 60.0  # a dead pipeline's remains may have to end first
 STOP_SECONDS = 120.0  # training writes its checkpoint in this time
 STALE_HEARTBEATS = 3  # missed in a row
@@ -128,7 +129,8 @@ def launch(results_dir: Path, nonce: str, who: str, heartbeat: float, command: l
     complaints = directory.path / "logs" / "supervisor.log"
     with open(complaints, "w", encoding="utf-8") as log:
         supervisor = subprocess.Popen(
-            [sys.executable, __file__, "supervise", *words, "--", *command],
+            [sys.executable, "-m", "study_pipeline.pipeline_job", "supervise", *words, "--", *command],
+            env={**os.environ, "PYTHONPATH": _python_path()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -142,6 +144,10 @@ def launch(results_dir: Path, nonce: str, who: str, heartbeat: float, command: l
         if time.monotonic() > deadline:
             raise InputError(f"the job did not start within {LAUNCH_SECONDS:.0f} s; see {complaints}")
         time.sleep(POLL_SECONDS / 4)
+
+
+def _python_path() -> str:
+    return os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
 
 
 def refuse_second(results_dir: Path) -> None:
@@ -170,15 +176,13 @@ def supervise(results_dir: Path, nonce: str, who: str, heartbeat: float, command
     directory.reserve_space()
     (directory.path / "PIPELINE_FAILED.txt").unlink(missing_ok=True)
     os.environ["EARLY_PERSISTENCE_LOCK_DESCRIPTOR"] = str(lock)
-    with directory.heartbeat(lambda: _stage(results_dir, []), heartbeat):
-        process = StageProcess(
-            command,
-            directory.path / "logs" / "pipeline.log",
-            lock,
-            False,
-            lambda: write_json(folder / "pipeline.json", describe_process(os.getpid())),
-        )
+
+    def announce() -> None:  # before the pipeline runs, which may fill the disk at once
+        write_json(folder / "pipeline.json", describe_process(os.getpid()))
         write_json(job_path(results_dir), {**job, "state": "running"})
+
+    with directory.heartbeat(lambda: _stage(results_dir, []), heartbeat):
+        process = StageProcess(command, directory.path / "logs" / "pipeline.log", lock, False, announce)
         code = process.wait()
     (folder / "pipeline.json").unlink(missing_ok=True)
     directory.release_space()  # the reserve is for these last lines

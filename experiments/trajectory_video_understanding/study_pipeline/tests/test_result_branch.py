@@ -12,10 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import result_branch
-from result_branch import RESULTS_PATH, ResultBranch, is_result, may_be_on_branch
+from study_pipeline import result_branch
+from study_pipeline.result_branch import RESULTS_PATH, ResultBranch, is_result, may_be_on_branch
 
-SCRIPT = Path(__file__).resolve().parents[1] / "result_branch.py"
 BRANCH = "early-persistence/magvit"
 
 
@@ -55,7 +54,7 @@ class Place:
 
     def ask(self, verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         where = ["--results_dir", self.results, "--repository", self.repository]
-        words = [sys.executable, SCRIPT, verb, *where, *arguments]
+        words = [sys.executable, "-m", "study_pipeline.result_branch", verb, *where, *arguments]
         return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, timeout=30)
 
     def open(self) -> None:
