@@ -180,35 +180,37 @@ calibrate() {
 }
 
 evaluate() {
-  run_stage evaluate --inputs "$model" "$standard_data" \
-    --outputs "$results_dir"/{evaluation_metrics.json,efficiency_metrics.json,predictions.csv} \
-    "$results_dir"/{confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
+  local output=$results_dir/evaluation # evaluate_model.py puts the efficiency beside it
+  run_stage evaluate --inputs "$model" "$standard_data" --outputs "$results_dir/efficiency_metrics.json" \
+    "$output"/{evaluation_metrics.json,predictions.csv,confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
     "$python" "$detection/evaluation/evaluate_model.py" --model "$model" --test_data "$standard_data" \
-    --output "$results_dir" --rule "$rule" --device "$device" --seed "$seed"
+    --output "$output" --rule "$rule" --device "$device" --seed "$seed"
   stage_done evaluate 'eval: MagVIT evaluation metrics'
 }
 
 compare_tokens() { # what the tokenizer gains; the other extractors have none
+  local output=$results_dir/evaluation
   if [ "$extractor" != magvit ]; then
     say "compare_tokens: skipped, it judges the tokens of magvit and this is $extractor"
-    rm -f "$results_dir/token_ablation.json" # of an earlier run with another extractor
+    rm -f "$output/token_ablation.json" # of an earlier run with another extractor
     return 0
   fi
-  run_stage compare_tokens --inputs "$model" "$standard_data" --outputs "$results_dir/token_ablation.json" -- \
-    "$python" "$detection/evaluation/compare_tokens.py" --model "$model" --data_dir "$standard_data" \
-    --num_samples "$ablation_clips" --epochs "$ablation_epochs" --output "$results_dir" --device "$device" --seed "$seed"
+  run_stage compare_tokens --inputs "$model" "$standard_data" --outputs "$output/token_ablation.json" -- \
+    "$python" "$detection/evaluation/comparisons/compare_tokens.py" --model "$model" --data_dir "$standard_data" \
+    --num_samples "$ablation_clips" --epochs "$ablation_epochs" --output "$output" --device "$device" --seed "$seed"
   stage_done compare_tokens 'eval: Token ablation'
 }
 
 check_leakage() {
-  run_stage check_leakage --inputs "$model" "$blind_data" --outputs "$results_dir/blind_leak_check.json" -- \
-    "$python" "$detection/evaluation/check_leakage.py" --model "$model" --data_dir "$blind_data" \
-    --epochs "$blind_epochs" --output "$results_dir" --device "$device" --seed "$seed"
+  local output=$results_dir/evaluation
+  run_stage check_leakage --inputs "$model" "$blind_data" --outputs "$output/blind_leak_check.json" -- \
+    "$python" "$detection/evaluation/comparisons/check_leakage.py" --model "$model" --data_dir "$blind_data" \
+    --epochs "$blind_epochs" --output "$output" --device "$device" --seed "$seed"
   stage_done check_leakage 'eval: Leak check on blind clips'
 }
 
 visualize() {
-  local pictures=$results_dir/attention_visualizations
+  local pictures=$results_dir/visualizations
   run_stage visualize --inputs "$model" "$standard_data" --outputs "$pictures" "$pictures"/{overview.png,attention_analysis.json} -- \
     "$python" "$detection/evaluation/visualize_attention.py" --model "$model" --data "$standard_data" \
     --output "$pictures" --num_samples 20 --rule "$rule" --device "$device" --seed "$seed"
@@ -216,7 +218,7 @@ visualize() {
 }
 
 analyze() {
-  local output=$results_dir/efficiency_analysis
+  local output=$results_dir/analysis
   run_stage analyze --inputs "$results_dir/efficiency_metrics.json" \
     --outputs "$output"/{decision_frame_histogram.png,compute_usage_chart.png,efficiency_report.md,efficiency_statistics.json} -- \
     "$python" "$detection/evaluation/analyze_efficiency.py" --metrics "$results_dir/efficiency_metrics.json" \
@@ -293,10 +295,10 @@ train_compared() { # extractor, seed: trained, calibrated and evaluated as every
     --output_dir "$folder" --eps "${eps:-$default_eps}" --seed "$2" --device "$device"
   stage_done "calibrate_$name" ''
   run_stage "evaluate_$name" --inputs "$folder/calibrated_model.pt" "$standard_data" \
-    --outputs "$folder"/{evaluation_metrics.json,efficiency_metrics.json,predictions.csv} \
-    "$folder"/{confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
+    --outputs "$folder/efficiency_metrics.json" \
+    "$folder"/evaluation/{evaluation_metrics.json,predictions.csv,confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
     "$python" "$detection/evaluation/evaluate_model.py" --model "$folder/calibrated_model.pt" \
-    --test_data "$standard_data" --output "$folder" --num_samples "$compare_test_clips" --skip_timing \
+    --test_data "$standard_data" --output "$folder/evaluation" --num_samples "$compare_test_clips" --skip_timing \
     --device "$device" --seed "$seed"
   stage_done "evaluate_$name" "eval: $1 from seed $2, for the comparison"
 }
@@ -304,7 +306,7 @@ train_compared() { # extractor, seed: trained, calibrated and evaluated as every
 compare_window_models() {
   local output=$results_dir/comparison
   run_stage compare_window_models --inputs "$standard_data" --outputs "$output/window_models.json" -- \
-    "$python" "$detection/evaluation/compare_window_models.py" --data_dir "$standard_data" --output "$output" \
+    "$python" "$detection/evaluation/comparisons/compare_window_models.py" --data_dir "$standard_data" --output "$output" \
     --num_samples "$compare_clips" "${compare_windows[@]}" \
     --device "$device" --seed "$seed"
   stage_done compare_window_models 'eval: Window models that a user would pick instead'
@@ -315,26 +317,24 @@ compare_extractors() { # seeds
   local inputs=("$runs/window_models.json")
   for name in $extractor_names; do
     for run_seed in "$@"; do
-      inputs+=("$runs/$name/seed$run_seed"/{config,training_metrics,evaluation_metrics,efficiency_metrics}.json)
-      inputs+=("$runs/$name/seed$run_seed"/{calibrated_model.pt,predictions.csv})
+      inputs+=("$runs/$name/seed$run_seed"/{config,training_metrics,efficiency_metrics}.json)
+      inputs+=("$runs/$name/seed$run_seed"/{calibrated_model.pt,evaluation/evaluation_metrics.json,evaluation/predictions.csv})
     done
   done
   run_stage compare_extractors --inputs "${inputs[@]}" \
-    --outputs "$results_dir"/{extractor_comparison.json,extractor_comparison.png} -- \
-    "$python" "$detection/evaluation/compare_extractors.py" --runs_dir "$runs" --seeds "$@" \
-    --window_models "$runs/window_models.json" --output "$results_dir" --device "$device" --seed "$seed"
+    --outputs "$runs"/{extractor_comparison.json,extractor_comparison.png} -- \
+    "$python" "$detection/evaluation/comparisons/compare_extractors.py" --runs_dir "$runs" --seeds "$@" \
+    --window_models "$runs/window_models.json" --output "$runs" --device "$device" --seed "$seed"
   stage_done compare_extractors 'eval: Extractors compared'
 }
 
 report() {
   local inputs=() file
-  for file in token_ablation.json extractor_comparison.json extractor_comparison.png; do # not of every run
-    [ ! -f "$results_dir/$file" ] || inputs+=("$results_dir/$file")
+  for file in "$results_dir"/comparison/extractor_comparison.{json,png}; do # not of every run
+    [ ! -f "$file" ] || inputs+=("$file")
   done
-  run_stage report \
-    --inputs "$results_dir"/{config,training_metrics,calibration,evaluation_metrics,efficiency_metrics,blind_leak_check}.json \
-    "$results_dir"/{attention_visualizations,efficiency_analysis,detection,confusion_matrix.png,accuracy_earliness.png,reliability.png} \
-    ${inputs[@]+"${inputs[@]}"} \
+  run_stage report --inputs "$results_dir"/{config,training_metrics,calibration,efficiency_metrics}.json \
+    "$results_dir"/{evaluation,visualizations,analysis,detection} ${inputs[@]+"${inputs[@]}"} \
     --code "$detection/evaluation/templates" \
     --outputs "$results_dir"/{FINAL_REPORT.md,FINAL_REPORT.html,success_criteria.json} -- \
     "$python" "$detection/evaluation/generate_report.py" --results_dir "$results_dir" \
@@ -351,7 +351,7 @@ finish() {
   "$python" -m study_pipeline.stage_runner --finish --results_dir "$results_dir" --lock_descriptor "$lock_descriptor"
   say '' "Report:            $results_dir/FINAL_REPORT.html"
   say "Tracks of a video: $results_dir/detection/annotated.mp4"
-  say "Attention:         $results_dir/attention_visualizations/overview.png"
+  say "Attention:         $results_dir/visualizations/overview.png"
   say "Model:             $model" ''
   "$python" "$root/scripts/verify_results.py" --results_dir "$results_dir" --figures_only
 }

@@ -30,26 +30,28 @@ STAGE_FILES = {
     "config.json": ("config", "train_early_persistence.py"),
     "training_metrics.json": ("train", "train_early_persistence.py"),
     "calibration.json": ("calibrate", "calibrate.py"),
-    "evaluation_metrics.json": ("evaluate", "evaluate_model.py"),
+    "evaluation/evaluation_metrics.json": ("evaluate", "evaluate_model.py"),
     "efficiency_metrics.json": ("efficiency", "evaluate_model.py"),
-    "token_ablation.json": ("compare_tokens", "compare_tokens.py"),
-    "blind_leak_check.json": ("check_leakage", "check_leakage.py"),
-    "attention_visualizations/attention_analysis.json": ("visualize", "visualize_attention.py"),
-    "efficiency_analysis/efficiency_statistics.json": ("analyze", "analyze_efficiency.py"),
+    "evaluation/token_ablation.json": ("compare_tokens", "compare_tokens.py"),
+    "evaluation/blind_leak_check.json": ("check_leakage", "check_leakage.py"),
+    "visualizations/attention_analysis.json": ("visualize", "visualize_attention.py"),
+    "analysis/efficiency_statistics.json": ("analyze", "analyze_efficiency.py"),
     "detection/summary.json": ("detect", "detect.py"),
     "success_criteria.json": ("report", "generate_report.py"),
 }
-ABLATION = "token_ablation.json"  # of the magvit extractor only
-COMPARISON, WINDOW_MODELS = "extractor_comparison.json", "comparison/window_models.json"  # of --compare only
+ABLATION = "evaluation/token_ablation.json"  # of the magvit extractor only
+# of --compare only
+COMPARISON, COMPARISON_PICTURE = "comparison/extractor_comparison.json", "comparison/extractor_comparison.png"
+WINDOW_MODELS = "comparison/window_models.json"
 PICTURES = (
-    "confusion_matrix.png",
-    "accuracy_earliness.png",
-    "reliability.png",
-    "attention_visualizations/overview.png",
-    "efficiency_analysis/decision_frame_histogram.png",
-    "efficiency_analysis/compute_usage_chart.png",
+    "evaluation/confusion_matrix.png",
+    "evaluation/accuracy_earliness.png",
+    "evaluation/reliability.png",
+    "visualizations/overview.png",
+    "analysis/decision_frame_histogram.png",
+    "analysis/compute_usage_chart.png",
 )
-TEXTS = ("FINAL_REPORT.md", "efficiency_analysis/efficiency_report.md")
+TEXTS = ("FINAL_REPORT.md", "analysis/efficiency_report.md")
 MOT_ROW = re.compile(r"^\d+,-?\d+(,-?[\d.]+){4,}")
 
 
@@ -84,7 +86,7 @@ def check_picture(path: Path) -> None:
 
 def check_samples(folder: Path) -> None:
     """The attention pictures of the samples."""
-    samples = sorted(folder.glob("sample_*.png"))
+    samples = sorted(folder.glob("sample_*_attention.png"))
     require(bool(samples), "there is none")
     for sample in samples:
         try:
@@ -141,9 +143,11 @@ def check_self_contained(path: Path) -> None:
 
 def check_predictions(results: Path) -> None:
     """One row per test clip."""
-    with open(results / "predictions.csv", newline="", encoding="utf-8") as file:
+    with open(results / "evaluation" / "predictions.csv", newline="", encoding="utf-8") as file:
         num_rows = sum(1 for _ in csv.DictReader(file))
-    expected = read_json(results / "evaluation_metrics.json", "evaluate_model.py", "evaluate")["num_clips"]
+    expected = read_json(results / "evaluation" / "evaluation_metrics.json", "evaluate_model.py", "evaluate")[
+        "num_clips"
+    ]
     require(num_rows == expected, f"{num_rows} rows, the evaluation counted {expected} clips")
 
 
@@ -200,8 +204,9 @@ def check_video(path: Path) -> None:
 
 def check_leakage(results: Path) -> None:
     """On clips without a cue nobody beats the Bayes limit."""
+    found = read_json(results / "evaluation" / "blind_leak_check.json", "check_leakage.py", "check_leakage")
     require(
-        read_json(results / "blind_leak_check.json", "check_leakage.py", "check_leakage")["passed"] is True,
+        found["passed"] is True,
         "the classifier beat the Bayes limit on blind clips by more than three standard errors",
     )
 
@@ -262,12 +267,12 @@ def reads_tokens(results: Path) -> bool:
 
 def is_compared(results: Path) -> bool:
     """Whether the run has put extractors side by side: either file of it counts, so a lost one is noticed."""
-    return any((results / f"extractor_comparison{ending}").exists() for ending in (".json", ".png"))
+    return any((results / name).exists() for name in (COMPARISON, COMPARISON_PICTURE))
 
 
 def check_comparison(results: Path) -> None:
     """Every extractor has a row, every pair a difference, and something is recommended."""
-    value = read_json(results / "extractor_comparison.json", "compare_extractors.py", "compare_extractors")
+    value = read_json(results / COMPARISON, "compare_extractors.py", "compare_extractors")
     count = len(value["extractors"])
     require(count > 0, "it compares nothing")
     require(len(value["differences"]) == count * (count - 1) // 2, f"{count} extractors need all their differences")
@@ -287,7 +292,7 @@ def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[
         stage_files |= {COMPARISON: ("compare_extractors", "compare_extractors.py")}
         if (results / WINDOW_MODELS).exists():
             stage_files |= {WINDOW_MODELS: ("compare_window_models", "compare_window_models.py")}
-        pictures.append("extractor_comparison.png")
+        pictures.append(COMPARISON_PICTURE)
         lines.append(("extractors are compared, every pair of them", lambda: check_comparison(results)))
     for name, (stage, script) in stage_files.items():
         lines.append((f"{name} is valid", lambda n=name, s=stage, w=script: check_stage_file(results / n, s, w)))
@@ -298,8 +303,8 @@ def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[
     for name in ("final_model.pt", "calibrated_model.pt"):
         lines.append((f"{name} loads alone", lambda n=name: check_model(results / n)))
     lines += [
-        ("attention pictures of the samples open", lambda: check_samples(results / "attention_visualizations")),
-        ("predictions.csv has a row per test clip", lambda: check_predictions(results)),
+        ("attention pictures of the samples open", lambda: check_samples(results / "visualizations")),
+        ("evaluation/predictions.csv has a row per test clip", lambda: check_predictions(results)),
         ("detection/tracks.txt is MOT text", lambda: check_tracks(results / "detection" / "tracks.txt")),
         ("detection/annotated.mp4 plays", lambda: check_video(results / "detection" / "annotated.mp4")),
         ("FINAL_REPORT.html is self-contained", lambda: check_self_contained(results / "FINAL_REPORT.html")),

@@ -117,13 +117,13 @@ def test_each_stage_becomes_a_commit_and_the_live_files_are_not_touched(place: P
     place.write("PROGRESS.txt", "one\n")
     place.commit("training: done")
     place.write("PROGRESS.txt", "one\ntwo\n")
-    place.write("attention/overview.png")
+    place.write("visualizations/overview.png")
     (place.results / "training_metrics.json").unlink()
     place.commit("viz: done")
     assert place.subjects() == ["training: done", "viz: done"]
     assert place.text("PROGRESS.txt") == "one\ntwo"
     results = {name for name in place.on_branch() if name.startswith(RESULTS_PATH)}
-    assert results == {f"{RESULTS_PATH}/PROGRESS.txt", f"{RESULTS_PATH}/attention/overview.png"}
+    assert results == {f"{RESULTS_PATH}/PROGRESS.txt", f"{RESULTS_PATH}/visualizations/overview.png"}
     assert git(place.repository, "status", "--porcelain") == ""
     assert git(place.repository, "rev-parse", "HEAD") == git(place.remote, "rev-parse", "main")
     assert place.state() == "pushed"
