@@ -6,6 +6,7 @@
 #   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local --quick     the short study, for 2 CPU cores
 #   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local --video my.mp4
 #   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh status|logs|attach|stop|sync|verify
+#   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local status|logs|stop|verify
 #
 # Without --local the study runs on a host, as a job that outlives this terminal, this laptop and the link. Results
 # come here every minute and are committed to a branch; the end of the job is read from its state on the host.
@@ -15,6 +16,7 @@
 #   stop                  end it; training saves a checkpoint first, and the next run goes on from there
 #   sync                  bring the results now
 #   verify                check every line of the verification checklist, on the host
+# With --local, status, logs, stop and verify are of the run on this machine, in --results_dir.
 # Where
 #   --local               run on this machine
 #   --host HOST           user@address, or a name from your ssh configuration
@@ -29,7 +31,8 @@
 #   --heartbeat N         seconds between two heartbeats (default: 30)
 #   --env_file FILE       settings; default: pipeline.env. Copy pipeline.env.example, which explains each. A flag wins
 #                         over the environment (PIPELINE_HOST, ...), which wins over the file
-#   --dry-run             print what would happen, and do nothing
+#   --dry-run             print what would happen: profile, folders, every stage; with --local also its command, and what
+#                         would be installed first. Nothing is done, and nobody is contacted
 #   --results_dir DIR     with --local: everything that comes out (default: results/ of early_persistence_detection)
 #   --data_dir DIR        with --local: where the generated datasets are kept (default: data/)
 # How much
@@ -71,6 +74,8 @@ source "$root/scripts/lib/setup.sh"
 source "$root/scripts/lib/profiles.sh"
 # shellcheck source=lib/stages.sh
 source "$root/scripts/lib/stages.sh"
+# shellcheck source=lib/local.sh
+source "$root/scripts/lib/local.sh"
 # shellcheck source=lib/settings.sh
 source "$root/scripts/lib/settings.sh"
 # shellcheck source=lib/link.sh
@@ -88,11 +93,11 @@ standard_data='' blind_data='' model='' flags=()
 main() {
   parse_arguments "$@"
   load_settings "$env_file"
-  if [ -n "$verb" ]; then
-    remote_verb "$verb"
-  elif [ -n "$local_mode" ]; then
+  if [ -n "$local_mode" ]; then
     check_local_arguments
-    run_study
+    local_run "$@"
+  elif [ -n "$verb" ]; then
+    remote_verb "$verb"
   else
     check_remote_arguments
     study_flags
@@ -109,9 +114,24 @@ run_study() { # every stage, on this machine
   set_up_environment
   choose_profile "$asked_profile" "$num_clips"
   name_files
-  lock_results
+  note_datasets
   open_branch
+  all_stages
+  finish
+}
 
+plan_study() { # the same, told instead of done
+  say 'Nothing is started. This would happen on this machine:'
+  tell_environment
+  choose_profile "$asked_profile" "$num_clips"
+  name_files
+  printf '%s\n' "Results:  $results_dir" "Datasets: $standard_data" "          $blind_data"
+  [ -z "$publish_to" ] || say "Branch:   $publish_to gets each stage's result files"
+  say 'Stages, each skipped when nothing changed since it finished:'
+  all_stages
+}
+
+all_stages() {
   capture_evidence
   generate_standard
   train
@@ -126,8 +146,6 @@ run_study() { # every stage, on this machine
   compare
   report
   verify
-
-  finish
 }
 
 name_files() { # a dataset's folder tells what is in it, so another size or seed never meets it
@@ -168,7 +186,9 @@ train() {
     "$python" "$detection/training/train_early_persistence.py" --data_dir "$standard_data" \
     --output_dir "$results_dir" --profile "$profile" ${lengths[@]+"${lengths[@]}"} --extractor "$extractor" \
     --seed "$seed" --device "$device" --resume
-  stage_done train "$(sed 's/^[^]]*] //' "$results_dir/TRAINING_COMPLETE.txt")"
+  local message=''
+  [ -n "$dry_run" ] || message=$(sed 's/^[^]]*] //' "$results_dir/TRAINING_COMPLETE.txt")
+  stage_done train "$message"
 }
 
 calibrate() {
@@ -192,7 +212,7 @@ compare_tokens() { # what the tokenizer gains; the other extractors have none
   local output=$results_dir/evaluation
   if [ "$extractor" != magvit ]; then
     say "compare_tokens: skipped, it judges the tokens of magvit and this is $extractor"
-    rm -f "$output/token_ablation.json" # of an earlier run with another extractor
+    [ -n "$dry_run" ] || rm -f "$output/token_ablation.json" # of an earlier run with another extractor
     return 0
   fi
   run_stage compare_tokens --inputs "$model" "$standard_data" --outputs "$output/token_ablation.json" -- \
@@ -348,7 +368,8 @@ verify() {
 }
 
 finish() {
-  "$python" -m study_pipeline.stage_runner --finish --results_dir "$results_dir" --lock_descriptor "$lock_descriptor"
+  "$python" -m study_pipeline.stage_runner --finish --results_dir "$results_dir" \
+    --lock_descriptor "$EARLY_PERSISTENCE_LOCK_DESCRIPTOR"
   say '' "Report:            $results_dir/FINAL_REPORT.html"
   say "Tracks of a video: $results_dir/detection/annotated.mp4"
   say "Attention:         $results_dir/visualizations/overview.png"
@@ -357,14 +378,13 @@ finish() {
 }
 
 parse_arguments() {
-  case ${1:-} in
-    status | logs | attach | stop | sync | verify)
-      verb=$1
-      shift
-      ;;
-  esac
+  local follow_flag=''
   while [ $# -gt 0 ]; do
     case $1 in
+      status | logs | attach | stop | sync | verify)
+        [ -z "$verb" ] || [ "$verb" = "$1" ] || fail "give one of $verb and $1, not both"
+        verb=$1
+        ;;
       -h | --help)
         print_help "${BASH_SOURCE[0]}"
         exit 0
@@ -418,18 +438,20 @@ parse_arguments() {
         shift
         ;;
       --since)
-        [ "$verb" = logs ] && [ -n "${2:-}" ] || fail '--since goes with logs, and takes 10m, 2h or a date and time'
+        [ -n "${2:-}" ] || fail '--since takes 10m, 2h or a date and time'
         since=$2
         shift
         ;;
       -f | --follow)
-        [ "$verb" = logs ] || fail "$1 goes with logs"
-        follow=yes
+        follow=yes follow_flag=$1
         ;;
       *) fail "'$1' is unknown; --help lists what there is" ;;
     esac
     shift
   done
+  [ -z "$since" ] || [ "$verb" = logs ] || fail '--since goes with logs, and takes 10m, 2h or a date and time'
+  [ -z "$follow" ] || [ "$verb" = logs ] || fail "$follow_flag goes with logs"
+  [ -z "$dry_run" ] || [ -z "$verb" ] || fail "--dry-run tells what a run would do; it does not go with $verb"
 }
 
 check_local_arguments() {

@@ -8,28 +8,19 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 # shellcheck source=setup.sh
 source "$root/scripts/lib/setup.sh"
+# shellcheck source=local.sh
+source "$root/scripts/lib/local.sh"
 
 results_dir=$root/run
 
 main() {
   local verb=$1
   shift
-  any_python
   cd "$root"
   case $verb in
-    verify) verify ;;
-    *) exec "$python" -m study_pipeline.pipeline_job "$verb" --results_dir "$results_dir" "$@" ;;
+    verify) verify_run ;;
+    *) ask_job "$verb" "$@" ;;
   esac
-}
-
-verify() {
-  local datasets=() folder
-  [ -f "$results_dir/.stages/datasets" ] || fail 'there is nothing to verify yet: no run has started its stages here'
-  while IFS= read -r folder; do
-    datasets+=("$folder")
-  done <"$results_dir/.stages/datasets"
-  use_environment
-  "$python" "$root/scripts/verify_results.py" --results_dir "$results_dir" --data_dir "${datasets[@]}"
 }
 
 main "$@"

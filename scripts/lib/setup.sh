@@ -4,6 +4,7 @@
 # EARLY_PERSISTENCE_VENV names an environment that you manage yourself: it is used as it is, nothing is installed.
 
 python=''
+requirements_cost='requirements.txt is installed into it (5 to 6 GB with torch the first time)'
 
 set_up_environment() {
   if [ -n "${EARLY_PERSISTENCE_VENV:-}" ]; then
@@ -84,7 +85,7 @@ print(hashlib.sha256("\0".join(parts).encode()).hexdigest())' requirements.txt p
 }
 
 install_requirements() { # folder of the environment
-  say 'Installing the requirements into .venv (5 to 6 GB with torch the first time)'
+  say "Setting up .venv: $requirements_cost"
   local log=$1/install.log
   rm -f "$log"
   (cd "$root" && "$python" -m pip install --disable-pip-version-check --log "$log" -r requirements.txt) && return

@@ -160,6 +160,15 @@ def test_damage_fails_its_own_line_and_no_other(whole_run: Path, tmp_path: Path,
     assert len(failed) == 1 and line in failed[0]
 
 
+def test_an_earlier_checklist_that_failed_does_not_fail_the_next(whole_run: Path, tmp_path: Path):
+    root = tmp_path / "copy"
+    shutil.copytree(whole_run, root)
+    write_text(root / "results" / "PIPELINE_FAILED.txt", "x")
+    assert failing_lines(root) == ["the run's markers: training complete, nothing failed"]
+    write_text(root / "results" / "VERIFY_FAILED.txt", "x")
+    assert failing_lines(root) == []
+
+
 COMPARED = {
     "stage": "compare_extractors",
     "schema_version": SCHEMA_VERSION,
