@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up the environment, then check everything: style, shell scripts, the whole test suite.
+# Set up the environment, then check everything: style and types (check_style.sh), then the whole test suite.
 #
 #   bash scripts/run_tests.sh                      all of it
 #   bash scripts/run_tests.sh -k runner -x         style, then pytest with these arguments only
@@ -28,20 +28,8 @@ main() {
   set_up_environment
   install_remote_tools
   cd "$root"
-  check_style
-  check_shell_scripts
+  bash scripts/check_style.sh
   run_pytest "$@"
-}
-
-check_style() {
-  "$python" -m ruff check
-}
-
-check_shell_scripts() {
-  local tools scripts=(scripts/*.sh scripts/lib/*.sh .ci/run)
-  tools=$(dirname "$python")
-  "$tools/shellcheck" "${scripts[@]}"
-  "$tools/shfmt" -i 2 -ci -d "${scripts[@]}"
 }
 
 run_pytest() {

@@ -14,6 +14,7 @@ import argparse
 import csv
 import re
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def check_picture(path: Path) -> None:
     """A PNG that opens and shows more than one colour."""
     require(path.is_file(), "it does not exist")
     image = cv2.imread(str(path))
-    require(image is not None, "it does not open")
+    if image is None:
+        raise CheckFailed("it does not open")
     require(min(image.shape[:2]) >= 64, f"it is only {image.shape[1]} x {image.shape[0]} px")
     require(float(image.std()) > 1.0, "it is blank")
 
@@ -284,9 +286,9 @@ def check_comparison(results: Path) -> None:
 def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[], None]]]:
     """Every line with the function that checks it."""
     lines: list[tuple[str, Callable[[], None]]] = [
-        ("the run's markers: training complete, nothing failed", lambda: check_markers(results)),
-        ("PROGRESS.txt and HEARTBEAT.txt can be watched", lambda: check_monitoring(results)),
-        ("training.log holds every epoch", lambda: check_training_log(results)),
+        ("the run's markers: training complete, nothing failed", partial(check_markers, results)),
+        ("PROGRESS.txt and HEARTBEAT.txt can be watched", partial(check_monitoring, results)),
+        ("training.log holds every epoch", partial(check_training_log, results)),
     ]
     stage_files = {name: made_by for name, made_by in STAGE_FILES.items() if name != ABLATION or reads_tokens(results)}
     pictures = list(PICTURES)
@@ -295,29 +297,29 @@ def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[
         if (results / WINDOW_MODELS).exists():
             stage_files |= {WINDOW_MODELS: ("compare_window_models", "compare_window_models.py")}
         pictures.append(COMPARISON_PICTURE)
-        lines.append(("extractors are compared, every pair of them", lambda: check_comparison(results)))
+        lines.append(("extractors are compared, every pair of them", partial(check_comparison, results)))
     for name, (stage, script) in stage_files.items():
-        lines.append((f"{name} is valid", lambda n=name, s=stage, w=script: check_stage_file(results / n, s, w)))
+        lines.append((f"{name} is valid", partial(check_stage_file, results / name, stage, script)))
     for name in pictures:
-        lines.append((f"{name} opens and is not blank", lambda n=name: check_picture(results / n)))
+        lines.append((f"{name} opens and is not blank", partial(check_picture, results / name)))
     for name in TEXTS:
-        lines.append((f"{name} is filled in", lambda n=name: check_text(results / n)))
+        lines.append((f"{name} is filled in", partial(check_text, results / name)))
     for name in ("final_model.pt", "calibrated_model.pt"):
-        lines.append((f"{name} loads alone", lambda n=name: check_model(results / n)))
+        lines.append((f"{name} loads alone", partial(check_model, results / name)))
     lines += [
-        ("attention pictures of the samples open", lambda: check_samples(results / "visualizations")),
-        ("evaluation/predictions.csv has a row per test clip", lambda: check_predictions(results)),
-        ("detection/tracks.txt is MOT text", lambda: check_tracks(results / "detection" / "tracks.txt")),
-        ("detection/annotated.mp4 plays", lambda: check_video(results / "detection" / "annotated.mp4")),
-        ("FINAL_REPORT.html is self-contained", lambda: check_self_contained(results / "FINAL_REPORT.html")),
-        ("blind clips leak nothing", lambda: check_leakage(results)),
+        ("attention pictures of the samples open", partial(check_samples, results / "visualizations")),
+        ("evaluation/predictions.csv has a row per test clip", partial(check_predictions, results)),
+        ("detection/tracks.txt is MOT text", partial(check_tracks, results / "detection" / "tracks.txt")),
+        ("detection/annotated.mp4 plays", partial(check_video, results / "detection" / "annotated.mp4")),
+        ("FINAL_REPORT.html is self-contained", partial(check_self_contained, results / "FINAL_REPORT.html")),
+        ("blind clips leak nothing", partial(check_leakage, results)),
     ]
     for directory in datasets:
-        lines.append((f"checksums of {directory.name}", lambda d=directory: check_dataset(d)))
+        lines.append((f"checksums of {directory.name}", partial(check_dataset, directory)))
     if datasets:
-        lines.append((f"trained on {datasets[0].name}", lambda: check_trained_on(results, datasets[0])))
+        lines.append((f"trained on {datasets[0].name}", partial(check_trained_on, results, datasets[0])))
     wanted = "meet their targets" if has_targets(results) else "are there (no targets for this profile and preset)"
-    lines.append((f"the success figures {wanted}", lambda: check_figures(results)))
+    lines.append((f"the success figures {wanted}", partial(check_figures, results)))
     return lines
 
 

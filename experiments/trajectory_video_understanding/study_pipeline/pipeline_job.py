@@ -253,7 +253,7 @@ def log_lines(results_dir: Path, since: str | None, follow: bool) -> Iterator[st
     path = results_dir / "logs" / "pipeline.log"
     if not path.exists():
         raise InputError("there is no log yet: no run was started here")
-    shown = since is None
+    shown = False
     with open(path, encoding="utf-8", errors="replace") as file:
         pending = ""
         while True:
@@ -262,7 +262,7 @@ def log_lines(results_dir: Path, since: str | None, follow: bool) -> Iterator[st
                 pending += line
                 if not pending.endswith("\n"):
                     break
-                shown = shown or pending[1:20] >= since
+                shown = since is None or shown or pending[1:20] >= since
                 if shown:
                     yield pending
                 pending = ""
