@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import pty
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,3 +277,42 @@ def test_a_killed_run_is_dead_and_a_failed_one_says_why(local: Local):
     status = local.ask("--local", "status")
     assert status.returncode == 1 and "state:      failed (exit code 2)" in status.stdout
     assert "GENERATE_STANDARD_FAILED.txt" in status.stdout
+
+
+def test_a_terminal_sees_bars_and_its_ctrl_c_stops_the_run(local: Local):
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+
+    def own_terminal() -> None:
+        fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+
+    run = subprocess.Popen(
+        local.command("--local", *TRAINING, "--data_dir", str(local.data)),
+        env=OWN,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=own_terminal,  # noqa: PLW1509  # no thread of ours has started yet
+    )
+    local.runs.append(run)
+    os.close(slave)
+    shown = bytearray()
+
+    def watch() -> None:
+        with contextlib.suppress(OSError):  # a terminal whose programs have all ended
+            while data := os.read(master, 65536):
+                shown.extend(data)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    local.until(run, local.in_training)
+    os.write(master, b"\x03")
+    assert run.wait(60) == 130
+    watcher.join(20)
+    os.close(master)
+    assert b"Epoch 3/" in shown and re.search(rb"\r[^\n]*\d+%\|", shown)
+    assert "interrupted" in local.progress() and "Stopped at" in local.progress()
+    status = local.ask("--local", "status")
+    assert status.returncode == 1 and "state:      stopped (exit code 130)" in status.stdout
+    assert b"\r" not in (local.results / "logs" / "pipeline.log").read_bytes()
