@@ -6,6 +6,7 @@
 #   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local --quick     the short study, for 2 CPU cores
 #   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local --video my.mp4
 #   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh status|logs|attach|stop|sync|verify
+#   bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local status|logs|stop|verify
 #
 # Without --local the study runs on a host, as a job that outlives this terminal, this laptop and the link. Results
 # come here every minute and are committed to a branch; the end of the job is read from its state on the host.
@@ -15,6 +16,7 @@
 #   stop                  end it; training saves a checkpoint first, and the next run goes on from there
 #   sync                  bring the results now
 #   verify                check every line of the verification checklist, on the host
+# With --local, status, logs, stop and verify are of the run on this machine, in --results_dir.
 # Where
 #   --local               run on this machine
 #   --host HOST           user@address, or a name from your ssh configuration
@@ -29,7 +31,8 @@
 #   --heartbeat N         seconds between two heartbeats (default: 30)
 #   --env_file FILE       settings; default: pipeline.env. Copy pipeline.env.example, which explains each. A flag wins
 #                         over the environment (PIPELINE_HOST, ...), which wins over the file
-#   --dry-run             print what would happen, and do nothing
+#   --dry-run             print what would happen: profile, folders, every stage; with --local also its command, and what
+#                         would be installed first. Nothing is done, and nobody is contacted
 #   --results_dir DIR     with --local: everything that comes out (default: results/ of early_persistence_detection)
 #   --data_dir DIR        with --local: where the generated datasets are kept (default: data/)
 # How much
@@ -71,6 +74,8 @@ source "$root/scripts/lib/setup.sh"
 source "$root/scripts/lib/profiles.sh"
 # shellcheck source=lib/stages.sh
 source "$root/scripts/lib/stages.sh"
+# shellcheck source=lib/local.sh
+source "$root/scripts/lib/local.sh"
 # shellcheck source=lib/settings.sh
 source "$root/scripts/lib/settings.sh"
 # shellcheck source=lib/link.sh
@@ -88,11 +93,11 @@ standard_data='' blind_data='' model='' flags=()
 main() {
   parse_arguments "$@"
   load_settings "$env_file"
-  if [ -n "$verb" ]; then
-    remote_verb "$verb"
-  elif [ -n "$local_mode" ]; then
+  if [ -n "$local_mode" ]; then
     check_local_arguments
-    run_study
+    local_run "$@"
+  elif [ -n "$verb" ]; then
+    remote_verb "$verb"
   else
     check_remote_arguments
     study_flags
@@ -109,9 +114,24 @@ run_study() { # every stage, on this machine
   set_up_environment
   choose_profile "$asked_profile" "$num_clips"
   name_files
-  lock_results
+  note_datasets
   open_branch
+  all_stages
+  finish
+}
 
+plan_study() { # the same, told instead of done
+  say 'Nothing is started. This would happen on this machine:'
+  tell_environment
+  choose_profile "$asked_profile" "$num_clips"
+  name_files
+  printf '%s\n' "Results:  $results_dir" "Datasets: $standard_data" "          $blind_data"
+  [ -z "$publish_to" ] || say "Branch:   $publish_to gets each stage's result files"
+  say 'Stages, each skipped when nothing changed since it finished:'
+  all_stages
+}
+
+all_stages() {
   capture_evidence
   generate_standard
   train
@@ -126,8 +146,6 @@ run_study() { # every stage, on this machine
   compare
   report
   verify
-
-  finish
 }
 
 name_files() { # a dataset's folder tells what is in it, so another size or seed never meets it
@@ -168,7 +186,9 @@ train() {
     "$python" "$detection/training/train_early_persistence.py" --data_dir "$standard_data" \
     --output_dir "$results_dir" --profile "$profile" ${lengths[@]+"${lengths[@]}"} --extractor "$extractor" \
     --seed "$seed" --device "$device" --resume
-  stage_done train "$(sed 's/^[^]]*] //' "$results_dir/TRAINING_COMPLETE.txt")"
+  local message=''
+  [ -n "$dry_run" ] || message=$(sed 's/^[^]]*] //' "$results_dir/TRAINING_COMPLETE.txt")
+  stage_done train "$message"
 }
 
 calibrate() {
@@ -180,35 +200,37 @@ calibrate() {
 }
 
 evaluate() {
-  run_stage evaluate --inputs "$model" "$standard_data" \
-    --outputs "$results_dir"/{evaluation_metrics.json,efficiency_metrics.json,predictions.csv} \
-    "$results_dir"/{confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
+  local output=$results_dir/evaluation # evaluate_model.py puts the efficiency beside it
+  run_stage evaluate --inputs "$model" "$standard_data" --outputs "$results_dir/efficiency_metrics.json" \
+    "$output"/{evaluation_metrics.json,predictions.csv,confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
     "$python" "$detection/evaluation/evaluate_model.py" --model "$model" --test_data "$standard_data" \
-    --output "$results_dir" --rule "$rule" --device "$device" --seed "$seed"
+    --output "$output" --rule "$rule" --device "$device" --seed "$seed"
   stage_done evaluate 'eval: MagVIT evaluation metrics'
 }
 
 compare_tokens() { # what the tokenizer gains; the other extractors have none
+  local output=$results_dir/evaluation
   if [ "$extractor" != magvit ]; then
     say "compare_tokens: skipped, it judges the tokens of magvit and this is $extractor"
-    rm -f "$results_dir/token_ablation.json" # of an earlier run with another extractor
+    [ -n "$dry_run" ] || rm -f "$output/token_ablation.json" # of an earlier run with another extractor
     return 0
   fi
-  run_stage compare_tokens --inputs "$model" "$standard_data" --outputs "$results_dir/token_ablation.json" -- \
-    "$python" "$detection/evaluation/compare_tokens.py" --model "$model" --data_dir "$standard_data" \
-    --num_samples "$ablation_clips" --epochs "$ablation_epochs" --output "$results_dir" --device "$device" --seed "$seed"
+  run_stage compare_tokens --inputs "$model" "$standard_data" --outputs "$output/token_ablation.json" -- \
+    "$python" "$detection/evaluation/comparisons/compare_tokens.py" --model "$model" --data_dir "$standard_data" \
+    --num_samples "$ablation_clips" --epochs "$ablation_epochs" --output "$output" --device "$device" --seed "$seed"
   stage_done compare_tokens 'eval: Token ablation'
 }
 
 check_leakage() {
-  run_stage check_leakage --inputs "$model" "$blind_data" --outputs "$results_dir/blind_leak_check.json" -- \
-    "$python" "$detection/evaluation/check_leakage.py" --model "$model" --data_dir "$blind_data" \
-    --epochs "$blind_epochs" --output "$results_dir" --device "$device" --seed "$seed"
+  local output=$results_dir/evaluation
+  run_stage check_leakage --inputs "$model" "$blind_data" --outputs "$output/blind_leak_check.json" -- \
+    "$python" "$detection/evaluation/comparisons/check_leakage.py" --model "$model" --data_dir "$blind_data" \
+    --epochs "$blind_epochs" --output "$output" --device "$device" --seed "$seed"
   stage_done check_leakage 'eval: Leak check on blind clips'
 }
 
 visualize() {
-  local pictures=$results_dir/attention_visualizations
+  local pictures=$results_dir/visualizations
   run_stage visualize --inputs "$model" "$standard_data" --outputs "$pictures" "$pictures"/{overview.png,attention_analysis.json} -- \
     "$python" "$detection/evaluation/visualize_attention.py" --model "$model" --data "$standard_data" \
     --output "$pictures" --num_samples 20 --rule "$rule" --device "$device" --seed "$seed"
@@ -216,7 +238,7 @@ visualize() {
 }
 
 analyze() {
-  local output=$results_dir/efficiency_analysis
+  local output=$results_dir/analysis
   run_stage analyze --inputs "$results_dir/efficiency_metrics.json" \
     --outputs "$output"/{decision_frame_histogram.png,compute_usage_chart.png,efficiency_report.md,efficiency_statistics.json} -- \
     "$python" "$detection/evaluation/analyze_efficiency.py" --metrics "$results_dir/efficiency_metrics.json" \
@@ -293,10 +315,10 @@ train_compared() { # extractor, seed: trained, calibrated and evaluated as every
     --output_dir "$folder" --eps "${eps:-$default_eps}" --seed "$2" --device "$device"
   stage_done "calibrate_$name" ''
   run_stage "evaluate_$name" --inputs "$folder/calibrated_model.pt" "$standard_data" \
-    --outputs "$folder"/{evaluation_metrics.json,efficiency_metrics.json,predictions.csv} \
-    "$folder"/{confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
+    --outputs "$folder/efficiency_metrics.json" \
+    "$folder"/evaluation/{evaluation_metrics.json,predictions.csv,confusion_matrix.png,accuracy_earliness.png,reliability.png} -- \
     "$python" "$detection/evaluation/evaluate_model.py" --model "$folder/calibrated_model.pt" \
-    --test_data "$standard_data" --output "$folder" --num_samples "$compare_test_clips" --skip_timing \
+    --test_data "$standard_data" --output "$folder/evaluation" --num_samples "$compare_test_clips" --skip_timing \
     --device "$device" --seed "$seed"
   stage_done "evaluate_$name" "eval: $1 from seed $2, for the comparison"
 }
@@ -304,7 +326,7 @@ train_compared() { # extractor, seed: trained, calibrated and evaluated as every
 compare_window_models() {
   local output=$results_dir/comparison
   run_stage compare_window_models --inputs "$standard_data" --outputs "$output/window_models.json" -- \
-    "$python" "$detection/evaluation/compare_window_models.py" --data_dir "$standard_data" --output "$output" \
+    "$python" "$detection/evaluation/comparisons/compare_window_models.py" --data_dir "$standard_data" --output "$output" \
     --num_samples "$compare_clips" "${compare_windows[@]}" \
     --device "$device" --seed "$seed"
   stage_done compare_window_models 'eval: Window models that a user would pick instead'
@@ -315,26 +337,24 @@ compare_extractors() { # seeds
   local inputs=("$runs/window_models.json")
   for name in $extractor_names; do
     for run_seed in "$@"; do
-      inputs+=("$runs/$name/seed$run_seed"/{config,training_metrics,evaluation_metrics,efficiency_metrics}.json)
-      inputs+=("$runs/$name/seed$run_seed"/{calibrated_model.pt,predictions.csv})
+      inputs+=("$runs/$name/seed$run_seed"/{config,training_metrics,efficiency_metrics}.json)
+      inputs+=("$runs/$name/seed$run_seed"/{calibrated_model.pt,evaluation/evaluation_metrics.json,evaluation/predictions.csv})
     done
   done
   run_stage compare_extractors --inputs "${inputs[@]}" \
-    --outputs "$results_dir"/{extractor_comparison.json,extractor_comparison.png} -- \
-    "$python" "$detection/evaluation/compare_extractors.py" --runs_dir "$runs" --seeds "$@" \
-    --window_models "$runs/window_models.json" --output "$results_dir" --device "$device" --seed "$seed"
+    --outputs "$runs"/{extractor_comparison.json,extractor_comparison.png} -- \
+    "$python" "$detection/evaluation/comparisons/compare_extractors.py" --runs_dir "$runs" --seeds "$@" \
+    --window_models "$runs/window_models.json" --output "$runs" --device "$device" --seed "$seed"
   stage_done compare_extractors 'eval: Extractors compared'
 }
 
 report() {
   local inputs=() file
-  for file in token_ablation.json extractor_comparison.json extractor_comparison.png; do # not of every run
-    [ ! -f "$results_dir/$file" ] || inputs+=("$results_dir/$file")
+  for file in "$results_dir"/comparison/extractor_comparison.{json,png}; do # not of every run
+    [ ! -f "$file" ] || inputs+=("$file")
   done
-  run_stage report \
-    --inputs "$results_dir"/{config,training_metrics,calibration,evaluation_metrics,efficiency_metrics,blind_leak_check}.json \
-    "$results_dir"/{attention_visualizations,efficiency_analysis,detection,confusion_matrix.png,accuracy_earliness.png,reliability.png} \
-    ${inputs[@]+"${inputs[@]}"} \
+  run_stage report --inputs "$results_dir"/{config,training_metrics,calibration,efficiency_metrics}.json \
+    "$results_dir"/{evaluation,visualizations,analysis,detection} ${inputs[@]+"${inputs[@]}"} \
     --code "$detection/evaluation/templates" \
     --outputs "$results_dir"/{FINAL_REPORT.md,FINAL_REPORT.html,success_criteria.json} -- \
     "$python" "$detection/evaluation/generate_report.py" --results_dir "$results_dir" \
@@ -348,23 +368,23 @@ verify() {
 }
 
 finish() {
-  "$python" -m stage_runner --finish --results_dir "$results_dir" --lock_descriptor "$lock_descriptor"
+  "$python" -m study_pipeline.stage_runner --finish --results_dir "$results_dir" \
+    --lock_descriptor "$EARLY_PERSISTENCE_LOCK_DESCRIPTOR"
   say '' "Report:            $results_dir/FINAL_REPORT.html"
   say "Tracks of a video: $results_dir/detection/annotated.mp4"
-  say "Attention:         $results_dir/attention_visualizations/overview.png"
+  say "Attention:         $results_dir/visualizations/overview.png"
   say "Model:             $model" ''
   "$python" "$root/scripts/verify_results.py" --results_dir "$results_dir" --figures_only
 }
 
 parse_arguments() {
-  case ${1:-} in
-    status | logs | attach | stop | sync | verify)
-      verb=$1
-      shift
-      ;;
-  esac
+  local follow_flag=''
   while [ $# -gt 0 ]; do
     case $1 in
+      status | logs | attach | stop | sync | verify)
+        [ -z "$verb" ] || [ "$verb" = "$1" ] || fail "give one of $verb and $1, not both"
+        verb=$1
+        ;;
       -h | --help)
         print_help "${BASH_SOURCE[0]}"
         exit 0
@@ -418,18 +438,20 @@ parse_arguments() {
         shift
         ;;
       --since)
-        [ "$verb" = logs ] && [ -n "${2:-}" ] || fail '--since goes with logs, and takes 10m, 2h or a date and time'
+        [ -n "${2:-}" ] || fail '--since takes 10m, 2h or a date and time'
         since=$2
         shift
         ;;
       -f | --follow)
-        [ "$verb" = logs ] || fail "$1 goes with logs"
-        follow=yes
+        follow=yes follow_flag=$1
         ;;
       *) fail "'$1' is unknown; --help lists what there is" ;;
     esac
     shift
   done
+  [ -z "$since" ] || [ "$verb" = logs ] || fail '--since goes with logs, and takes 10m, 2h or a date and time'
+  [ -z "$follow" ] || [ "$verb" = logs ] || fail "$follow_flag goes with logs"
+  [ -z "$dry_run" ] || [ -z "$verb" ] || fail "--dry-run tells what a run would do; it does not go with $verb"
 }
 
 check_local_arguments() {

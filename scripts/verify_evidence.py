@@ -100,9 +100,9 @@ def _outcome_problems(red: Evidence, green: Evidence) -> list[str]:
         found.append(f"green: pytest ended with exit code {green_code}")
     if green.fields.get("tree", "clean") != "clean":
         found.append("green: the work tree was modified, so its commit is not what was tested")
-    hashes = [evidence.fields.get("tests_sha256") for evidence in (red, green)]
-    if None not in hashes and hashes[0] != hashes[1]:
-        found.append(f"tests_sha256 differ, so the test files are not the same: {hashes[0][:12]} and {hashes[1][:12]}")
+    red_hash, green_hash = (evidence.fields.get("tests_sha256") for evidence in (red, green))
+    if red_hash is not None and green_hash is not None and red_hash != green_hash:
+        found.append(f"tests_sha256 differ, so the test files are not the same: {red_hash[:12]} and {green_hash[:12]}")
     return found + _list_problems(red, green)
 
 

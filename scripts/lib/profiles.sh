@@ -10,6 +10,16 @@ ablation_clips='' ablation_epochs='' blind_epochs='' default_eps=''
 # that on a CPU minutes bound their training, and fewer clips judge them
 compare_seeds=3 compare_size='' compare_clips='' compare_test_clips='' compare_training=() compare_windows=()
 
+guess_profile() { # without torch, which decides in the end
+  if nvidia-smi -L >/dev/null 2>&1; then
+    profile=full
+    profile_reason='because nvidia-smi finds a GPU (torch, which is not installed yet, decides when the run starts)'
+  else
+    profile=quick
+    profile_reason='because nvidia-smi finds no GPU (torch, which is not installed yet, decides when the run starts)'
+  fi
+}
+
 choose_profile() { # quick, full or nothing; training clips or nothing. Sets what is above and says why
   case ${1:-} in
     quick | full | smoke)
@@ -17,7 +27,9 @@ choose_profile() { # quick, full or nothing; training clips or nothing. Sets wha
       profile_reason="because --$1 was given"
       ;;
     *)
-      if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+      if [ ! -x "$python" ]; then # a plan before anything is installed
+        guess_profile
+      elif "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
         profile=full
         profile_reason='because this machine has a CUDA GPU (--quick for the short one)'
       else

@@ -4,6 +4,7 @@
 # EARLY_PERSISTENCE_VENV names an environment that you manage yourself: it is used as it is, nothing is installed.
 
 python=''
+requirements_cost='requirements.txt is installed into it (5 to 6 GB with torch the first time)'
 
 set_up_environment() {
   if [ -n "${EARLY_PERSISTENCE_VENV:-}" ]; then
@@ -25,7 +26,7 @@ set_up_environment() {
 use_own_environment() { # it may have been made for another copy of this repository: this copy's code is what runs
   python=$EARLY_PERSISTENCE_VENV/bin/python
   [ -x "$python" ] || fail "EARLY_PERSISTENCE_VENV is $EARLY_PERSISTENCE_VENV, which has no bin/python; unset it or mend it"
-  export PYTHONPATH=$packages${PYTHONPATH:+:$PYTHONPATH}
+  use_packages
 }
 
 use_environment() { # the environment as it is; for what must not install anything
@@ -55,6 +56,10 @@ find_python() { # prints the interpreter to make the environment with
     "install one, on Debian 12 or newer with: apt-get install python3 python3-venv"
 }
 
+use_packages() { # of this copy, whatever is installed
+  export PYTHONPATH=$packages${PYTHONPATH:+:$PYTHONPATH}
+}
+
 any_python() { # sets `python` to one that runs what needs no installation
   if [ -n "${EARLY_PERSISTENCE_VENV:-}" ]; then
     use_own_environment
@@ -62,6 +67,7 @@ any_python() { # sets `python` to one that runs what needs no installation
   fi
   python=$root/.venv/bin/python
   "$python" --version >/dev/null 2>&1 || python=$(find_python)
+  use_packages
 }
 
 make_environment() { # folder
@@ -79,7 +85,7 @@ print(hashlib.sha256("\0".join(parts).encode()).hexdigest())' requirements.txt p
 }
 
 install_requirements() { # folder of the environment
-  say 'Installing the requirements into .venv (5 to 6 GB with torch the first time)'
+  say "Setting up .venv: $requirements_cost"
   local log=$1/install.log
   rm -f "$log"
   (cd "$root" && "$python" -m pip install --disable-pip-version-check --log "$log" -r requirements.txt) && return

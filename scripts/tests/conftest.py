@@ -321,12 +321,18 @@ def project_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def world(tmp_path: Path, project_template: Path) -> Iterator[World]:
-    """A laptop with a copy of the project, a bare host that answers, and the git remote of both."""
+@pytest.fixture(scope="session")
+def remote_tools() -> None:
+    """Skips where a program is missing; under CI, where nobody reads what was skipped, it fails."""
     missing = [name for name, path in TOOLS.items() if path is None]
     if missing:
-        pytest.skip(f"{', '.join(missing)} not installed (Debian: apt-get install openssh-server rsync)")
+        refuse = pytest.fail if os.environ.get("CI") else pytest.skip
+        refuse(f"{', '.join(missing)} not installed (Debian: apt-get install openssh-server rsync)")
+
+
+@pytest.fixture
+def world(tmp_path: Path, remote_tools: None, project_template: Path) -> Iterator[World]:
+    """A laptop with a copy of the project, a bare host that answers, and the git remote of both."""
     folder = tmp_path / "it's here"
     folder.mkdir()
     made = World(folder, project_template)

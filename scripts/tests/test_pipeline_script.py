@@ -209,7 +209,11 @@ def test_every_extractor_is_trained_from_three_seeds_before_they_are_compared():
     assert "--extractor i3d --seed 3" in train and "--output_dir /results/comparison/i3d/seed3" in train
     assert "--num_samples 96" in train and train.endswith("--resume")
     last = shown.stdout.splitlines()[-2]
-    assert "--seeds 2 3 4" in last and "/results/comparison/transformer/seed4/predictions.csv" in last
+    assert "--seeds 2 3 4" in last and "/results/comparison/transformer/seed4/evaluation/predictions.csv" in last
+    assert "/evaluation/comparisons/compare_extractors.py" in last and "--output /results/comparison " in last
+    evaluate = next(line for line in shown.stdout.splitlines() if line.startswith("stage evaluate_i3d_seed3 "))
+    assert "--output /results/comparison/i3d/seed3/evaluation " in evaluate
+    assert "/results/comparison/i3d/seed3/efficiency_metrics.json" in evaluate
     assert not [line for line in run(*command, "").stdout.splitlines() if line.startswith("stage ")]
 
 

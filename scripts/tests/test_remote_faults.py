@@ -95,7 +95,10 @@ def test_1_and_13_a_clean_run_from_a_bare_host_to_the_pulled_branch_and_again(wo
     ]
     assert [subject for subject in subjects if subject in wanted] == wanted
     files = world.files_on_branch()
-    for name in ("FINAL_REPORT.html", "evaluation_metrics.json", "attention_visualizations/overview.png"):
+    for name in (
+        *("FINAL_REPORT.html", "efficiency_metrics.json", "evaluation/evaluation_metrics.json"),
+        *("visualizations/overview.png", "analysis/efficiency_report.md"),
+    ):
         assert f"{RESULTS_IN_REPOSITORY}/{name}" in files
         assert (world.local_results / name).read_bytes() == (world.host.results / name).read_bytes()
     assert {Path(name).suffix for name in files} <= WANTED_SUFFIXES

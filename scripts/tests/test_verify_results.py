@@ -43,15 +43,15 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extra = {
         "config.json": {"extractor": "magvit", "data": {"preset": "standard", "num_clips": COUNTS}},
         "training_metrics.json": {"epochs": [{"epoch": 1}, {"epoch": 2}]},
-        "evaluation_metrics.json": {"num_clips": 4},
-        "blind_leak_check.json": {"passed": True},
+        "evaluation/evaluation_metrics.json": {"num_clips": 4},
+        "evaluation/blind_leak_check.json": {"passed": True},
         "success_criteria.json": {"criteria": [criterion(0.97, True)]},
     }
     for name, (stage, _) in VERIFY["STAGE_FILES"].items():
         value = {"stage": stage, "schema_version": SCHEMA_VERSION, "provenance": {}, **extra.get(name, {})}
         write_json(results / name, value)
     noise = np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8)
-    for name in (*VERIFY["PICTURES"], "attention_visualizations/sample_00000.png"):
+    for name in (*VERIFY["PICTURES"], "visualizations/sample_0000_attention.png"):
         cv2.imwrite(str(results / name), noise)
     for name in VERIFY["TEXTS"]:
         write_text(results / name, WORDS)
@@ -62,7 +62,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_text(results / "HEARTBEAT.txt", "[2026-01-02 03:04:05] Heartbeat: verify in progress\n")
     write_text(results / "TRAINING_COMPLETE.txt", "[2026-01-02 03:04:05] done\n")
     write_text(results / "training.log", "Epoch 1/2: Loss=0.5, Accuracy=0.7\nEpoch 2/2: Loss=0.4, Accuracy=0.8\n")
-    write_text(results / "predictions.csv", "clip_index,label\n0,1\n1,0\n2,1\n3,1\n")
+    write_text(results / "evaluation" / "predictions.csv", "clip_index,label\n0,1\n1,0\n2,1\n3,1\n")
     write_text(results / "detection" / "tracks.txt", "1,1,10.0,20.0,30.0,40.0,1,-1,-1,-1\n")
     video = cv2.VideoWriter(str(results / "detection" / "annotated.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (80, 80))
     for _ in range(5):
@@ -101,17 +101,20 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "missing file": (lambda r: (r / "FINAL_REPORT.md").unlink(), "FINAL_REPORT.md"),
     "unfilled report": (lambda r: write_text(r / "FINAL_REPORT.md", WORDS + " {{ accuracy }}"), "FINAL_REPORT.md"),
     "torn JSON": (lambda r: cut(r / "calibration.json"), "calibration.json"),
-    "NaN": (lambda r: change_json(r / "token_ablation.json", x=float("nan")), "token_ablation.json"),
+    "NaN": (lambda r: change_json(r / "evaluation" / "token_ablation.json", x=float("nan")), "token_ablation.json"),
     "wrong stage": (lambda r: change_json(r / "calibration.json", stage="train"), "calibration.json"),
     "wrong schema": (lambda r: change_json(r / "calibration.json", schema_version=99), "calibration.json"),
     "blank picture": (
-        lambda r: cv2.imwrite(str(r / "reliability.png"), np.full((80, 80, 3), 255, np.uint8)),
+        lambda r: cv2.imwrite(str(r / "evaluation" / "reliability.png"), np.full((80, 80, 3), 255, np.uint8)),
         "reliability.png",
     ),
-    "torn picture": (lambda r: cut(r / "confusion_matrix.png"), "confusion_matrix.png"),
-    "torn sample": (lambda r: cut(r / "attention_visualizations" / "sample_00000.png"), "attention pictures"),
+    "torn picture": (lambda r: cut(r / "evaluation" / "confusion_matrix.png"), "confusion_matrix.png"),
+    "torn sample": (lambda r: cut(r / "visualizations" / "sample_0000_attention.png"), "attention pictures"),
     "torn model": (lambda r: cut(r / "final_model.pt", 2000), "final_model.pt"),
-    "lost prediction": (lambda r: write_text(r / "predictions.csv", "clip_index\n0\n"), "predictions.csv"),
+    "lost prediction": (
+        lambda r: write_text(r / "evaluation" / "predictions.csv", "clip_index\n0\n"),
+        "predictions.csv",
+    ),
     "short training": (
         lambda r: write_text(r / "training.log", "Epoch 1/2: Loss=0.5, Accuracy=0.7\n"),
         "training.log",
@@ -127,7 +130,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         lambda r: write_text(r / "FINAL_REPORT.html", "<svg></svg><style>a{background:url(x.png)}</style>"),
         "FINAL_REPORT.html",
     ),
-    "leak": (lambda r: change_json(r / "blind_leak_check.json", passed=False), "blind clips"),
+    "leak": (lambda r: change_json(r / "evaluation" / "blind_leak_check.json", passed=False), "blind clips"),
     "missed target": (
         lambda r: change_json(r / "success_criteria.json", criteria=[criterion(0.7, False)]),
         "success figures",
@@ -157,6 +160,15 @@ def test_damage_fails_its_own_line_and_no_other(whole_run: Path, tmp_path: Path,
     assert len(failed) == 1 and line in failed[0]
 
 
+def test_an_earlier_checklist_that_failed_does_not_fail_the_next(whole_run: Path, tmp_path: Path):
+    root = tmp_path / "copy"
+    shutil.copytree(whole_run, root)
+    write_text(root / "results" / "PIPELINE_FAILED.txt", "x")
+    assert failing_lines(root) == ["the run's markers: training complete, nothing failed"]
+    write_text(root / "results" / "VERIFY_FAILED.txt", "x")
+    assert failing_lines(root) == []
+
+
 COMPARED = {
     "stage": "compare_extractors",
     "schema_version": SCHEMA_VERSION,
@@ -170,8 +182,11 @@ COMPARED = {
 def test_a_comparison_of_extractors_is_checked_where_there_is_one(whole_run: Path, tmp_path: Path):
     root = tmp_path / "copy"
     shutil.copytree(whole_run, root)
-    written, picture = (root / "results" / f"extractor_comparison{ending}" for ending in (".json", ".png"))
-    shutil.copy(root / "results" / "reliability.png", picture)
+    written, picture = (
+        root / "results" / "comparison" / f"extractor_comparison{ending}" for ending in (".json", ".png")
+    )
+    picture.parent.mkdir()
+    shutil.copy(root / "results" / "evaluation" / "reliability.png", picture)
     assert len(failing_lines(root)) == 2  # the picture alone: what it shows is lost
     write_json(written, COMPARED)
     assert failing_lines(root) == []
@@ -179,26 +194,36 @@ def test_a_comparison_of_extractors_is_checked_where_there_is_one(whole_run: Pat
     assert failing_lines(root) == ["extractors are compared, every pair of them"]
     write_json(written, COMPARED)
     cut(picture)
-    assert failing_lines(root) == ["extractor_comparison.png opens and is not blank"]
+    assert failing_lines(root) == ["comparison/extractor_comparison.png opens and is not blank"]
 
 
 def test_only_the_tokenizers_run_owes_the_ablation_of_tokens(whole_run: Path, tmp_path: Path):
     root = tmp_path / "copy"
     shutil.copytree(whole_run, root)
-    (root / "results" / "token_ablation.json").unlink()
-    assert failing_lines(root) == ["token_ablation.json is valid"]
+    (root / "results" / "evaluation" / "token_ablation.json").unlink()
+    assert failing_lines(root) == ["evaluation/token_ablation.json is valid"]
     change_json(root / "results" / "config.json", extractor="i3d")
     assert failing_lines(root) == []
+
+
+def test_the_files_lie_where_the_guide_says():
+    folders = {name: name.split("/")[0] for name in (*VERIFY["STAGE_FILES"], *VERIFY["PICTURES"], *VERIFY["TEXTS"])}
+    inside = {folder for name, folder in folders.items() if "/" in name}
+    assert inside == {"evaluation", "visualizations", "analysis", "detection"}
+    assert {name for name in folders if "/" not in name} == {
+        *("config.json", "training_metrics.json", "calibration.json", "efficiency_metrics.json"),
+        *("success_criteria.json", "FINAL_REPORT.md"),
+    }
 
 
 def test_command_line_prints_every_line_and_exits_1_when_one_fails(whole_run: Path, tmp_path: Path):
     root = tmp_path / "copy"
     shutil.copytree(whole_run, root)
-    (root / "results" / "reliability.png").unlink()
+    (root / "results" / "evaluation" / "reliability.png").unlink()
     command = [sys.executable, str(SCRIPT), "--results_dir", str(root / "results"), "--data_dir", str(root / "data")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1 and result.stderr == ""
-    assert "FAIL  reliability.png opens and is not blank: it does not exist" in result.stdout
+    assert "FAIL  evaluation/reliability.png opens and is not blank: it does not exist" in result.stdout
     assert result.stdout.count("\nok    ") > 20
     figures = subprocess.run([*command[:4], "--figures_only"], capture_output=True, text=True, check=True)
     assert figures.stdout == "accuracy: 0.97 (target > 0.8: met)\n"

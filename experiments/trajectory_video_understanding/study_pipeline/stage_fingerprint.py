@@ -18,7 +18,7 @@ from typing import Any
 
 from run_directory import InputError, sha256_file
 
-SOURCE_ROOT = Path(__file__).resolve().parent
+SOURCE_ROOT = Path(__file__).resolve().parents[1]  # every package of this project lies here
 REPOSITORY = SOURCE_ROOT.parents[1]
 
 

@@ -60,7 +60,7 @@ class Workplace:
 
     def arguments(self, *command: object, stage: str = "copy", options: tuple[object, ...] = ()) -> list[str]:
         default = (sys.executable, self.script, self.source, self.target, self.journal)
-        runner = [sys.executable, "-m", "stage_runner", "--stage", stage, "--results_dir", self.results]
+        runner = [sys.executable, "-m", "study_pipeline.stage_runner", "--stage", stage, "--results_dir", self.results]
         given = options or ("--inputs", self.source, "--outputs", self.target)
         return [str(part) for part in (*runner, *given, "--", *(command or default))]
 
@@ -324,7 +324,7 @@ def test_lock_taken_for_a_whole_pipeline(workplace: Workplace):
     options = ("--lock_descriptor", "9", "--inputs", workplace.source, "--outputs", workplace.target)
     stage = " ".join(f"'{part}'" for part in workplace.arguments(options=options))
     lock = workplace.results / ".stages" / "lock"
-    inner = f"'{sys.executable}' -m stage_runner --lock_descriptor 9 --results_dir '{workplace.results}'"
+    inner = f"'{sys.executable}' -m study_pipeline.stage_runner --lock_descriptor 9 --results_dir '{workplace.results}'"
     script = f"mkdir -p '{lock.parent}'; exec 9>>'{lock}'; {inner} || exit; {stage} || exit; echo held; read -r _"
     shell = subprocess.Popen(["bash", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert shell.stdout is not None and shell.stdin is not None
@@ -379,7 +379,7 @@ def test_always_runs_and_leaves_the_pipeline_marker_when_it_succeeds(workplace: 
     marker = workplace.results / "PIPELINE_COMPLETE.txt"
     options = ("--always", "--inputs", workplace.source, "--outputs", workplace.target)
     workplace.run(options=options)
-    finish = [sys.executable, "-m", "stage_runner", "--finish", "--results_dir", str(workplace.results)]
+    finish = [sys.executable, "-m", "study_pipeline.stage_runner", "--finish", "--results_dir", str(workplace.results)]
     subprocess.run(finish, check=True, capture_output=True)
     workplace.run(options=options)
     assert workplace.times_run() == 2 and marker.exists()
@@ -442,7 +442,11 @@ def test_a_closed_reader_does_not_stop_the_stage(workplace: Workplace):
 )
 def test_wrong_command_line_is_exit_2(tmp_path: Path, arguments: list[str], message: str):
     result = subprocess.run(
-        [sys.executable, "-m", "stage_runner", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "study_pipeline.stage_runner", *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 2 and message in result.stderr
     assert not (tmp_path / "R").exists()

@@ -1,10 +1,9 @@
-#!/usr/bin/env python3
 """Run one stage of the pipeline: only if something changed, watched, logged, and with the truth about how it ended.
 
-    python -m stage_runner --stage train --results_dir R --inputs data/standard --outputs R/final_model.pt -- \
-        python training/train_early_persistence.py --data_dir data/standard --output_dir R
-    python -m stage_runner --lock_descriptor 9 --results_dir R      takes the lock for the shell that calls
-    python -m stage_runner --finish --results_dir R                 every stage is done
+    python -m study_pipeline.stage_runner --stage train --results_dir R --inputs data/standard \
+        --outputs R/final_model.pt -- python training/train_early_persistence.py --data_dir data/standard --output_dir R
+    python -m study_pipeline.stage_runner --lock_descriptor 9 --results_dir R   takes the lock for the calling shell
+    python -m study_pipeline.stage_runner --finish --results_dir R              every stage is done
 
 Reads   R/.stages/STAGE.json          what the stage was made with when it last succeeded (stage_fingerprint.py)
 Writes  R/.stages/STAGE.json          only after success: fingerprint, digests of the outputs, seconds
@@ -40,9 +39,10 @@ from pathlib import Path
 from typing import Any
 
 from run_directory import SCHEMA_VERSION, CommandLine, RunDirectory, run_cli, timestamp, write_json, write_text
-from run_lock import describe_process, state_folder, take_lock
-from stage_fingerprint import differences, digest_path, fingerprint, portable
-from stage_process import StageProcess
+
+from .run_lock import describe_process, state_folder, take_lock
+from .stage_fingerprint import differences, digest_path, fingerprint, portable
+from .stage_process import StageProcess
 
 
 @dataclasses.dataclass(frozen=True)

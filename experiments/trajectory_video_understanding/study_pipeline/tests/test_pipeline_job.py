@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pipeline_job import parse_since, read_status
 from run_directory import InputError, RunDirectory
-from run_lock import process_identity
+from study_pipeline.pipeline_job import parse_since, read_status
+from study_pipeline.run_lock import process_identity
 
-SOURCES = Path(__file__).resolve().parents[1]
-JOB = SOURCES / "pipeline_job.py"
+PACKAGES = Path(__file__).resolve().parents[2]
+JOB = ("-m", "study_pipeline.pipeline_job")
 
 
 def wait_for(condition, seconds: float = 20) -> None:
@@ -35,7 +35,7 @@ class Job:
         self.results = results
 
     def ask(self, verb: str, *arguments: str, command: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, str(JOB), verb, "--results_dir", str(self.results), *arguments]
+        words = [sys.executable, *JOB, verb, "--results_dir", str(self.results), *arguments]
         words += ["--", *command] if command else []
         return subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
 
@@ -56,6 +56,28 @@ def job(tmp_path: Path) -> Iterator[Job]:
     yield made
     with contextlib.suppress(OSError, ValueError, ProcessLookupError):
         os.kill(made.state()["pid"], signal.SIGKILL)
+
+
+def test_nothing_needs_to_be_installed_and_the_folder_does_not_matter(job: Job, tmp_path: Path):
+    """An environment with nothing in it, called from elsewhere, as a host is before its first run."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    python = str(tmp_path / "bare" / "bin" / "python")
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGES)}
+
+    def ask(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        words = [python, *JOB, verb, "--results_dir", str(job.results), *arguments]
+        return subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    assert ask("status").returncode == 3
+    program = f"\"{python}\" -c 'import numpy' || echo bare; sleep 60"
+    launched = ask("launch", "--nonce", "one", "--who", "me", "--", "bash", "-c", program)
+    assert launched.returncode == 0, launched.stderr
+    assert "state:      running" in ask("status").stdout
+    wait_for(lambda: "bare" in (job.results / "logs" / "pipeline.log").read_text())
+    assert "stopped" in ask("stop").stdout
+    assert ask("status").returncode == 1
 
 
 @pytest.mark.parametrize(("code", "state", "shown"), [(0, "finished", 0), (7, "failed", 1), (255, "failed", 1)])
@@ -93,7 +115,7 @@ def test_it_is_a_session_of_its_own_with_a_heartbeat(job: Job):
 def test_launches_at_once_start_one_job(job: Job, tmp_path: Path):
     mark = tmp_path / "started"
     program = f"echo x >> '{mark}'; sleep 5"
-    words = [sys.executable, str(JOB), "launch", "--results_dir", str(job.results), "--who", "me"]
+    words = [sys.executable, *JOB, "launch", "--results_dir", str(job.results), "--who", "me"]
     launchers = [
         subprocess.Popen(
             [*words, "--nonce", str(number), "--", "bash", "-c", program], stderr=subprocess.PIPE, text=True

@@ -1,14 +1,14 @@
-#!/usr/bin/env python3
 """The pipeline as a job of its own on this machine: started, watched, told about and stopped, whoever looks.
 
-    python pipeline_job.py launch --results_dir R --nonce N --who me@laptop -- bash scripts/run_...sh --local ...
-    python pipeline_job.py status --results_dir R        running, stale, dead, finished, failed, stopped or none
-    python pipeline_job.py logs   --results_dir R --since 10m --follow
-    python pipeline_job.py stop   --results_dir R
+    python -m study_pipeline.pipeline_job launch --results_dir R --nonce N --who me@laptop -- bash run_...sh --local ...
+    python -m study_pipeline.pipeline_job run    --results_dir R --nonce N --who me -- bash run_...sh --local ...
+    python -m study_pipeline.pipeline_job status --results_dir R       running, stale, dead, finished, failed, ...
+    python -m study_pipeline.pipeline_job logs   --results_dir R --since 10m --follow
+    python -m study_pipeline.pipeline_job stop   --results_dir R
 
-The job is a session of its own: closing the terminal or the connection that started it changes nothing. Its
-supervisor renews the heartbeat, hands its lock down to the pipeline, and writes how it ended; when it is killed, the
-pipeline stops too.
+A launched job is a session of its own: closing the terminal or the connection that started it changes nothing. `run`
+is the same job in this terminal, which sees all that it prints and whose Ctrl-C stops it. The supervisor renews the
+heartbeat, hands its lock down to the pipeline, and writes how it ended; when it is killed, the pipeline stops too.
 
 Reads   R/.stages/running.json, R/.stages/branch.json, R/HEARTBEAT.txt, R/PROGRESS.txt
 Writes  R/.stages/job.json        who, since when, and how it stands; read this, never the exit code of ssh
@@ -46,9 +46,19 @@ from run_directory import (
     timestamp,
     write_json,
 )
-from run_lock import describe_process, end_remains, is_same_process, read_description, state_folder, take_lock
-from stage_process import StageProcess
 
+from .run_lock import (
+    HANDED_DOWN,
+    describe_process,
+    end_remains,
+    is_same_process,
+    read_description,
+    state_folder,
+    take_lock,
+)
+from .stage_process import StageProcess
+
+PACKAGES = Path(__file__).resolve().parents[1]  # nothing may be installed yet, and the folder may be any
 LAUNCH_SECONDS = 60.0  # a dead pipeline's remains may have to end first
 STOP_SECONDS = 120.0  # training writes its checkpoint in this time
 STALE_HEARTBEATS = 3  # missed in a row
@@ -128,7 +138,8 @@ def launch(results_dir: Path, nonce: str, who: str, heartbeat: float, command: l
     complaints = directory.path / "logs" / "supervisor.log"
     with open(complaints, "w", encoding="utf-8") as log:
         supervisor = subprocess.Popen(
-            [sys.executable, __file__, "supervise", *words, "--", *command],
+            [sys.executable, "-m", "study_pipeline.pipeline_job", "supervise", *words, "--", *command],
+            env={**os.environ, "PYTHONPATH": _python_path()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
@@ -144,6 +155,10 @@ def launch(results_dir: Path, nonce: str, who: str, heartbeat: float, command: l
         time.sleep(POLL_SECONDS / 4)
 
 
+def _python_path() -> str:
+    return os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
+
+
 def refuse_second(results_dir: Path) -> None:
     """Raise InputError when a job or pipeline works in `results_dir` already."""
     status = read_status(results_dir)
@@ -154,8 +169,13 @@ def refuse_second(results_dir: Path) -> None:
         )
 
 
-def supervise(results_dir: Path, nonce: str, who: str, heartbeat: float, command: list[str]) -> int:
-    """Be the supervisor: hold the lock, run the pipeline, renew the heartbeat, write how it ended."""
+def supervise(
+    results_dir: Path, nonce: str, who: str, heartbeat: float, command: list[str], watched: bool = False
+) -> int:
+    """Be the supervisor: hold the lock, run the pipeline, renew the heartbeat, write how it ended.
+
+    `watched`: someone reads our stdout and stderr, so what the pipeline prints goes to each as it was printed.
+    """
     directory = RunDirectory(results_dir)
     lock = take_lock(results_dir)
     folder = state_folder(results_dir)
@@ -169,16 +189,14 @@ def supervise(results_dir: Path, nonce: str, who: str, heartbeat: float, command
     }
     directory.reserve_space()
     (directory.path / "PIPELINE_FAILED.txt").unlink(missing_ok=True)
-    os.environ["EARLY_PERSISTENCE_LOCK_DESCRIPTOR"] = str(lock)
-    with directory.heartbeat(lambda: _stage(results_dir, []), heartbeat):
-        process = StageProcess(
-            command,
-            directory.path / "logs" / "pipeline.log",
-            lock,
-            False,
-            lambda: write_json(folder / "pipeline.json", describe_process(os.getpid())),
-        )
+    os.environ[HANDED_DOWN] = str(lock)
+
+    def announce() -> None:  # before the pipeline runs, which may fill the disk at once
+        write_json(folder / "pipeline.json", describe_process(os.getpid()))
         write_json(job_path(results_dir), {**job, "state": "running"})
+
+    with directory.heartbeat(lambda: _stage(results_dir, []), heartbeat):
+        process = StageProcess(command, directory.path / "logs" / "pipeline.log", lock, False, announce, watched)
         code = process.wait()
     (folder / "pipeline.json").unlink(missing_ok=True)
     directory.release_space()  # the reserve is for these last lines
@@ -235,7 +253,7 @@ def log_lines(results_dir: Path, since: str | None, follow: bool) -> Iterator[st
     path = results_dir / "logs" / "pipeline.log"
     if not path.exists():
         raise InputError("there is no log yet: no run was started here")
-    shown = since is None
+    shown = False
     with open(path, encoding="utf-8", errors="replace") as file:
         pending = ""
         while True:
@@ -244,7 +262,7 @@ def log_lines(results_dir: Path, since: str | None, follow: bool) -> Iterator[st
                 pending += line
                 if not pending.endswith("\n"):
                     break
-                shown = shown or pending[1:20] >= since
+                shown = since is None or shown or pending[1:20] >= since
                 if shown:
                     yield pending
                 pending = ""
@@ -305,7 +323,9 @@ def parse_args(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The verb and its flags, and the job's command that follows `--`."""
     own, command = (argv[: argv.index("--")], argv[argv.index("--") + 1 :]) if "--" in argv else (argv, [])
     parser = CommandLine(__doc__)
-    parser.add_argument("verb", choices=("launch", "supervise", "status", "poll", "logs", "stop", "refuse_second"))
+    parser.add_argument(
+        "verb", choices=("launch", "run", "supervise", "status", "poll", "logs", "stop", "refuse_second")
+    )
     parser.add_argument("--results_dir", type=Path, required=True, help="the run's directory")
     parser.add_argument("--nonce", default="", help="launch: what the state file must carry to be this job's")
     parser.add_argument("--who", default="", help="launch: who started it, for whoever comes next")
@@ -314,7 +334,7 @@ def parse_args(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--follow", action="store_true", help="logs: go on until the job has ended")
     parser.add_argument("--offset", type=int, default=-1, help="poll: bytes of PROGRESS.txt that are known already")
     arguments = parser.parse_args(own)
-    if arguments.verb in ("launch", "supervise") and not (command and arguments.nonce):
+    if arguments.verb in ("launch", "run", "supervise") and not (command and arguments.nonce):
         parser.error(f"{arguments.verb} needs --nonce, and a command after --")
     return arguments, command
 
@@ -329,6 +349,8 @@ def main() -> None:
             launch(*job)
         case "supervise":
             raise SystemExit(supervise(*job))
+        case "run":
+            raise SystemExit(supervise(*job, watched=True))
         case "refuse_second":
             if (read_status(results_dir).job or {}).get("nonce") == arguments.nonce != "":
                 print("started")

@@ -40,8 +40,20 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 class StageProcess:
     """The stage's process: its own group, its output on our terminal and in the log, our signals passed on."""
 
-    def __init__(self, command: list[str], log_path: Path, lock: int, watch_parent: bool, announce: Callable[[], None]):
-        """Start `command`. `announce` is called in its process just before, so that no stage runs unannounced."""
+    def __init__(
+        self,
+        command: list[str],
+        log_path: Path,
+        lock: int,
+        watch_parent: bool,
+        announce: Callable[[], None],
+        streams_apart: bool = False,
+    ):
+        """Start `command`. `announce` is called in its process just before, so that no stage runs unannounced.
+
+        Its stdout and stderr are shown on our stdout, in the order in which they come; on our own two when just one
+        is a terminal, or with `streams_apart` when they lead to two places.
+        """
         self.stopped_with: int | None = None  # exit code for the shell once a stop was asked for
         self.stop_reason = ""
         self.stop_requested_at: float | None = None
@@ -53,7 +65,7 @@ class StageProcess:
         log_path.parent.mkdir(parents=True, exist_ok=True)
         self.log = open(log_path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115  # until wait() ends
         self.log.write(f"[{timestamp()}] {shlex.join(command)}\n")
-        if sys.stdout.isatty() == sys.stderr.isatty():
+        if sys.stdout.isatty() == sys.stderr.isatty() and not (streams_apart and _lead_apart()):
             out = error = Channel(sys.stdout, self._keep)
         else:
             out, error = Channel(sys.stdout, self._keep), Channel(sys.stderr, self._keep)
@@ -154,6 +166,10 @@ class StageProcess:
     def _signal_group(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError, AttributeError):
             os.killpg(self.process.pid, number)
+
+
+def _lead_apart() -> bool:
+    return not os.path.samestat(os.fstat(sys.stdout.fileno()), os.fstat(sys.stderr.fileno()))
 
 
 class Channel:

@@ -12,10 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-import result_branch
-from result_branch import RESULTS_PATH, ResultBranch, is_result, may_be_on_branch
+from study_pipeline import result_branch
+from study_pipeline.result_branch import RESULTS_PATH, ResultBranch, is_result, may_be_on_branch
 
-SCRIPT = Path(__file__).resolve().parents[1] / "result_branch.py"
 BRANCH = "early-persistence/magvit"
 
 
@@ -55,7 +54,7 @@ class Place:
 
     def ask(self, verb: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         where = ["--results_dir", self.results, "--repository", self.repository]
-        words = [sys.executable, SCRIPT, verb, *where, *arguments]
+        words = [sys.executable, "-m", "study_pipeline.result_branch", verb, *where, *arguments]
         return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, timeout=30)
 
     def open(self) -> None:
@@ -118,13 +117,13 @@ def test_each_stage_becomes_a_commit_and_the_live_files_are_not_touched(place: P
     place.write("PROGRESS.txt", "one\n")
     place.commit("training: done")
     place.write("PROGRESS.txt", "one\ntwo\n")
-    place.write("attention/overview.png")
+    place.write("visualizations/overview.png")
     (place.results / "training_metrics.json").unlink()
     place.commit("viz: done")
     assert place.subjects() == ["training: done", "viz: done"]
     assert place.text("PROGRESS.txt") == "one\ntwo"
     results = {name for name in place.on_branch() if name.startswith(RESULTS_PATH)}
-    assert results == {f"{RESULTS_PATH}/PROGRESS.txt", f"{RESULTS_PATH}/attention/overview.png"}
+    assert results == {f"{RESULTS_PATH}/PROGRESS.txt", f"{RESULTS_PATH}/visualizations/overview.png"}
     assert git(place.repository, "status", "--porcelain") == ""
     assert git(place.repository, "rev-parse", "HEAD") == git(place.remote, "rev-parse", "main")
     assert place.state() == "pushed"

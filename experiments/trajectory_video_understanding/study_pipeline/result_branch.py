@@ -1,9 +1,8 @@
-#!/usr/bin/env python3
 """Put a run's result files on a git branch and push it, without git ever touching the files of the run.
 
-    python -m result_branch open   --results_dir R --branch early-persistence/magvit
-    python -m result_branch commit --results_dir R --message "eval: MagVIT evaluation metrics"
-    python -m result_branch push   --results_dir R             sends what waits
+    python -m study_pipeline.result_branch open   --results_dir R --branch early-persistence/magvit
+    python -m study_pipeline.result_branch commit --results_dir R --message "eval: MagVIT evaluation metrics"
+    python -m study_pipeline.result_branch push   --results_dir R             sends what waits
 
 Reads   R: json txt log md html png svg csv, in every folder; never weights, data, hidden files or secrets
 Writes  R/.branch/                 a linked work tree of the repository, on the branch; rebases happen here
@@ -33,9 +32,10 @@ import time
 from pathlib import Path, PurePosixPath
 
 from run_directory import CommandLine, InputError, RunDirectory, run_cli, write_json
-from run_lock import state_folder
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from .run_lock import state_folder
+
+REPOSITORY = Path(__file__).resolve().parents[3]
 RESULTS_PATH = "experiments/trajectory_video_understanding/early_persistence_detection/results"
 EVIDENCE = "tdd_evaluation_green.txt"
 KINDS = frozenset({".json", ".txt", ".log", ".md", ".html", ".png", ".svg", ".csv"})
@@ -434,7 +434,7 @@ class ResultBranch:
         self._note("waiting", reason)
         self.directory.log(
             f"branch: the commits wait on this host, {self.name} could not be pushed ({reason}); "
-            "the next commit or `python -m result_branch push` sends them"
+            "the next commit or `python -m study_pipeline.result_branch push` sends them"
         )
 
     def _fetch(self, git: Git) -> Answer:

@@ -23,6 +23,7 @@ from typing import Any
 
 from run_directory import InputError, timestamp, write_json
 
+HANDED_DOWN = "EARLY_PERSISTENCE_LOCK_DESCRIPTOR"  # variable: where the supervisor that holds the lock has it open
 TAKE_OVER_SECONDS = 20.0  # for the remains of a dead pipeline to end
 TERMINATE_SECONDS = 5.0  # after which they are killed
 
@@ -72,9 +73,9 @@ def read_description(path: Path) -> dict[str, Any] | None:
 def take_lock(results_dir: Path, descriptor: int | None = None) -> int:
     """Take the lock and return the descriptor that holds it; it stays until every copy of it is closed.
 
-    With `descriptor`, the lock file as the calling shell opened it: the lock is then the shell's, and is kept after
-    this process ends. Raises InputError, with who and since when, while another pipeline holds it. A holder that has
-    died is replaced, and what it left running is ended first.
+    With `descriptor`, the lock file as the calling shell opened it: the lock is then the shell's, or its supervisor's
+    where that handed it down, and is kept after this process ends. Raises InputError, with who and since when, while
+    another pipeline holds it. A holder that has died is replaced, and what it left running is ended first.
     """
     folder = state_folder(results_dir)
     if descriptor is None:
@@ -99,6 +100,8 @@ def take_lock(results_dir: Path, descriptor: int | None = None) -> int:
             )
         end_remains(results_dir, signal.SIGKILL if waited > TERMINATE_SECONDS else signal.SIGTERM)
         time.sleep(0.2)
+    if os.environ.get(HANDED_DOWN) == str(descriptor):  # the supervisor is whom to ask to stop
+        return descriptor
     known = read_description(folder / "holder.json")
     if known is None or known["pid"] != holder or not is_same_process(known):
         write_json(folder / "holder.json", describe_process(holder))

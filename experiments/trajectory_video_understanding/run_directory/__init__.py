@@ -1,0 +1,68 @@
+"""The files of one run: progress, heartbeat, markers, atomic JSON, provenance, and how a script reports errors.
+
+A run lives in one directory. Whoever watches it reads::
+
+    PROGRESS.txt             [YYYY-MM-DD HH:MM:SS] message      one line per milestone
+    HEARTBEAT.txt            [YYYY-MM-DD HH:MM:SS] Heartbeat: <stage> in progress
+    <STAGE>_COMPLETE.txt     only after success
+    <STAGE>_FAILED.txt       the reason, otherwise
+
+Importing it needs the standard library alone: the state of a run must be readable before anything is installed.
+"""
+
+from .command_line import (
+    CommandLine,
+    add_data_dir,
+    add_device,
+    add_seed,
+    confidence,
+    fraction,
+    non_negative_int,
+    positive_int,
+    run_cli,
+)
+from .errors import DiskFullError, InputError
+from .files import (
+    SCHEMA_VERSION,
+    atomic_open,
+    named_full_disk,
+    read_json,
+    require_finite,
+    require_free_space,
+    sha256_file,
+    write_json,
+    write_text,
+)
+from .progress import progress
+from .provenance import provenance, public_path, timestamp
+from .run import HEARTBEAT_SECONDS, RESERVE_BYTES, RunDirectory
+
+__all__ = [
+    "HEARTBEAT_SECONDS",
+    "RESERVE_BYTES",
+    "SCHEMA_VERSION",
+    "CommandLine",
+    "DiskFullError",
+    "InputError",
+    "RunDirectory",
+    "add_data_dir",
+    "add_device",
+    "add_seed",
+    "atomic_open",
+    "confidence",
+    "fraction",
+    "named_full_disk",
+    "non_negative_int",
+    "positive_int",
+    "progress",
+    "provenance",
+    "public_path",
+    "read_json",
+    "require_finite",
+    "require_free_space",
+    "run_cli",
+    "sha256_file",
+    "timestamp",
+    "write_json",
+    "write_text",
+]

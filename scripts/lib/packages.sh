@@ -1,0 +1,63 @@
+# shellcheck shell=bash
+# Debian's packages that the tests need, installed where that is allowed. Needs common.sh.
+
+APT_SECONDS=${EARLY_PERSISTENCE_APT_SECONDS:-300} # for another package manager to end
+
+install_remote_tools() { # the tests of the remote mode raise a real SSH server
+  local missing=()
+  command -v sshd >/dev/null || [ -x /usr/sbin/sshd ] || missing+=(openssh-server openssh-client)
+  command -v rsync >/dev/null || missing+=(rsync)
+  [ ${#missing[@]} -gt 0 ] || return 0
+  say "Installing ${missing[*]} for the tests of the remote mode"
+  if install_packages "${missing[@]}"; then
+    return 0
+  fi
+  local way="install them with: apt-get install ${missing[*]}"
+  # where nobody reads the log, tests that were not run pass for tests that passed
+  [ -z "${CI:-}" ] || fail "the remote mode cannot be tested without ${missing[*]}; $way"
+  say "They could not be installed, so those tests are skipped; $way"
+}
+
+install_packages() { # names
+  command -v apt-get >/dev/null || return 1
+  apt_get install -y -qq --no-install-recommends "$@" && return
+  apt_is_busy && return 1
+  # the lists may be missing, as in a new container, or name files that are gone
+  apt_get update -qq && apt_get install -y -qq --no-install-recommends "$@"
+}
+
+apt_said=''
+
+apt_get() { # its arguments. Waits while another package manager works, and says which
+  local code wait=0 deadline=$((SECONDS + APT_SECONDS)) holder='' as_root=()
+  [ "$(id -u)" -eq 0 ] || as_root=(sudo -n)
+  while :; do
+    code=0
+    apt_said=$(${as_root[@]+"${as_root[@]}"} env LC_ALL=C DEBIAN_FRONTEND=noninteractive \
+      apt-get -o "DPkg::Lock::Timeout=$wait" "$@" 2>&1 >/dev/null) || code=$?
+    [ "$code" -ne 0 ] || return 0
+    if ! apt_is_busy; then
+      printf '%s\n' "$apt_said" >&2
+      return "$code"
+    fi
+    if [ -z "$holder" ]; then
+      holder=$(printf '%s\n' "$apt_said" |
+        sed -n 's/.*Could not get lock \([^ ]*\)\. It is held by \(process .*)\).*/\2, which holds \1/p' | sed -n 1p)
+      holder=${holder:-another package manager}
+      say "Waiting up to $APT_SECONDS s for $holder"
+    fi
+    wait=$((deadline - SECONDS)) # apt itself waits for one of its locks, the loop for the others
+    if [ "$wait" -le 0 ]; then
+      say "The package manager is still busy after $APT_SECONDS s ($holder)"
+      return "$code"
+    fi
+    sleep 1
+  done
+}
+
+apt_is_busy() { # by what apt said last
+  case $apt_said in
+    *'Could not get lock'* | *'Unable to acquire'* | *'Unable to lock'*) return 0 ;;
+  esac
+  return 1
+}
