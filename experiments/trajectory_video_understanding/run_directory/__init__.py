@@ -10,7 +10,7 @@ A run lives in one directory. Whoever watches it reads::
 Importing it needs the standard library alone: the state of a run must be readable before anything is installed.
 """
 
-from .command_line import (
+from run_directory.command_line import (
     CommandLine,
     add_data_dir,
     add_device,
@@ -21,8 +21,8 @@ from .command_line import (
     positive_int,
     run_cli,
 )
-from .errors import DiskFullError, InputError
-from .files import (
+from run_directory.errors import DiskFullError, InputError
+from run_directory.files import (
     SCHEMA_VERSION,
     atomic_open,
     named_full_disk,
@@ -33,9 +33,9 @@ from .files import (
     write_json,
     write_text,
 )
-from .progress import progress
-from .provenance import provenance, public_path, timestamp
-from .run import HEARTBEAT_SECONDS, RESERVE_BYTES, RunDirectory
+from run_directory.progress import progress
+from run_directory.provenance import provenance, public_path, timestamp
+from run_directory.run import HEARTBEAT_SECONDS, RESERVE_BYTES, RunDirectory
 
 __all__ = [
     "HEARTBEAT_SECONDS",

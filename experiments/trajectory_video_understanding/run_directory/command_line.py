@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import InputError
+from run_directory.errors import InputError
 
 
 class CommandLine(argparse.ArgumentParser):

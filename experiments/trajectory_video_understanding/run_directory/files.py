@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import DiskFullError, InputError
+from run_directory.errors import DiskFullError, InputError
 
 SCHEMA_VERSION = 1
 

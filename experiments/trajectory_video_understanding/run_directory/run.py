@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .errors import InputError
-from .files import atomic_open, write_text
-from .provenance import timestamp
+from run_directory.errors import InputError
+from run_directory.files import atomic_open, write_text
+from run_directory.provenance import timestamp
 
 HEARTBEAT_SECONDS = 30.0
 RESERVE_BYTES = 1 << 20  # given up for the last lines when the disk is full

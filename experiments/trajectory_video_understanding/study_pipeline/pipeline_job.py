@@ -47,7 +47,7 @@ from run_directory import (
     write_json,
 )
 
-from .run_lock import (
+from study_pipeline.run_lock import (
     HANDED_DOWN,
     describe_process,
     end_remains,
@@ -56,7 +56,7 @@ from .run_lock import (
     state_folder,
     take_lock,
 )
-from .stage_process import StageProcess
+from study_pipeline.stage_process import StageProcess
 
 PACKAGES = Path(__file__).resolve().parents[1]  # nothing may be installed yet, and the folder may be any
 LAUNCH_SECONDS = 60.0  # a dead pipeline's remains may have to end first

@@ -33,7 +33,7 @@ from pathlib import Path, PurePosixPath
 
 from run_directory import CommandLine, InputError, RunDirectory, run_cli, write_json
 
-from .run_lock import state_folder
+from study_pipeline.run_lock import state_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RESULTS_PATH = "experiments/trajectory_video_understanding/early_persistence_detection/results"

@@ -40,9 +40,9 @@ from typing import Any
 
 from run_directory import SCHEMA_VERSION, CommandLine, RunDirectory, run_cli, timestamp, write_json, write_text
 
-from .run_lock import describe_process, state_folder, take_lock
-from .stage_fingerprint import differences, digest_path, fingerprint, portable
-from .stage_process import StageProcess
+from study_pipeline.run_lock import describe_process, state_folder, take_lock
+from study_pipeline.stage_fingerprint import differences, digest_path, fingerprint, portable
+from study_pipeline.stage_process import StageProcess
 
 
 @dataclasses.dataclass(frozen=True)

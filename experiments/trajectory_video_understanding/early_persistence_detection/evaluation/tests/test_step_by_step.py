@@ -1,4 +1,4 @@
-"""The user's manual commands, one after the other with nothing between, as the guide shows them under "Step by step"."""
+"""The user's manual commands, one after the other with nothing between, as the guide has them under "Step by step"."""
 
 import json
 import re

@@ -1,10 +1,10 @@
-"""A short video of walkers with detections and ground truth, and a small model with random weights."""
+"""What tests of several packages share: a short video of walkers with detections and ground truth, and a small model
+with random weights."""
 
 import cv2
 import numpy as np
 import pytest
 import torch
-
 from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.checkpoint import save_model
 from early_persistence_detection.models.early_persistence_classifier import (

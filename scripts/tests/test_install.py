@@ -1,0 +1,115 @@
+"""`pip install .` elsewhere: a wheel with what it declares, and nothing else, runs a session outside the repository."""
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = (
+    ROOT
+    / "experiments/trajectory_video_understanding/early_persistence_detection/models/tests/data/model_of_format_3.pt"
+)
+SESSION = """
+import sys
+import numpy as np
+import early_persistence_detection as epd
+
+model = epd.load_model(sys.argv[1])
+camera = epd.Session(model)
+frame = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+for index in range(20):
+    boxes = [(10 + index, 20, 24, 30), (80, 10 + index, 20, 20)][: 1 + (index < 2)]
+    tracks = camera.update(frame, boxes, [0.9, 0.4][: len(boxes)])
+print([(track.track_id, track.age, track.decision, track.decision_frame is not None) for track in tracks])
+print(sorted({record.decision is not None for record in camera.records.values()}))
+print(epd.__file__)
+print(sorted({"matplotlib", "optuna", "sklearn", "jinja2", "pytest", "torchvision"} & set(sys.modules)))
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"  # a copy: setuptools builds in place, and would find again what it built before
+    shutil.copytree(
+        ROOT / "experiments", source / "experiments", ignore=shutil.ignore_patterns("__pycache__", "results")
+    )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", folder, source]
+    subprocess.run(command, check=True, timeout=300)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def distribution(name: str) -> importlib.metadata.Distribution:
+    """Installed here under that name, or as the build without windows that set-up takes where libGL is missing."""
+    try:
+        return importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.metadata.distribution(f"{name}-headless")
+
+
+def needed(requires: list[str], known: dict[str, importlib.metadata.Distribution], extras: set[str]) -> None:
+    """Add what is required, and what that requires, as pip would follow it: by its name, markers and extras."""
+    for line in requires:
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if marker is not None and not any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            continue
+        found = known.get(requirement.name.lower()) or distribution(requirement.name)
+        assert requirement.specifier.contains(found.version, prereleases=True), line
+        if requirement.name.lower() not in known or requirement.extras:
+            known[requirement.name.lower()] = found
+            needed(found.requires or [], known, requirement.extras)
+
+
+@pytest.fixture(scope="module")
+def interpreter(wheel, tmp_path_factory) -> Path:
+    """An empty environment with the wheel in it, and what it declares linked from the one that runs the tests.
+
+    The index is not asked: what is tested is that the declared dependencies suffice, and torch alone weighs gigabytes.
+    """
+    folder = tmp_path_factory.mktemp("elsewhere") / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
+    (site,) = folder.glob("lib/python*/site-packages")
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", site, wheel]
+    subprocess.run(install, check=True, timeout=120)
+    metadata = importlib.metadata.PathDistribution(next(site.glob("early_persistence_detection-*.dist-info")))
+    found: dict[str, importlib.metadata.Distribution] = {}
+    needed(metadata.requires or [], found, set())
+    assert {"torch", "numpy", "trackers"} <= found.keys() and not {"pytest", "optuna", "torchvision"} & found.keys()
+    for each in found.values():
+        for file in each.files or []:
+            target = site / file
+            if ".." not in file.parts and not target.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.symlink_to(Path(str(each.locate_file(file))).resolve())
+    return folder / "bin" / "python"
+
+
+def test_a_session_runs_with_what_the_wheel_declares(interpreter, tmp_path):
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    result = subprocess.run(
+        [interpreter, "-c", SESSION, MODEL], cwd=tmp_path, env=clean, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    tracks, decided, home, heavy = result.stdout.splitlines()
+    assert tracks in {"[(1, 20, 'persistent', True)]", "[(1, 20, 'transient', True)]"}
+    assert decided == "[True]" and str(ROOT) not in home and "elsewhere" in home
+    assert "optuna" not in heavy and "jinja2" not in heavy and "pytest" not in heavy
+
+
+def test_the_wheel_holds_types_templates_and_licence_and_no_tests(wheel):
+    names = subprocess.run(
+        [sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True, check=True
+    ).stdout
+    for part in ("early_persistence_detection/py.typed", "video_tracks/py.typed", "templates/report.md.j2", "LICENSE"):
+        assert part in names, part
+    assert "/tests/" not in names and "conftest" not in names
