@@ -49,28 +49,25 @@ class StreamState:
     hidden: Tensor  # (B, state width)
     keys: Tensor  # (B, S, N, D)
     values: Tensor  # (B, S, N, D)
-    age: Tensor  # long (B,), frames seen so far
+    age: Tensor  # long (B,), frames seen so far; as `encoder.frames_seen`, on the device
 
     def select(self, indices: Tensor) -> StreamState:
         """Keep the tracks at `indices` (long); the others leave and cost nothing more."""
-        age = self.age[indices]
-        longest = int(age.max()) if len(age) else 0
+        encoder = self.encoder.select(indices)
+        longest = max(encoder.frames_seen, default=0)
         return StreamState(
-            [tuple(frame[indices] for frame in past) for past in self.encoder],
+            encoder,
             self.hidden[indices],
             self.keys[indices, :longest],
             self.values[indices, :longest],
-            age,
+            self.age[indices],
         )
 
     def append(self, other: StreamState) -> StreamState:
         """Let the tracks of `other` join, behind the present ones."""
         longest = max(self.keys.shape[1], other.keys.shape[1])
         return StreamState(
-            [
-                tuple(torch.cat(frames) for frames in zip(*pasts, strict=True))
-                for pasts in zip(self.encoder, other.encoder, strict=True)
-            ],
+            self.encoder.append(other.encoder),
             torch.cat([self.hidden, other.hidden]),
             torch.cat([_grown(self.keys, longest), _grown(other.keys, longest)]),
             torch.cat([_grown(self.values, longest), _grown(other.values, longest)]),
@@ -291,7 +288,7 @@ class EarlyPersistenceClassifier(nn.Module):
             _, cache = self.extractor.encode(like.new_zeros(1, 1, 3, 64, 64))
         empty = like.new_zeros(batch_size, 0, self.config.tokens_per_frame, self.config.width)
         return StreamState(
-            [tuple(frame.new_zeros(batch_size, *frame.shape[1:]) for frame in past) for past in cache],
+            cache.unseen(batch_size),
             like.new_zeros(batch_size, self.config.state_width),
             empty,
             empty,
@@ -305,12 +302,13 @@ class EarlyPersistenceClassifier(nn.Module):
         """
         clips = frame.unsqueeze(1)
         self._check(clips)
-        longest = int(state.age.max()) + 1
+        frames_seen = state.encoder.frames_seen
+        longest = max(frames_seen) + 1
         if longest > self.config.num_frames:
             raise ValueError(f"a track is already {longest - 1} frames old, the model decides within that many")
         codes, cache = self.extractor.encode(clips, state.encoder)
         states, key, value, hidden = self.head.summarise(codes, state.hidden, state.age, removed=None)
-        if int(state.age.min()) + 1 == longest:  # all of one age: append instead of scattering
+        if min(frames_seen) + 1 == longest:  # all of one age: append instead of scattering
             keys = torch.cat([state.keys[:, : longest - 1], key], dim=1)
             values = torch.cat([state.values[:, : longest - 1], value], dim=1)
         else:

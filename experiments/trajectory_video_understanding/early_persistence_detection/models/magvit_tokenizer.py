@@ -119,11 +119,11 @@ class TokenProjection(nn.Module):
 
 
 def _run(blocks: nn.ModuleList, x: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-    new_cache = []
+    frames, pasts = x, []
     for index, block in enumerate(blocks):
-        x, past = block(x, None if cache is None else cache[index])
-        new_cache.append(past)
-    return x, new_cache
+        x, past = block(x, None if cache is None else cache.pasts[index])
+        pasts.append(past)
+    return x, Cache.after(cache, frames, pasts)
 
 
 class MagvitTokenizer(Extractor):

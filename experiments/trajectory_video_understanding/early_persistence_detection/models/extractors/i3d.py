@@ -67,9 +67,9 @@ class MixedModule(nn.Module):
         self.pooled = CausalConv3d(below, pooled, 1)
         self.above = one + three + other + pooled
 
-    def forward(self, x: Tensor, cache: Cache | None) -> tuple[Tensor, Cache]:
-        """(B, T, C, H, W) -> (B, T, C', H, W), new cache of 3 layers."""
-        of_three, of_other, of_pool = cache or (None, None, None)
+    def forward(self, x: Tensor, pasts: list[Past] | None) -> tuple[Tensor, list[Past]]:
+        """(B, T, C, H, W) -> (B, T, C', H, W), new pasts of 3 layers."""
+        of_three, of_other, of_pool = pasts or (None, None, None)
         three, of_three = self.three(self.before_three(x, None)[0], of_three)
         other, of_other = self.other(self.before_other(x, None)[0], of_other)
         pooled, of_pool = causal_max_pool(x, of_pool)
@@ -117,14 +117,14 @@ class I3D(Extractor):
 
     def encode(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """As `Extractor.encode`."""
-        past = iter(cache or [None] * (len(self.stem) + 3 * len(self.mixed)))
-        x, new_cache = frames, []
+        past = iter([None] * (len(self.stem) + 3 * len(self.mixed)) if cache is None else cache.pasts)
+        x, new_pasts = frames, []
         for index, layer in enumerate(self.stem):
             x, kept = layer(x, next(past))
-            new_cache.append(kept)
+            new_pasts.append(kept)
             if index != 1:  # behind the first and the third convolution, as in Inception-v1
                 x = F.max_pool2d(x.flatten(0, 1), 3, stride=2, padding=1).unflatten(0, x.shape[:2])
         for module in self.mixed:
             x, kept = module(x, None if cache is None else [next(past) for _ in range(3)])
-            new_cache.extend(kept)
-        return as_tokens(x), new_cache
+            new_pasts.extend(kept)
+        return as_tokens(x), Cache.after(cache, frames, new_pasts)

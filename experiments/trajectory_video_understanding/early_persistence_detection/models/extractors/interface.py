@@ -10,6 +10,7 @@ Legend: B tracks, T frames, C channels, H x W cells, N = 64 tokens per frame, Q 
 from __future__ import annotations
 
 import abc
+import dataclasses
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,42 @@ GRID_SIZE = 8  # tokens along one side of a 64 px frame
 FRAME_SIZE = 64
 
 Past = tuple[Tensor, ...]  # of one layer: what it keeps of 1, 2, ... frames ago, (B, ...) each
-Cache = list[Past]  # of every layer that looks back; zeros are the cache of a track of which nothing was seen
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """What an extractor keeps of the earlier frames of B tracks.
+
+    How many frames were seen is known on the host: Python may branch on it, where branching on a tensor would wait for
+    the device at every step and could not be exported.
+    """
+
+    frames_seen: tuple[int, ...]  # of each track
+    pasts: list[Past]  # of every layer that looks back; zeros where nothing was seen
+
+    @classmethod
+    def after(cls, before: Cache | None, frames: Tensor, pasts: list[Past]) -> Cache:
+        """The cache of the tracks of `before` when `frames` (B, T, ...) have been seen too."""
+        seen = (0,) * len(frames) if before is None else before.frames_seen
+        return cls(tuple(number + frames.shape[1] for number in seen), pasts)
+
+    def unseen(self, batch_size: int) -> Cache:
+        """The cache of `batch_size` tracks of which nothing was seen yet."""
+        pasts = [tuple(frame.new_zeros(batch_size, *frame.shape[1:]) for frame in past) for past in self.pasts]
+        return Cache((0,) * batch_size, pasts)
+
+    def select(self, rows: Tensor) -> Cache:
+        """Keep the tracks at `rows` (long)."""
+        pasts = [tuple(frame[rows] for frame in past) for past in self.pasts]
+        return Cache(tuple(self.frames_seen[row] for row in rows.tolist()), pasts)
+
+    def append(self, other: Cache) -> Cache:
+        """Let the tracks of `other` join, behind the present ones."""
+        pasts = [
+            tuple(torch.cat(frames) for frames in zip(*layers, strict=True))
+            for layers in zip(self.pasts, other.pasts, strict=True)
+        ]
+        return Cache(self.frames_seen + other.frames_seen, pasts)
 
 
 class Extractor(nn.Module, abc.ABC):

@@ -12,6 +12,7 @@ Legend: B tracks, T frames, S of them slow, C channels, H x W cells, N tokens pe
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class SlowFastConfig:
 
 
 class SlowFast(Extractor):
-    """Four stages a pathway. The cache: ages, the slow features that stand, pasts of fast, lateral and slow layers."""
+    """Four stages a pathway. The pasts: the slow features that stand, of the slow, the fast and the lateral layers."""
 
     def __init__(self, config: SlowFastConfig | None = None):
         super().__init__()
@@ -71,14 +72,15 @@ class SlowFast(Extractor):
 
     def encode(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """As `Extractor.encode`. With a cache of tracks of different ages, one frame at a time (else ValueError)."""
-        batch, num_frames = frames.shape[:2]
+        batch = len(frames)
         if cache is None:
-            age = torch.zeros(batch, dtype=torch.long, device=frames.device)
+            frames_seen = (0,) * batch
             standing = frames.new_zeros(batch, self.config.slow_channels[-1], GRID_SIZE, GRID_SIZE)
             of_fast, of_lateral, of_slow = [None] * len(self.fast), [None] * len(self.lateral), None
         else:
-            (age,), (standing,), of_slow = cache[:3]
-            of_fast, of_lateral = cache[3 : 3 + len(self.fast)], cache[3 + len(self.fast) :]
+            frames_seen = cache.frames_seen
+            (standing,), of_slow = cache.pasts[:2]
+            of_fast, of_lateral = cache.pasts[2 : 2 + len(self.fast)], cache.pasts[2 + len(self.fast) :]
         x, new_fast, new_lateral, across = frames, [], [], []
         for index, layer in enumerate(self.fast):
             x, past = layer(x, of_fast[index])
@@ -87,38 +89,63 @@ class SlowFast(Extractor):
                 lagged, past = with_past(x, of_lateral[index], TIME_KERNEL - 1)
                 new_lateral.append(past)
                 across.append(lagged)
-        slow, standing, of_slow = self._slow_pathway(frames, across, age, standing, of_slow)
+        slow, standing, of_slow = self._slow_pathway(frames, across, frames_seen, standing, of_slow)
         tokens = as_tokens(torch.cat([slow, x], dim=2))
-        return tokens, [(age + num_frames,), (standing,), of_slow, *new_fast, *new_lateral]
+        return tokens, Cache.after(cache, frames, [(standing,), of_slow, *new_fast, *new_lateral])
 
     def _slow_pathway(
-        self, frames: Tensor, across: list[list[Tensor]], age: Tensor, standing: Tensor, past: Past | None
+        self,
+        frames: Tensor,
+        across: list[list[Tensor]],
+        frames_seen: tuple[int, ...],
+        standing: Tensor,
+        past: Past | None,
     ) -> tuple[Tensor, Tensor, Past]:
         """Frames and what comes across -> the features that stand at each frame (B, T, C, H, W), the last, new past.
 
         `past` is None at a track's first frame only, which is a slow one.
+
+        Which frames are slow follows from how many were seen, and that is known on the host. So Python decides what
+        is computed, a frame that is not slow costs nothing here, and no decision waits for the device. An exported
+        step is of one case: of frames that refresh, or of frames at which all stands.
         """
-        num_frames = frames.shape[1]
-        interval = self.config.interval
-        waits = (-age) % interval  # frames until each track's next refreshment
-        if len(waits) and bool((waits == waits[0]).all()):  # all at once, of every track the same frames
-            first = int(waits[0])
-            if first >= num_frames:
-                return standing.unsqueeze(1).expand(-1, num_frames, -1, -1, -1), standing, past
-            due = slice(first, None, interval)
-            fresh, past = self._refresh(frames[:, due], [[lag[:, due] for lag in lagged] for lagged in across], past)
-            stands = torch.cat([standing.unsqueeze(1), fresh], dim=1)
-            shown = (torch.arange(num_frames, device=frames.device) - first).div(interval, rounding_mode="floor") + 1
-            return stands[:, shown], fresh[:, -1], past
-        if num_frames != 1:
+        waits = {-seen % self.config.interval for seen in frames_seen}  # frames until a track's next refreshment
+        if len(waits) == 1:
+            return self._in_step(frames, across, waits.pop(), standing, past)
+        if frames.shape[1] != 1:
             raise ValueError("tracks of different ages are encoded one frame at a time")
-        rows = torch.nonzero(waits == 0).squeeze(1)
-        if len(rows):
-            fresh, kept = self._refresh(
-                frames[rows], [[lag[rows] for lag in lagged] for lagged in across], tuple(frame[rows] for frame in past)
-            )
-            standing = standing.index_copy(0, rows, fresh[:, -1])
-            past = tuple(old.index_copy(0, rows, new) for old, new in zip(past, kept, strict=True))
+        return self._out_of_step(frames, across, frames_seen, standing, past)
+
+    def _in_step(
+        self, frames: Tensor, across: list[list[Tensor]], first: int, standing: Tensor, past: Past | None
+    ) -> tuple[Tensor, Tensor, Past]:
+        """`_slow_pathway` where the same frames of every track are slow, from index `first` on."""
+        num_frames, interval = frames.shape[1], self.config.interval
+        if first >= num_frames:
+            return standing.unsqueeze(1).expand(-1, num_frames, -1, -1, -1), standing, past
+        due = slice(first, None, interval)
+        # what comes across holds the fast frames just before each frame, so it can be thinned out like the frames: only
+        # `past`, of the slow pathway itself, is of earlier slow frames
+        fresh, past = self._refresh(frames[:, due], [[lag[:, due] for lag in lagged] for lagged in across], past)
+        # number 0 stands until frame `first`, number k from the k-th refreshment on
+        stands = torch.cat([standing.unsqueeze(1), fresh], dim=1)
+        shown = (torch.arange(num_frames, device=frames.device) - first).div(interval, rounding_mode="floor") + 1
+        return stands[:, shown], fresh[:, -1], past
+
+    def _out_of_step(
+        self, frames: Tensor, across: list[list[Tensor]], frames_seen: tuple[int, ...], standing: Tensor, past: Past
+    ) -> tuple[Tensor, Tensor, Past]:
+        """`_slow_pathway` of one frame per track, slow for some of the tracks: only those are computed."""
+        is_slow = [seen % self.config.interval == 0 for seen in frames_seen]
+        if not any(is_slow):
+            return standing.unsqueeze(1), standing, past
+        rows = torch.tensor([row for row, slow in enumerate(is_slow) if slow])
+        rows = rows.to(frames.device, non_blocking=frames.is_cuda)  # behind the queued work instead of waiting for it
+        fresh, kept = self._refresh(
+            frames[rows], [[lag[rows] for lag in lagged] for lagged in across], tuple(frame[rows] for frame in past)
+        )
+        standing = _replaced(standing, is_slow, fresh[:, -1])
+        past = tuple(_replaced(old, is_slow, new) for old, new in zip(past, kept, strict=True))
         return standing.unsqueeze(1), standing, past
 
     def _refresh(self, frames: Tensor, across: list[list[Tensor]], past: Past | None) -> tuple[Tensor, Past]:
@@ -128,3 +155,15 @@ class SlowFast(Extractor):
             x, _ = layer(x, None)
             x = torch.cat([x, self.lateral[index].of_lagged(across[index])], dim=2)
         return self.slow[-1](x, past)
+
+
+def _replaced(old: Tensor, is_new: list[bool], new: Tensor) -> Tensor:
+    """`old` (B, ...) with `new` in the rows where `is_new`, in order.
+
+    Runs of rows are joined: tracks born together are neighbours, so there are few, each is copied once, and an
+    exported graph has no scatter.
+    """
+    runs = [(fresh, len(list(run))) for fresh, run in itertools.groupby(is_new)]
+    of_new = iter(new.split([length for fresh, length in runs if fresh]))
+    of_old = old.split([length for _, length in runs])
+    return torch.cat([next(of_new) if fresh else part for (fresh, _), part in zip(runs, of_old, strict=True)])

@@ -91,7 +91,7 @@ class SpaceTimeBlock(nn.Module):
 
 
 class SpaceTimeTransformer(Extractor):
-    """Patches, their places, and the blocks. The cache: ages, then the keys and values of each block."""
+    """Patches, their places, and the blocks. The pasts: ages, then the keys and values of each block."""
 
     def __init__(self, config: TransformerConfig | None = None):
         super().__init__()
@@ -110,10 +110,10 @@ class SpaceTimeTransformer(Extractor):
     def encode(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """As `Extractor.encode`."""
         batch, num_frames = frames.shape[:2]
-        age = torch.zeros(batch, dtype=torch.long, device=frames.device) if cache is None else cache[0][0]
+        age = torch.zeros(batch, dtype=torch.long, device=frames.device) if cache is None else cache.pasts[0][0]
         x = as_tokens(self.patch(frames.flatten(0, 1)).unflatten(0, (batch, num_frames))) + self.place
-        new_cache: Cache = [(age + num_frames,)]
+        pasts: list[Past] = [(age + num_frames,)]
         for index, block in enumerate(self.blocks):
-            x, past = block(x, None if cache is None else cache[index + 1], age)
-            new_cache.append(past)
-        return self.norm(x), new_cache
+            x, past = block(x, None if cache is None else cache.pasts[index + 1], age)
+            pasts.append(past)
+        return self.norm(x), Cache.after(cache, frames, pasts)

@@ -66,9 +66,10 @@ def test_tokens_remember_the_past_and_know_nothing_of_the_future(extractor):
 @torch.inference_mode()
 def test_zeros_are_the_cache_of_an_unseen_track(extractor):
     _, cache = extractor.encode(random_clips(2, 3, 1))
-    unseen = [tuple(torch.zeros_like(frame) for frame in past) for past in cache]
     clips = random_clips(3, 3, 4)
-    torch.testing.assert_close(extractor.encode(clips, unseen)[0], extractor.encode(clips)[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        extractor.encode(clips, cache.unseen(3))[0], extractor.encode(clips)[0], atol=1e-5, rtol=0
+    )
 
 
 def test_every_weight_learns_from_the_classifiers_loss(extractor):
@@ -126,8 +127,7 @@ def test_slow_pathways_of_tracks_of_different_ages_keep_their_own_time():
     extractor = SlowFast(SlowFastConfig(interval=4)).eval()
     first, second = random_clips(6, 2, 9), random_clips(7, 1, 9)
     of_first, of_second = extractor.encode(first)[0], extractor.encode(second)[0]
-    caches = [extractor.encode(first[:, :3])[1], extractor.encode(second[:, :1])[1]]
-    cache = [tuple(map(torch.cat, zip(*pasts, strict=True))) for pasts in zip(*caches, strict=True)]
+    cache = extractor.encode(first[:, :3])[1].append(extractor.encode(second[:, :1])[1])
     for offset in range(6):
         tokens, cache = extractor.encode(torch.cat([first[:, 3 + offset], second[:, 1 + offset]]).unsqueeze(1), cache)
         torch.testing.assert_close(tokens[:2, 0], of_first[:, 3 + offset], atol=1e-4, rtol=0)
