@@ -12,6 +12,7 @@ Legend: B tracks, T frames, S of them slow, C channels, H x W cells, N tokens pe
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import torch
 from torch import Tensor, nn
@@ -134,24 +135,17 @@ class SlowFast(Extractor):
     def _out_of_step(
         self, frames: Tensor, across: list[list[Tensor]], frames_seen: tuple[int, ...], standing: Tensor, past: Past
     ) -> tuple[Tensor, Tensor, Past]:
-        """`_slow_pathway` of one frame per track, slow for some of the tracks: only those are computed.
-
-        The refreshed are joined behind the old and every track takes its own, which is a gathering: written into
-        their rows instead, an exported graph would scatter.
-        """
-        batch = len(frames_seen)
-        due = [row for row, seen in enumerate(frames_seen) if seen % self.config.interval == 0]
-        if not due:
+        """`_slow_pathway` of one frame per track, slow for some of the tracks: only those are computed."""
+        is_slow = [seen % self.config.interval == 0 for seen in frames_seen]
+        if not any(is_slow):
             return standing.unsqueeze(1), standing, past
-        source = list(range(batch))
-        for place, row in enumerate(due):
-            source[row] = batch + place
-        rows, source = _on_device(due, frames.device), _on_device(source, frames.device)
+        rows = torch.tensor([row for row, slow in enumerate(is_slow) if slow])
+        rows = rows.to(frames.device, non_blocking=frames.is_cuda)  # behind the queued work instead of waiting for it
         fresh, kept = self._refresh(
             frames[rows], [[lag[rows] for lag in lagged] for lagged in across], tuple(frame[rows] for frame in past)
         )
-        standing = torch.cat([standing, fresh[:, -1]])[source]
-        past = tuple(torch.cat([old, new])[source] for old, new in zip(past, kept, strict=True))
+        standing = _replaced(standing, is_slow, fresh[:, -1])
+        past = tuple(_replaced(old, is_slow, new) for old, new in zip(past, kept, strict=True))
         return standing.unsqueeze(1), standing, past
 
     def _refresh(self, frames: Tensor, across: list[list[Tensor]], past: Past | None) -> tuple[Tensor, Past]:
@@ -163,6 +157,13 @@ class SlowFast(Extractor):
         return self.slow[-1](x, past)
 
 
-def _on_device(rows: list[int], device: torch.device) -> Tensor:
-    """Row numbers as a tensor. CUDA copies them without waiting for the work that is queued before."""
-    return torch.tensor(rows).to(device, non_blocking=device.type == "cuda")
+def _replaced(old: Tensor, is_new: list[bool], new: Tensor) -> Tensor:
+    """`old` (B, ...) with `new` in the rows where `is_new`, in order.
+
+    Runs of rows are joined: tracks born together are neighbours, so there are few, each is copied once, and an
+    exported graph has no scatter.
+    """
+    runs = [(fresh, len(list(run))) for fresh, run in itertools.groupby(is_new)]
+    of_new = iter(new.split([length for fresh, length in runs if fresh]))
+    of_old = old.split([length for _, length in runs])
+    return torch.cat([next(of_new) if fresh else part for (fresh, _), part in zip(runs, of_old, strict=True)])
