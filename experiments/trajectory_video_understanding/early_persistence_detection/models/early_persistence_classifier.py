@@ -37,49 +37,6 @@ class ClassifierConfig:
     dropout: float = 0.1
 
 
-<<<<<<< HEAD
-=======
-@dataclasses.dataclass(frozen=True)
-class StreamState:
-    """What the model remembers of B tracks between two frames."""
-
-    encoder: Cache  # what the extractor keeps of earlier frames
-    hidden: Tensor  # (B, state width)
-    keys: Tensor  # (B, S, N, D)
-    values: Tensor  # (B, S, N, D)
-    age: Tensor  # long (B,), frames seen so far; as `encoder.frames_seen`, on the device
-
-    def select(self, indices: Tensor) -> StreamState:
-        """Keep the tracks at `indices` (long); the others leave and cost nothing more."""
-        encoder = self.encoder.select(indices)
-        longest = max(encoder.frames_seen, default=0)
-        return StreamState(
-            encoder,
-            self.hidden[indices],
-            self.keys[indices, :longest],
-            self.values[indices, :longest],
-            self.age[indices],
-        )
-
-    def append(self, other: StreamState) -> StreamState:
-        """Let the tracks of `other` join, behind the present ones."""
-        longest = max(self.keys.shape[1], other.keys.shape[1])
-        return StreamState(
-            self.encoder.append(other.encoder),
-            torch.cat([self.hidden, other.hidden]),
-            torch.cat([_grown(self.keys, longest), _grown(other.keys, longest)]),
-            torch.cat([_grown(self.values, longest), _grown(other.values, longest)]),
-            torch.cat([self.age, other.age]),
-        )
-
-
-def _grown(cache: Tensor, num_frames: int) -> Tensor:
-    """Pad a (B, S, N, D) cache with zero frames to S = num_frames."""
-    missing = num_frames - cache.shape[1]
-    return cache if missing <= 0 else F.pad(cache, (0, 0, 0, 0, 0, missing))
-
-
->>>>>>> helper-kernels
 class PersistenceHead(nn.Module):
     """Codes of the frames so far -> logit of persistence at every age."""
 
