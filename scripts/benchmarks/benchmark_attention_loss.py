@@ -21,7 +21,7 @@ from early_persistence_detection.models.devices import keep_freed_memory, resolv
 from early_persistence_detection.training.fresh_head import fit_fresh_head
 from early_persistence_detection.training.profiles import PROFILES
 from persistence_augmented_dataset.dataset import load_split
-from run_directory import CommandLine, run_cli
+from run_directory import CommandLine, add_data_dir, add_seed, positive_int, run_cli
 
 CONFIDENCE_THRESHOLD = 0.95
 
@@ -30,10 +30,10 @@ def main() -> None:
     """Train twice and compare."""
     parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="final_model.pt or calibrated_model.pt")
-    parser.add_argument("--data_dir", type=Path, required=True, help="the dataset that it was trained on")
+    add_data_dir(parser, "the dataset that it was trained on")
     parser.add_argument("--profile", choices=PROFILES, default="full", help="whose settings (default full)")
-    parser.add_argument("--epochs", type=int, help="epochs, instead of the profile's")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
+    parser.add_argument("--epochs", type=positive_int, help="epochs, instead of the profile's")
+    add_seed(parser, "seed of weights and order")
     args = parser.parse_args()
     keep_freed_memory()
     device = resolve_device("auto")

@@ -51,7 +51,7 @@ from early_persistence_detection.models.stopping.certification import (
 )
 from early_persistence_detection.models.stopping.rules import fit_per_age
 from persistence_augmented_dataset.synthetic.bayes import PRESETS, OptimalRule, get_preset
-from run_directory import CommandLine, provenance, run_cli, write_json
+from run_directory import CommandLine, non_negative_int, positive_int, provenance, run_cli, write_json
 from scipy.special import expit
 from stopping_rule_sequences import Clips, from_pixels, simulated, simulated_field
 from tqdm import tqdm
@@ -60,6 +60,7 @@ from video_tracks.clip import NUM_FRAMES
 EPS, DELTA = (0.02, 0.05), 0.1
 DESIGN_FRACTION = 0.25
 RECALIBRATION_CLIPS = 2000
+MIN_CALIBRATION_CLIPS = 100
 POPULATION_CLIPS = 200_000
 MIN_PREFIX_CLIPS = 200
 EARLY_FRAME = 4
@@ -311,16 +312,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--preset", choices=sorted(PRESETS), default="standard", help="(default: standard)")
     parser.add_argument("--model", type=Path, help="calibrated_model.pt: race on its p instead of exact posteriors")
     parser.add_argument("--cache", type=Path, help="file (.npz) that keeps the p of --model; alone, raced on again")
-    parser.add_argument("--calibration_clips", type=int, default=2000, help="per seed, to fit on (default: 2000)")
-    parser.add_argument("--test_clips", type=int, default=20_000, help="per seed (default: 20000)")
-    parser.add_argument("--seeds", type=int, default=5, help="(default: 5)")
-    parser.add_argument("--recalibrations", type=int, default=0, help="of the promises (default: 0)")
+    parser.add_argument(
+        "--calibration_clips", type=positive_int, default=2000, help="per seed, to fit on (default: 2000)"
+    )
+    parser.add_argument("--test_clips", type=positive_int, default=20_000, help="per seed (default: 20000)")
+    parser.add_argument("--seeds", type=positive_int, default=5, help="(default: 5)")
+    parser.add_argument("--recalibrations", type=non_negative_int, default=0, help="of the promises (default: 0)")
     parser.add_argument("--peers", type=Path, help="folder of checkouts")
     parser.add_argument("--output", type=Path, help="also write everything to this JSON file")
     args = parser.parse_args()
-    for name, least in (("calibration_clips", 100), ("test_clips", 1), ("seeds", 1), ("recalibrations", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} must be at least {least}, not {getattr(args, name)}")
+    if args.calibration_clips < MIN_CALIBRATION_CLIPS:
+        parser.error(f"--calibration_clips must be at least {MIN_CALIBRATION_CLIPS}, not {args.calibration_clips}")
     if args.model is not None and not args.model.is_file():
         parser.error(f"--model {args.model} is no file")
     if args.model is None and args.cache is not None and not args.cache.is_file():

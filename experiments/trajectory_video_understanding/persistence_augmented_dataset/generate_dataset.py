@@ -23,24 +23,10 @@ import os
 import time
 from pathlib import Path
 
-from run_directory import CommandLine, run_cli
+from run_directory import CommandLine, add_seed, positive_int, run_cli
 
 from persistence_augmented_dataset.synthetic.bayes import PRESETS, get_preset
 from persistence_augmented_dataset.synthetic.shards import generate_dataset
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not a positive number")
-    return value
-
-
-def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative; a seed is 0 or more")
-    return value
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,12 +39,14 @@ def parse_args() -> argparse.Namespace:
         help="easy: the colour tells all; standard: the benchmark; blind: no colour cue, a leak detector; "
         "hard: long clutter, crowded, low contrast (default: standard)",
     )
-    parser.add_argument("--num_clips", type=_positive, required=True, help="clips of the train split")
-    parser.add_argument("--calibration_clips", type=_positive, help="default: max(500, num_clips // 5)")
-    parser.add_argument("--test_clips", type=_positive, help="default: max(1000, num_clips // 2)")
-    parser.add_argument("--seed", type=_seed, default=0, help="the same seed gives the same clips (default: 0)")
+    parser.add_argument("--num_clips", type=positive_int, required=True, help="clips of the train split")
+    parser.add_argument("--calibration_clips", type=positive_int, help="default: max(500, num_clips // 5)")
+    parser.add_argument("--test_clips", type=positive_int, help="default: max(1000, num_clips // 2)")
+    add_seed(parser, "the same seed gives the same clips")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the dataset")
-    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument(
+        "--workers", type=positive_int, default=os.cpu_count() or 1, help="processes (default: all cores)"
+    )
     parser.add_argument("--force", action="store_true", help="replace whatever dataset the folder holds")
     return parser.parse_args()
 

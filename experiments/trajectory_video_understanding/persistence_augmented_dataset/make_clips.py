@@ -31,7 +31,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from run_directory import CommandLine, progress, provenance, run_cli
+from run_directory import CommandLine, fraction, non_negative_int, positive_float, progress, provenance, run_cli
 from video_tracks.association import MAX_LOST_FRAMES, TRACKERS, Associator
 from video_tracks.detections import Detections, load_boxes
 from video_tracks.live_crops import UNSEEN
@@ -65,7 +65,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--tracker", choices=TRACKERS, default="sort", help="default: sort")
     parser.add_argument(
         "--max_lost_frames",
-        type=int,
+        type=non_negative_int,
         default=MAX_LOST_FRAMES,
         help=f"frames a track may go unseen and still go on (default: {MAX_LOST_FRAMES})",
     )
@@ -75,9 +75,9 @@ def parse_args() -> argparse.Namespace:
         default="blank",
         help="what a frame shows in which the track was not detected (default: blank, as inference/detect.py has it)",
     )
-    parser.add_argument("--box_scale", type=float, help="video width / width of the detections' picture")
-    parser.add_argument("--calibration_fraction", type=float, default=0.2, help="of the video (default: 0.2)")
-    parser.add_argument("--test_fraction", type=float, default=0.2, help="of the video, its end (default: 0.2)")
+    parser.add_argument("--box_scale", type=positive_float, help="video width / width of the detections' picture")
+    parser.add_argument("--calibration_fraction", type=fraction, default=0.2, help="of the video (default: 0.2)")
+    parser.add_argument("--test_fraction", type=fraction, default=0.2, help="of the video, its end (default: 0.2)")
     parser.add_argument("--force", action="store_true", help="replace the dataset in the folder")
     args = parser.parse_args()
     if args.target == "ground_truth" and args.ground_truth is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from run_directory import CommandLine, InputError, atomic_open, run_cli
+from run_directory import CommandLine, InputError, add_seed, atomic_open, positive_int, run_cli
 from video_tracks.clip import CLIP_SIZE, KIND_NAME, NUM_FRAMES, PERSISTENT, TRANSIENT, VERDICT_RGB
 
 from persistence_augmented_dataset.dataset import SPLITS, ClipSplit, load_split
@@ -83,8 +83,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="dataset folder")
     parser.add_argument("--output", type=Path, required=True, help="the PNG to write")
     parser.add_argument("--split", choices=SPLITS, default="train", help="default: train")
-    parser.add_argument("--num_clips", type=int, default=12, help="rows, half of each kind (default: 12)")
-    parser.add_argument("--seed", type=int, default=0, help="which clips are drawn (default: 0)")
+    parser.add_argument("--num_clips", type=positive_int, default=12, help="rows, half of each kind (default: 12)")
+    add_seed(parser, "which clips are drawn")
     return parser.parse_args()
 
 
@@ -93,8 +93,6 @@ def main() -> None:
     args = parse_args()
     if args.output.suffix.lower() != ".png":
         raise InputError(f"{args.output} is not a .png name; give --output FILE.png")
-    if args.num_clips < 1 or args.seed < 0:
-        raise InputError("--num_clips must be at least 1 and --seed at least 0")
     split = load_split(args.data, args.split)
     sheet = contact_sheet(split, choose_rows(split, args.num_clips, args.seed))
     encoded = cv2.imencode(".png", sheet[..., ::-1])[1]

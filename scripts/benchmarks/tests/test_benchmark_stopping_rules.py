@@ -183,7 +183,7 @@ def test_a_sound_cache_is_raced_on(run: Run, tmp_path: Path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (("--seeds", 0), "--seeds must be at least 1"),
+        (("--seeds", 0), "--seeds: must be a whole number above 0"),
         (("--cache", __file__), "holds no p of this script"),
         (("--output", "no such folder/race.json"), "there is no folder"),
     ],

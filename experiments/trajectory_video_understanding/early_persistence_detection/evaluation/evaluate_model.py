@@ -33,7 +33,19 @@ from typing import Any
 import numpy as np
 import torch
 from persistence_augmented_dataset.dataset import ClipSplit, load_split
-from run_directory import SCHEMA_VERSION, CommandLine, InputError, RunDirectory, atomic_open, provenance, run_cli
+from run_directory import (
+    SCHEMA_VERSION,
+    CommandLine,
+    InputError,
+    RunDirectory,
+    add_device,
+    add_seed,
+    atomic_open,
+    confidence,
+    positive_int,
+    provenance,
+    run_cli,
+)
 
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.judging import (
@@ -91,14 +103,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--extractor", choices=EXTRACTORS, help="refuse a model of another extractor (default: take any)"
     )
-    parser.add_argument("--num_samples", type=int, help="clips to evaluate (default all)")
+    parser.add_argument("--num_samples", type=positive_int, help="clips to evaluate (default all)")
     parser.add_argument("--rule", choices=RULES, default="threshold", help=RULE_HELP)
     parser.add_argument(
-        "--confidence_threshold", type=float, help=f"of --rule threshold (default {DEFAULT_CONFIDENCE_THRESHOLD})"
+        "--confidence_threshold", type=confidence, help=f"of --rule threshold (default {DEFAULT_CONFIDENCE_THRESHOLD})"
     )
     parser.add_argument(
         "--decide_by",
-        type=int,
+        type=positive_int,
         help="decide every clip at this frame at the latest (default the last); not with --rule certified",
     )
     parser.add_argument(
@@ -106,9 +118,11 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="no speed-up, which takes minutes for a slow extractor (compare_extractors.py times all)",
     )
-    parser.add_argument("--early_stop_frame", type=int, default=4, help="a stop by this frame is early (default 4)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of intervals and random tokens (default 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument(
+        "--early_stop_frame", type=positive_int, default=4, help="a stop by this frame is early (default 4)"
+    )
+    add_seed(parser, "seed of intervals and random tokens")
+    add_device(parser)
     return parser.parse_args()
 
 
@@ -117,10 +131,6 @@ def check_arguments(args: argparse.Namespace) -> None:
     args.confidence_threshold = confidence_of(args.rule, args.confidence_threshold)
     if args.rule == "certified" and args.decide_by is not None:
         raise InputError("a certificate does not cover decisions forced by --decide_by; leave it or --rule certified")
-    if args.early_stop_frame < 1:
-        raise InputError(f"--early_stop_frame must be at least 1, not {args.early_stop_frame}")
-    if args.seed < 0:
-        raise InputError(f"--seed must not be negative, it is {args.seed}")
     if args.output.exists() and not args.output.is_dir():
         raise InputError(f"{args.output} is a file; give a folder for the results")
 

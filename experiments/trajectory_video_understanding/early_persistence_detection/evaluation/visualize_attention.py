@@ -25,7 +25,11 @@ from run_directory import (
     SCHEMA_VERSION,
     CommandLine,
     RunDirectory,
+    add_device,
+    add_seed,
     atomic_open,
+    confidence,
+    positive_int,
     provenance,
     run_cli,
     write_json,
@@ -60,21 +64,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt")
     parser.add_argument("--data", type=Path, required=True, help="dataset folder; its split test is read")
     parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
-    parser.add_argument("--num_samples", type=int, default=20, help="pictures to draw (default 20)")
-    parser.add_argument("--max_clips", type=int, default=2000, help="clips that are analysed (default 2000)")
+    parser.add_argument("--num_samples", type=positive_int, default=20, help="pictures to draw (default 20)")
+    parser.add_argument("--max_clips", type=positive_int, default=2000, help="clips that are analysed (default 2000)")
     parser.add_argument(
         "--extractor", choices=EXTRACTORS, help="refuse a model of another extractor (default: take any)"
     )
     parser.add_argument("--rule", choices=RULES, default="threshold", help=RULE_HELP)
     parser.add_argument(
-        "--confidence_threshold", type=float, help=f"of --rule threshold (default {DEFAULT_CONFIDENCE_THRESHOLD})"
+        "--confidence_threshold", type=confidence, help=f"of --rule threshold (default {DEFAULT_CONFIDENCE_THRESHOLD})"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random tokens and intervals (default 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    add_seed(parser, "seed of the random tokens and intervals")
+    add_device(parser)
     args = parser.parse_args()
-    for name in ("num_samples", "max_clips"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, not {getattr(args, name)}")
     args.confidence_threshold = confidence_of(args.rule, args.confidence_threshold)
     return args
 

@@ -51,6 +51,10 @@ from run_directory import (
     SCHEMA_VERSION,
     CommandLine,
     InputError,
+    add_device,
+    add_seed,
+    confidence,
+    positive_float,
     progress,
     provenance,
     public_path,
@@ -128,10 +132,12 @@ def parse_args() -> argparse.Namespace:
         help=RULE_HELP,
     )
     parser.add_argument(
-        "--confidence_threshold", type=float, help="of --rule threshold, in (0.5, 1] (default: the model's own)"
+        "--confidence_threshold", type=confidence, help="of --rule threshold, in (0.5, 1] (default: the model's own)"
     )
     parser.add_argument(
-        "--box_scale", type=float, help="video width / width of the detections' picture (default: from seqinfo.ini)"
+        "--box_scale",
+        type=positive_float,
+        help="video width / width of the detections' picture (default: from seqinfo.ini)",
     )
     parser.add_argument(
         "--unseen",
@@ -140,11 +146,9 @@ def parse_args() -> argparse.Namespace:
         help="what the model is shown of a track in a frame without a detection of it (default: blank)",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
-    parser.add_argument("--seed", type=int, default=0, help="of the fine-tuning (default: 0)")
+    add_device(parser)
+    add_seed(parser, "of the fine-tuning")
     args = parser.parse_args()
-    if args.confidence_threshold is not None and not 0.5 < args.confidence_threshold <= 1:
-        parser.error(f"--confidence_threshold must lie in (0.5, 1], not {args.confidence_threshold}")
     if args.rule != "threshold" and args.confidence_threshold is not None:
         parser.error(f"--rule {args.rule} has its own thresholds; leave --confidence_threshold out")
     if args.rule == "certified" and args.finetune:

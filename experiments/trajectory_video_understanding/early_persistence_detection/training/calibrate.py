@@ -29,7 +29,20 @@ from pathlib import Path
 
 import numpy as np
 from persistence_augmented_dataset.dataset import load_split
-from run_directory import SCHEMA_VERSION, CommandLine, InputError, RunDirectory, provenance, run_cli, write_json
+from run_directory import (
+    SCHEMA_VERSION,
+    CommandLine,
+    InputError,
+    RunDirectory,
+    add_data_dir,
+    add_device,
+    add_seed,
+    confidence,
+    fraction,
+    provenance,
+    run_cli,
+    write_json,
+)
 
 from early_persistence_detection.models.calibration import MIN_CLIPS_PER_CLASS, fit_calibration
 from early_persistence_detection.models.checkpoint import load_model, save_model
@@ -44,34 +57,25 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="final_model.pt")
-    parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder")
+    add_data_dir(parser)
     parser.add_argument("--output_dir", type=Path, required=True, help="results folder")
-    parser.add_argument("--alpha", type=float, default=0.8, help="weight of errors against delay (default 0.8)")
-    parser.add_argument("--confidence_threshold", type=float, help="use this threshold instead of choosing one")
+    parser.add_argument("--alpha", type=fraction, default=0.8, help="weight of errors against delay (default 0.8)")
+    parser.add_argument("--confidence_threshold", type=confidence, help="use this threshold instead of choosing one")
     parser.add_argument(
-        "--eps", type=float, help="certify a rule: largest share of answers that stopping early may spoil"
+        "--eps", type=fraction, help="certify a rule: largest share of answers that stopping early may spoil"
     )
-    parser.add_argument("--delta", type=float, default=0.1, help="chance that the certificate is wrong (default 0.1)")
+    parser.add_argument(
+        "--delta", type=fraction, default=0.1, help="chance that the certificate is wrong (default 0.1)"
+    )
     parser.add_argument(
         "--promise",
         choices=PROMISES,
         default="conditional",
         help="of the clips stopped by each age, or of all clips (default conditional)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of scenes to certify on (default 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
-    args = parser.parse_args()
-    if not 0 < args.alpha < 1:
-        parser.error(f"--alpha must lie between 0 and 1, not {args.alpha}")
-    if args.confidence_threshold is not None and not 0.5 < args.confidence_threshold <= 1:
-        parser.error(f"--confidence_threshold must lie in (0.5, 1], not {args.confidence_threshold}")
-    for name in ("eps", "delta"):
-        value = getattr(args, name)
-        if value is not None and not 0 < value < 1:
-            parser.error(f"--{name} must lie between 0 and 1, not {value}")
-    if args.seed < 0:
-        parser.error(f"--seed must not be negative, it is {args.seed}")
-    return args
+    add_seed(parser, "of the choice of scenes to certify on")
+    add_device(parser)
+    return parser.parse_args()
 
 
 def main() -> None:

@@ -33,7 +33,14 @@ from run_directory import (
     CommandLine,
     InputError,
     RunDirectory,
+    add_data_dir,
+    add_device,
+    add_seed,
+    fraction,
+    fraction_or_0,
     named_full_disk,
+    non_negative_float,
+    positive_int,
     run_cli,
     sha256_file,
 )
@@ -53,23 +60,33 @@ from early_persistence_detection.training.training_run import TrainingPlan, Trai
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(__doc__)
-    parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder")
+    add_data_dir(parser)
     parser.add_argument("--output_dir", type=Path, required=True, help="results folder")
     parser.add_argument("--profile", choices=PROFILES, default="full", help=PROFILE_HELP)
-    parser.add_argument("--num_samples", type=int, help="training clips (default all)")
-    parser.add_argument("--epochs", type=int, help="epochs of the classifier (full 20, quick 5, smoke 2)")
-    parser.add_argument("--batch_size", type=int, help="clips per classifier step (full 8, quick 32, smoke 16)")
-    parser.add_argument("--learning_rate", type=float, help="peak learning rate of the classifier")
-    parser.add_argument("--width", type=int, help="width of the classifier's tokens, a multiple of 4 (default 64)")
-    parser.add_argument("--state_width", type=int, help="width of its recurrent state (default 96)")
-    parser.add_argument("--dropout", type=float, help="of its readout (full 0.2, else 0.1)")
-    parser.add_argument("--token_dropout", type=float, help="share of tokens withheld in training (full 0.3, else 0)")
-    parser.add_argument("--weight_decay", type=float, help="of the classifier's weights (full 0.3, else 0.01)")
-    parser.add_argument("--tokenizer_steps", type=int, help="steps of the tokenizer (full 2000, quick 400, smoke 30)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument("--num_samples", type=positive_int, help="training clips (default all)")
+    parser.add_argument("--epochs", type=positive_int, help="epochs of the classifier (full 20, quick 5, smoke 2)")
+    parser.add_argument(
+        "--batch_size", type=positive_int, help="clips per classifier step (full 8, quick 32, smoke 16)"
+    )
+    parser.add_argument("--learning_rate", type=fraction, help="peak learning rate of the classifier")
+    parser.add_argument(
+        "--width", type=positive_int, help="width of the classifier's tokens, a multiple of 4 (default 64)"
+    )
+    parser.add_argument("--state_width", type=positive_int, help="width of its recurrent state (default 96)")
+    parser.add_argument("--dropout", type=fraction_or_0, help="of its readout (full 0.2, else 0.1)")
+    parser.add_argument(
+        "--token_dropout", type=fraction_or_0, help="share of tokens withheld in training (full 0.3, else 0)"
+    )
+    parser.add_argument(
+        "--weight_decay", type=non_negative_float, help="of the classifier's weights (full 0.3, else 0.01)"
+    )
+    parser.add_argument(
+        "--tokenizer_steps", type=positive_int, help="steps of the tokenizer (full 2000, quick 400, smoke 30)"
+    )
+    add_device(parser)
     parser.add_argument("--extractor", choices=EXTRACTORS, default="magvit", help="what makes tokens (default magvit)")
     parser.add_argument("--size", choices=SIZES, default="small", help="of the extractor (default small; full: GPU)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
+    add_seed(parser, "seed of weights and order")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this same command")
     parser.add_argument(
         "--allow_unhealthy_tokenizer",
@@ -77,22 +94,10 @@ def parse_args() -> argparse.Namespace:
         help="go on with a collapsed tokenizer (for trying the plumbing only)",
     )
     args = parser.parse_args()
-    for name in ("epochs", "batch_size", "num_samples", "tokenizer_steps", "width", "state_width"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            parser.error(f"--{name} must be at least 1, not {value}")
     if args.tokenizer_steps is not None and args.extractor != "magvit":
         parser.error(f"--tokenizer_steps is for --extractor magvit; {args.extractor} has no tokenizer to train")
-    if args.learning_rate is not None and not 0 < args.learning_rate < 1:
-        parser.error(f"--learning_rate must lie between 0 and 1, not {args.learning_rate}")
     if args.width is not None and args.width % ClassifierConfig.num_heads:
         parser.error(f"--width must be a multiple of {ClassifierConfig.num_heads}, not {args.width}")
-    for name in ("dropout", "token_dropout"):
-        value = getattr(args, name)
-        if value is not None and not 0 <= value < 1:
-            parser.error(f"--{name} must lie in [0, 1), not {value}")
-    if args.weight_decay is not None and not 0 <= args.weight_decay < 10:
-        parser.error(f"--weight_decay must lie in [0, 10), not {args.weight_decay}")
     return args
 
 

@@ -50,7 +50,13 @@ from run_directory import (
     CommandLine,
     InputError,
     RunDirectory,
+    add_data_dir,
+    add_device,
+    add_seed,
     atomic_open,
+    non_negative_int,
+    positive_float,
+    positive_int,
     provenance,
     run_cli,
     sha256_file,
@@ -110,26 +116,21 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="final_model.pt, for its tokenizer")
-    parser.add_argument("--data_dir", type=Path, required=True, help="the dataset that it was trained on")
+    add_data_dir(parser, "the dataset that it was trained on")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the study")
     parser.add_argument("--profile", choices=PROFILES, default="quick", help="what is not searched (default quick)")
-    parser.add_argument("--epochs", type=int, help="epochs of a trial, instead of the profile's")
-    parser.add_argument("--trials", type=int, default=60, help="finished trials of the study in all (default 60)")
-    parser.add_argument("--timeout", type=float, help="minutes after which no further trial is begun here")
+    parser.add_argument("--epochs", type=positive_int, help="epochs of a trial, instead of the profile's")
+    parser.add_argument(
+        "--trials", type=positive_int, default=60, help="finished trials of the study in all (default 60)"
+    )
+    parser.add_argument("--timeout", type=positive_float, help="minutes after which no further trial is begun here")
     parser.add_argument("--storage", help="address of a database (default: OUTPUT_DIR/study.db)")
     parser.add_argument("--study_name", default="early-persistence", help="(default: early-persistence)")
-    parser.add_argument("--worker", type=int, default=0, help="number of this worker, from 0 (default 0)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is tried, and of the training (default 0)")
+    parser.add_argument("--worker", type=non_negative_int, default=0, help="number of this worker, from 0 (default 0)")
+    add_seed(parser, "of what is tried, and of the training")
     parser.add_argument("--report_only", action="store_true", help="write the report of what there is")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
-    args = parser.parse_args()
-    for name, least in (("trials", 1), ("epochs", 1), ("worker", 0), ("seed", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            parser.error(f"--{name} must be at least {least}, not {value}")
-    if args.timeout is not None and not args.timeout > 0:
-        parser.error(f"--timeout must be above 0, not {args.timeout}")
-    return args
+    add_device(parser)
+    return parser.parse_args()
 
 
 # --- a trial -------------------------------------------------------------------------------------------------------

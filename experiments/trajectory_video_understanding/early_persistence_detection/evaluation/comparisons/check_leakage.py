@@ -19,7 +19,19 @@ from pathlib import Path
 
 import numpy as np
 from persistence_augmented_dataset.dataset import load_split
-from run_directory import SCHEMA_VERSION, CommandLine, InputError, RunDirectory, provenance, run_cli, write_json
+from run_directory import (
+    SCHEMA_VERSION,
+    CommandLine,
+    InputError,
+    RunDirectory,
+    add_data_dir,
+    add_device,
+    add_seed,
+    positive_int,
+    provenance,
+    run_cli,
+    write_json,
+)
 
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.result_files import results_dir_of
@@ -36,12 +48,12 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt or final_model.pt")
-    parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder of preset blind")
+    add_data_dir(parser, "dataset folder of preset blind")
     parser.add_argument("--output", type=Path, required=True, help="results folder")
-    parser.add_argument("--epochs", type=int, default=6, help="epochs of the classifier (default 6)")
-    parser.add_argument("--batch_size", type=int, default=32, help="clips per step (default 32)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument("--epochs", type=positive_int, default=6, help="epochs of the classifier (default 6)")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="clips per step (default 32)")
+    add_seed(parser, "seed of weights and order")
+    add_device(parser)
     return parser.parse_args()
 
 

@@ -36,7 +36,11 @@ from run_directory import (
     CommandLine,
     InputError,
     RunDirectory,
+    add_device,
+    add_seed,
     atomic_open,
+    non_negative_int,
+    positive_int,
     provenance,
     run_cli,
     write_json,
@@ -71,21 +75,19 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(__doc__)
     parser.add_argument("--runs_dir", type=Path, required=True, help="folder of EXTRACTOR/seedK/")
-    parser.add_argument("--seeds", type=int, nargs="+", help="which K to compare (default all that are there)")
+    parser.add_argument(
+        "--seeds", type=non_negative_int, nargs="+", help="which K to compare (default all that are there)"
+    )
     parser.add_argument("--window_models", type=Path, help="window_models.json of compare_window_models.py")
     parser.add_argument("--output", type=Path, required=True, help="results folder")
-    parser.add_argument("--repeats", type=int, default=9, help="timings of each model (default 9)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the intervals (default 0)")
-    parser.add_argument("--device", default="auto", help="where time is measured: auto, cpu, cuda or mps")
+    parser.add_argument("--repeats", type=positive_int, default=9, help="timings of each model (default 9)")
+    add_seed(parser, "seed of the intervals")
+    add_device(parser)
     return parser.parse_args()
 
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise InputError for values out of range, before anything is read."""
-    if args.repeats < 1:
-        raise InputError(f"--repeats must be at least 1, not {args.repeats}")
-    if args.seed < 0:
-        raise InputError(f"--seed must not be negative, it is {args.seed}")
     if args.output.exists() and not args.output.is_dir():
         raise InputError(f"{args.output} is a file; give a folder for the results")
 

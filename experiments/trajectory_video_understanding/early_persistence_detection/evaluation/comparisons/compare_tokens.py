@@ -22,7 +22,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from persistence_augmented_dataset.dataset import load_split
-from run_directory import SCHEMA_VERSION, CommandLine, RunDirectory, provenance, run_cli, write_json
+from run_directory import (
+    SCHEMA_VERSION,
+    CommandLine,
+    RunDirectory,
+    add_data_dir,
+    add_device,
+    add_seed,
+    positive_int,
+    provenance,
+    run_cli,
+    write_json,
+)
 
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.result_files import results_dir_of
@@ -40,13 +51,13 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt or final_model.pt")
-    parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder")
+    add_data_dir(parser)
     parser.add_argument("--output", type=Path, required=True, help="results folder")
-    parser.add_argument("--num_samples", type=int, help="training clips used by each variant (default all)")
-    parser.add_argument("--epochs", type=int, default=5, help="epochs of each variant (default 5)")
-    parser.add_argument("--batch_size", type=int, default=32, help="clips per step (default 32)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and order (default 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument("--num_samples", type=positive_int, help="training clips used by each variant (default all)")
+    parser.add_argument("--epochs", type=positive_int, default=5, help="epochs of each variant (default 5)")
+    parser.add_argument("--batch_size", type=positive_int, default=32, help="clips per step (default 32)")
+    add_seed(parser, "seed of weights and order")
+    add_device(parser)
     return parser.parse_args()
 
 

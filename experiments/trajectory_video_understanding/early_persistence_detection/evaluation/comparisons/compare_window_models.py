@@ -41,6 +41,12 @@ from run_directory import (
     CommandLine,
     InputError,
     RunDirectory,
+    add_data_dir,
+    add_device,
+    add_seed,
+    fraction,
+    positive_float,
+    positive_int,
     progress,
     provenance,
     read_json,
@@ -106,37 +112,33 @@ class TrainingRecord:
 def parse_args() -> argparse.Namespace:
     """The command line. Raises InputError for values out of range."""
     parser = CommandLine(__doc__)
-    parser.add_argument("--data_dir", type=Path, required=True, help="dataset folder")
+    add_data_dir(parser)
     parser.add_argument("--output", type=Path, required=True, help="results folder")
     parser.add_argument("--models", nargs="+", default=list(WINDOW_MODELS), help="which (default: all three)")
-    parser.add_argument("--num_samples", type=int, help="training clips (default all)")
-    parser.add_argument("--epochs", type=int, default=4, help="times that each training clip is drawn (default 4)")
-    parser.add_argument("--minutes", type=float, help="of training for each model, after which no step is begun")
-    parser.add_argument("--batch_size", type=int, default=16, help="clips per step (default 16)")
-    parser.add_argument("--learning_rate", type=float, help=f"for every model, instead of {LEARNING_RATE}")
+    parser.add_argument("--num_samples", type=positive_int, help="training clips (default all)")
     parser.add_argument(
-        "--ages", nargs="+", type=int, default=[1, 2, 3, 4, 8, 16], help="judged (default 1 2 3 4 8 16)"
+        "--epochs", type=positive_int, default=4, help="times that each training clip is drawn (default 4)"
     )
-    parser.add_argument("--test_clips", type=int, help="clips judged (default all)")
-    parser.add_argument("--calibration_clips", type=int, default=500, help="clips to calibrate on (default 500)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights, order, ages and mirroring (default 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default auto)")
+    parser.add_argument(
+        "--minutes", type=positive_float, help="of training for each model, after which no step is begun"
+    )
+    parser.add_argument("--batch_size", type=positive_int, default=16, help="clips per step (default 16)")
+    parser.add_argument("--learning_rate", type=fraction, help=f"for every model, instead of {LEARNING_RATE}")
+    parser.add_argument(
+        "--ages", nargs="+", type=positive_int, default=[1, 2, 3, 4, 8, 16], help="judged (default 1 2 3 4 8 16)"
+    )
+    parser.add_argument("--test_clips", type=positive_int, help="clips judged (default all)")
+    parser.add_argument(
+        "--calibration_clips", type=positive_int, default=500, help="clips to calibrate on (default 500)"
+    )
+    add_seed(parser, "seed of weights, order, ages and mirroring")
+    add_device(parser)
     args = parser.parse_args()
     for name in args.models:
         require_window_model(name)
-    for name in ("num_samples", "epochs", "batch_size", "test_clips", "calibration_clips"):
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} must be at least 1, not {value}")
-    for name in ("minutes", "learning_rate"):
-        value = getattr(args, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise InputError(f"--{name} must be a number above 0, not {value}")
     for age in args.ages:
         if not 1 <= age <= NUM_FRAMES:
-            raise InputError(f"--ages go from 1 to {NUM_FRAMES}, not {age}")
-    if args.seed < 0:
-        raise InputError(f"--seed must not be negative, it is {args.seed}")
+            parser.error(f"--ages go from 1 to {NUM_FRAMES}, not {age}")
     args.models = list(dict.fromkeys(args.models))
     args.ages = sorted(set(args.ages))
     return args

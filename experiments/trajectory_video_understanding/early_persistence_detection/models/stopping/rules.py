@@ -25,13 +25,10 @@ RULE_HELP = (
 def confidence_of(rule: str, confidence_threshold: float | None) -> float | None:
     """The confidence that the study's figures are stated at, where the rule has one.
 
-    Raises InputError for one out of range, and for one given to a rule with thresholds of its own.
+    Raises InputError for one that is given to a rule with thresholds of its own.
     """
     if rule == "threshold":
-        confidence = DEFAULT_CONFIDENCE_THRESHOLD if confidence_threshold is None else confidence_threshold
-        if not 0.5 < confidence <= 1:
-            raise InputError(f"--confidence_threshold must lie in (0.5, 1], not {confidence}")
-        return confidence
+        return DEFAULT_CONFIDENCE_THRESHOLD if confidence_threshold is None else confidence_threshold
     if confidence_threshold is not None:
         raise InputError(f"--rule {rule} has its own thresholds; leave --confidence_threshold out")
     return None

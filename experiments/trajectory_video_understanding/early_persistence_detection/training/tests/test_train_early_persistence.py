@@ -245,7 +245,7 @@ def test_out_of_memory_is_halved_once_said_and_recorded(data, tmp_path):
         (["--data_dir", "nowhere", "--output_dir", "out"], "nowhere is not a folder"),
         (["--data_dir", ".", "--output_dir", "out"], "no manifest.json"),
         (["--data_dir", "{data}", "--output_dir", "out", "--device", "abacus"], "--device abacus is unknown"),
-        (["--data_dir", "{data}", "--output_dir", "out", "--epochs", "0"], "--epochs must be at least 1"),
+        (["--data_dir", "{data}", "--output_dir", "out", "--epochs", "0"], "--epochs: must be a whole number above 0"),
         (["--data_dir", "{data}", "--output_dir", "{data}/manifest.json"], "is a file"),
     ],
 )
@@ -309,7 +309,7 @@ def test_another_extractor_is_trained_from_pixels_and_resumed_exactly(data, tmp_
         (("--extractor", "vit"), "choose from"),
         (("--extractor", "i3d", "--tokenizer_steps", "5"), "has no tokenizer"),
         (("--size", "huge"), "choose from"),
-        (("--num_samples", "0"), "at least 1"),
+        (("--num_samples", "0"), "above 0"),
     ],
 )
 def test_wrong_extractors_are_refused(data, tmp_path, flags, naming):
