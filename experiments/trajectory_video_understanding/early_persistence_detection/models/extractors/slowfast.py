@@ -12,6 +12,7 @@ Legend: B tracks, T frames, S of them slow, C channels, H x W cells, N tokens pe
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,9 @@ class SlowFast(Extractor):
     def encode(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """As `Extractor.encode`. With a cache of tracks of different ages, one frame at a time (else ValueError)."""
         batch = len(frames)
+        of_fast: Sequence[Past | None]
+        of_lateral: Sequence[Past | None]
+        of_slow: Past | None
         if cache is None:
             frames_seen = (0,) * batch
             standing = frames.new_zeros(batch, self.config.slow_channels[-1], GRID_SIZE, GRID_SIZE)
@@ -113,6 +117,7 @@ class SlowFast(Extractor):
             return self._in_step(frames, across, waits.pop(), standing, past)
         if frames.shape[1] != 1:
             raise ValueError("tracks of different ages are encoded one frame at a time")
+        assert past is not None  # of different ages: not all are at their first frame
         return self._out_of_step(frames, across, frames_seen, standing, past)
 
     def _in_step(
@@ -121,6 +126,7 @@ class SlowFast(Extractor):
         """`_slow_pathway` where the same frames of every track are slow, from index `first` on."""
         num_frames, interval = frames.shape[1], self.config.interval
         if first >= num_frames:
+            assert past is not None  # the first frame is a slow one
             return standing.unsqueeze(1).expand(-1, num_frames, -1, -1, -1), standing, past
         due = slice(first, None, interval)
         # what comes across holds the fast frames just before each frame, so it can be thinned out like the frames: only
@@ -146,12 +152,12 @@ class SlowFast(Extractor):
         source = list(range(batch))
         for place, row in enumerate(due):
             source[row] = batch + place
-        rows, source = _on_device(due, frames.device), _on_device(source, frames.device)
+        rows, taken = _on_device(due, frames.device), _on_device(source, frames.device)
         fresh, kept = self._refresh(
             frames[rows], [[lag[rows] for lag in lagged] for lagged in across], tuple(frame[rows] for frame in past)
         )
-        standing = torch.cat([standing, fresh[:, -1]])[source]
-        past = tuple(torch.cat([old, new])[source] for old, new in zip(past, kept, strict=True))
+        standing = torch.cat([standing, fresh[:, -1]])[taken]
+        past = tuple(torch.cat([old, new])[taken] for old, new in zip(past, kept, strict=True))
         return standing.unsqueeze(1), standing, past
 
     def _refresh(self, frames: Tensor, across: list[list[Tensor]], past: Past | None) -> tuple[Tensor, Past]:
@@ -159,7 +165,9 @@ class SlowFast(Extractor):
         x = frames
         for index, layer in enumerate(self.slow[:-1]):
             x, _ = layer(x, None)
-            x = torch.cat([x, self.lateral[index].of_lagged(across[index])], dim=2)
+            lateral = self.lateral[index]
+            assert isinstance(lateral, CausalConv3d)
+            x = torch.cat([x, lateral.of_lagged(across[index])], dim=2)
         return self.slow[-1](x, past)
 
 
