@@ -21,39 +21,25 @@ from typing import Any
 
 import cv2
 import torch
+from early_persistence_detection.evaluation.result_files import (
+    ATTENTION_OVERVIEW,
+    COMPARISON_PICTURE,
+    EFFICIENCY_CHARTS,
+    EVALUATION_PICTURES,
+    MODELS,
+    PREDICTIONS,
+    STAGE_FILES,
+    TEXTS,
+    StageFile,
+    read_stage,
+)
 from early_persistence_detection.models.checkpoint import load_model
 from early_persistence_detection.models.stream import frames_to_input
 from persistence_augmented_dataset.dataset import SPLITS, load_split, read_manifest
 from run_directory import CommandLine, InputError, read_json, run_cli
 from video_tracks.clip import CLIP_SIZE
 
-# file -> (stage, the script that writes it)
-STAGE_FILES = {
-    "config.json": ("config", "train_early_persistence.py"),
-    "training_metrics.json": ("train", "train_early_persistence.py"),
-    "calibration.json": ("calibrate", "calibrate.py"),
-    "evaluation/evaluation_metrics.json": ("evaluate", "evaluate_model.py"),
-    "efficiency_metrics.json": ("efficiency", "evaluate_model.py"),
-    "evaluation/token_ablation.json": ("compare_tokens", "compare_tokens.py"),
-    "evaluation/blind_leak_check.json": ("check_leakage", "check_leakage.py"),
-    "visualizations/attention_analysis.json": ("visualize", "visualize_attention.py"),
-    "analysis/efficiency_statistics.json": ("analyze", "analyze_efficiency.py"),
-    "detection/summary.json": ("detect", "detect.py"),
-    "success_criteria.json": ("report", "generate_report.py"),
-}
-ABLATION = "evaluation/token_ablation.json"  # of the magvit extractor only
-# of --compare only
-COMPARISON, COMPARISON_PICTURE = "comparison/extractor_comparison.json", "comparison/extractor_comparison.png"
-WINDOW_MODELS = "comparison/window_models.json"
-PICTURES = (
-    "evaluation/confusion_matrix.png",
-    "evaluation/accuracy_earliness.png",
-    "evaluation/reliability.png",
-    "visualizations/overview.png",
-    "analysis/decision_frame_histogram.png",
-    "analysis/compute_usage_chart.png",
-)
-TEXTS = ("FINAL_REPORT.md", "analysis/efficiency_report.md")
+PICTURES = (*EVALUATION_PICTURES, ATTENTION_OVERVIEW, *EFFICIENCY_CHARTS)
 MOT_ROW = re.compile(r"^\d+,-?\d+(,-?[\d.]+){4,}")
 
 
@@ -146,17 +132,15 @@ def check_self_contained(path: Path) -> None:
 
 def check_predictions(results: Path) -> None:
     """One row per test clip."""
-    with open(results / "evaluation" / "predictions.csv", newline="", encoding="utf-8") as file:
+    with open(results / PREDICTIONS, newline="", encoding="utf-8") as file:
         num_rows = sum(1 for _ in csv.DictReader(file))
-    expected = read_json(results / "evaluation" / "evaluation_metrics.json", "evaluate_model.py", "evaluate")[
-        "num_clips"
-    ]
+    expected = read_stage(results, "evaluation")["num_clips"]
     require(num_rows == expected, f"{num_rows} rows, the evaluation counted {expected} clips")
 
 
 def check_training_log(results: Path) -> None:
     """Every epoch that the configuration asked for is in the log."""
-    epochs = read_json(results / "training_metrics.json", "train_early_persistence.py", "train")["epochs"]
+    epochs = read_stage(results, "training")["epochs"]
     logged = re.findall(r"Epoch (\d+)/(\d+): Loss=", (results / "training.log").read_text(encoding="utf-8"))
     require(bool(logged), "it holds no line `Epoch 1/20: Loss=..., Accuracy=...`")
     last, total = (int(number) for number in logged[-1])
@@ -209,7 +193,7 @@ def check_video(path: Path) -> None:
 
 def check_leakage(results: Path) -> None:
     """On clips without a cue nobody beats the Bayes limit."""
-    found = read_json(results / "evaluation" / "blind_leak_check.json", "check_leakage.py", "check_leakage")
+    found = read_stage(results, "leak")
     require(
         found["passed"] is True,
         "the classifier beat the Bayes limit on blind clips by more than three standard errors",
@@ -224,7 +208,7 @@ def check_dataset(directory: Path) -> None:
 
 def check_trained_on(results: Path, directory: Path) -> None:
     """The model's configuration names this preset and these clips."""
-    data = read_json(results / "config.json", "train_early_persistence.py", "config")["data"]
+    data = read_stage(results, "config")["data"]
     manifest = read_manifest(directory)
     counts = {name: split["num_clips"] for name, split in manifest["splits"].items()}
     require(data["preset"] == manifest["preset"], f"trained on preset {data['preset']}, not {manifest['preset']}")
@@ -233,7 +217,7 @@ def check_trained_on(results: Path, directory: Path) -> None:
 
 def read_figures(results: Path) -> list[dict[str, Any]]:
     """The success figures as the report judged them: name, value, comparison, target, whether it is met."""
-    return read_json(results / "success_criteria.json", "generate_report.py", "report")["criteria"]
+    return read_stage(results, "report")["criteria"]
 
 
 def describe_figure(figure: dict[str, Any]) -> str:
@@ -246,7 +230,7 @@ def describe_figure(figure: dict[str, Any]) -> str:
 def has_targets(results: Path) -> bool:
     """Whether the figures are meant to meet the targets, which were set for a trained model on standard clips."""
     try:
-        config = read_json(results / "config.json", "train_early_persistence.py", "config")
+        config = read_stage(results, "config")
         return config["profile"] != "smoke" and config["data"]["preset"] == "standard"
     except FAILURES:
         return True
@@ -265,19 +249,31 @@ def check_figures(results: Path) -> None:
 def reads_tokens(results: Path) -> bool:
     """Whether the run's extractor is the tokenizer, whose tokens compare_tokens.py judges."""
     try:
-        return read_json(results / "config.json", "train_early_persistence.py", "config")["extractor"] == "magvit"
+        return read_stage(results, "config")["extractor"] == "magvit"
     except FAILURES:
         return True
 
 
 def is_compared(results: Path) -> bool:
     """Whether the run has put extractors side by side: either file of it counts, so a lost one is noticed."""
-    return any((results / name).exists() for name in (COMPARISON, COMPARISON_PICTURE))
+    return any((results / name).exists() for name in (STAGE_FILES["comparison"].path, COMPARISON_PICTURE))
+
+
+def owed_stage_files(results: Path) -> list[StageFile]:
+    """The JSON files that this run must have."""
+    owed = dict(STAGE_FILES)
+    if not reads_tokens(results):
+        del owed["ablation"]
+    if not is_compared(results):
+        del owed["comparison"]
+    if not is_compared(results) or not (results / STAGE_FILES["windows"].path).exists():
+        del owed["windows"]
+    return list(owed.values())
 
 
 def check_comparison(results: Path) -> None:
     """Every extractor has a row, every pair a difference, and something is recommended."""
-    value = read_json(results / COMPARISON, "compare_extractors.py", "compare_extractors")
+    value = read_stage(results, "comparison")
     count = len(value["extractors"])
     require(count > 0, "it compares nothing")
     require(len(value["differences"]) == count * (count - 1) // 2, f"{count} extractors need all their differences")
@@ -291,25 +287,22 @@ def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[
         ("PROGRESS.txt and HEARTBEAT.txt can be watched", partial(check_monitoring, results)),
         ("training.log holds every epoch", partial(check_training_log, results)),
     ]
-    stage_files = {name: made_by for name, made_by in STAGE_FILES.items() if name != ABLATION or reads_tokens(results)}
     pictures = list(PICTURES)
     if is_compared(results):
-        stage_files |= {COMPARISON: ("compare_extractors", "compare_extractors.py")}
-        if (results / WINDOW_MODELS).exists():
-            stage_files |= {WINDOW_MODELS: ("compare_window_models", "compare_window_models.py")}
         pictures.append(COMPARISON_PICTURE)
         lines.append(("extractors are compared, every pair of them", partial(check_comparison, results)))
-    for name, (stage, script) in stage_files.items():
-        lines.append((f"{name} is valid", partial(check_stage_file, results / name, stage, script)))
+    for file in owed_stage_files(results):
+        check = partial(check_stage_file, results / file.path, file.stage, file.script)
+        lines.append((f"{file.path} is valid", check))
     for name in pictures:
         lines.append((f"{name} opens and is not blank", partial(check_picture, results / name)))
     for name in TEXTS:
         lines.append((f"{name} is filled in", partial(check_text, results / name)))
-    for name in ("final_model.pt", "calibrated_model.pt"):
+    for name in MODELS:
         lines.append((f"{name} loads alone", partial(check_model, results / name)))
     lines += [
         ("attention pictures of the samples open", partial(check_samples, results / "visualizations")),
-        ("evaluation/predictions.csv has a row per test clip", partial(check_predictions, results)),
+        (f"{PREDICTIONS} has a row per test clip", partial(check_predictions, results)),
         ("detection/tracks.txt is MOT text", partial(check_tracks, results / "detection" / "tracks.txt")),
         ("detection/annotated.mp4 plays", partial(check_video, results / "detection" / "annotated.mp4")),
         ("FINAL_REPORT.html is self-contained", partial(check_self_contained, results / "FINAL_REPORT.html")),

@@ -1,6 +1,8 @@
 """What tests of several packages share: a short video of walkers with detections and ground truth, and a small model
 with random weights."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -55,11 +57,13 @@ def scene() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def files(scene, model, tmp_path_factory):
+def files(
+    scene: tuple[np.ndarray, np.ndarray], model: EarlyPersistenceClassifier, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     """Paths: video, det, gt, model."""
     folder = tmp_path_factory.mktemp("scene")
     frames, rows = scene
-    writer = cv2.VideoWriter(str(folder / "a.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10.0, (160, 120))
+    writer = cv2.VideoWriter(str(folder / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (160, 120))
     for frame in frames:
         writer.write(frame[..., ::-1])
     writer.release()

@@ -81,6 +81,7 @@ def fit_sprt(p: np.ndarray, labels: np.ndarray, alpha: float, seed: int) -> peer
             cost = metrics.average_cost(result.decision == labels, result.decision_frame, p.shape[1], alpha)
             if cost < least:
                 best, least = pair, cost
+    assert best is not None  # every cost is finite
     return peers.decide_by(best)
 
 
@@ -222,7 +223,7 @@ def recalibrate(args: argparse.Namespace, promising: dict[str, Promise]) -> dict
     """The share of fresh calibration sets whose promise is broken on a population, and where the rules land there."""
     population = simulated(args.preset, POPULATION_CLIPS, np.random.default_rng([0, 5]))
     gap = gaps(population.p, population.labels)
-    broken: dict[tuple[str, str, float], list[bool]] = {}
+    broken: dict[tuple[str, str, float], list[tuple[bool, bool, float, float]]] = {}
     for repeat in tqdm(range(args.recalibrations), desc="recalibrate", unit="set"):
         clips = simulated(args.preset, RECALIBRATION_CLIPS, np.random.default_rng([repeat, 6]))
         for name, promise_of in promising.items():

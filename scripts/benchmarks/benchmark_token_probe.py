@@ -14,6 +14,7 @@ from pathlib import Path
 
 from early_persistence_detection.models.checkpoint import load_model
 from early_persistence_detection.models.devices import resolve_device
+from early_persistence_detection.models.extractors.magvit_tokenizer import MagvitTokenizer
 from early_persistence_detection.training.tokenizer_health import tokenizer_health
 from persistence_augmented_dataset.dataset import load_split
 from persistence_augmented_dataset.synthetic.bayes import get_preset
@@ -37,6 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     device = resolve_device("auto")
     tokenizer = load_model(args.model, device, "magvit").extractor
+    assert isinstance(tokenizer, MagvitTokenizer)  # load_model refuses any other
     for preset in ("easy", "standard"):
         with tempfile.TemporaryDirectory() as folder:
             generate_dataset(Path(folder), get_preset(preset), SEED, {"train": 1, "calibration": 1, "test": 600})

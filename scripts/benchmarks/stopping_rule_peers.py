@@ -18,6 +18,7 @@ import site
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -166,11 +167,18 @@ def _trigger_of_ml_edm(folder: Path | None, name: str, **settings: str) -> Calla
     return fitted
 
 
-def _check_against_own_call(model: object, costs: object, p: np.ndarray, fires: np.ndarray, past: bool) -> None:
+class Trigger(Protocol):
+    """What is asked of every trigger of ml_edm."""
+
+    def predict(self, X: np.ndarray, X_probas: np.ndarray, cost_matrices: object, /) -> np.ndarray:
+        """Whether to stop at each series (n, age), from its probabilities."""
+
+
+def _check_against_own_call(model: Trigger, costs: object, p: np.ndarray, fires: np.ndarray, past: bool) -> None:
     """Raise AssertionError where `fires` (n, T) is not what the trigger's own `predict` says of the first clips."""
     for age in range(1, p.shape[1]):
         shown = both_classes(p[:CHECKED_CLIPS])
-        shown = list(shown[:, :age]) if past else shown[:, age - 1]
+        shown = shown[:, :age] if past else shown[:, age - 1]
         with quiet():
             own = model.predict(np.zeros((len(shown), age)), np.array(shown), costs)
         np.testing.assert_array_equal(np.asarray(own, bool), fires[:CHECKED_CLIPS, age - 1])
@@ -270,7 +278,7 @@ def firmbound(folder: Path | None) -> Fit:
         posterior = torch.from_numpy(both_classes(p[:FIRMBOUND_CLIPS])).float()
         risk, _ = G_st(posterior, alpha)
         least, penalty = risk[:, -1], None
-        regressions = []
+        regressions: list[ConvexRegressionModel] = []
         for index in range(p.shape[1] - 2, -1, -1):
             statistic, model = posterior[:, index], ConvexRegressionModel(1, FIRMBOUND_FOLDS, None, None, None, None)
             with quiet():

@@ -119,16 +119,16 @@ def fault_of(clips: Clips) -> str | None:
 def read_cache(path: Path) -> tuple[list[Field], dict]:
     """What `write_cache` wrote. Raises InputError on any other file."""
     fix = "make one with --model CHECKPOINT and another --cache"
+    fields: list[Field] = []
     try:
         with np.load(path, allow_pickle=False) as archive:
             made_with = json.loads(str(archive["made_with"]))
-            fields = [
-                tuple(
+            for seed in range(made_with["seeds"]):
+                calibration, test = (
                     Clips(*(archive[f"{seed}_{part}_{field.name}"] for field in dataclasses.fields(Clips)))
                     for part in SPLITS
                 )
-                for seed in range(made_with["seeds"])
-            ]
+                fields.append((calibration, test))
         if not fields:
             raise ValueError("no seed")
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):

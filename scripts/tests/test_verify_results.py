@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from early_persistence_detection.evaluation.result_files import OF_COMPARE, STAGE_FILES, TEXTS
 from early_persistence_detection.models.checkpoint import save_model
 from early_persistence_detection.models.early_persistence_classifier import (
     ClassifierConfig,
@@ -26,6 +27,7 @@ from run_directory import SCHEMA_VERSION, write_json, write_text
 
 SCRIPT = Path(__file__).resolve().parents[1] / "verify_results.py"
 VERIFY = runpy.run_path(str(SCRIPT))
+OWED = {file.path: file.stage for key, file in STAGE_FILES.items() if key not in OF_COMPARE}
 COUNTS = {"train": 8, "calibration": 4, "test": 4}
 WORDS = "every figure in this text was measured on the run that it lies beside and none was copied by hand at all"
 
@@ -47,13 +49,13 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluation/blind_leak_check.json": {"passed": True},
         "success_criteria.json": {"criteria": [criterion(0.97, True)]},
     }
-    for name, (stage, _) in VERIFY["STAGE_FILES"].items():
+    for name, stage in OWED.items():
         value = {"stage": stage, "schema_version": SCHEMA_VERSION, "provenance": {}, **extra.get(name, {})}
         write_json(results / name, value)
     noise = np.random.default_rng(0).integers(0, 255, (80, 80, 3), np.uint8)
     for name in (*VERIFY["PICTURES"], "visualizations/sample_0000_attention.png"):
         cv2.imwrite(str(results / name), noise)
-    for name in VERIFY["TEXTS"]:
+    for name in TEXTS:
         write_text(results / name, WORDS)
     write_text(
         results / "FINAL_REPORT.html", '<img src="data:image/png;base64,AAAA"><a href="https://example.org">x</a>'
@@ -207,7 +209,7 @@ def test_only_the_tokenizers_run_owes_the_ablation_of_tokens(whole_run: Path, tm
 
 
 def test_the_files_lie_where_the_guide_says():
-    folders = {name: name.split("/")[0] for name in (*VERIFY["STAGE_FILES"], *VERIFY["PICTURES"], *VERIFY["TEXTS"])}
+    folders = {name: name.split("/")[0] for name in (*OWED, *VERIFY["PICTURES"], *TEXTS)}
     inside = {folder for name, folder in folders.items() if "/" in name}
     assert inside == {"evaluation", "visualizations", "analysis", "detection"}
     assert {name for name in folders if "/" not in name} == {

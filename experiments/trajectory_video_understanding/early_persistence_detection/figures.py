@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -58,7 +59,7 @@ class EarlinessPlot:
     bayes_curve: Sequence[OperatingPoint] | None
     optimal: dict[str, OperatingPoint] | None  # alpha -> the optimal rule; None: not shown
     predecessor: OperatingPoint | None  # None: not shown
-    hit_counting: dict[int, Sequence[OperatingPoint]]  # hits -> windows from `hits` frames on
+    hit_counting: Mapping[int, Sequence[OperatingPoint]]  # hits -> windows from `hits` frames on
     title: str | None = None
 
 
@@ -105,7 +106,9 @@ def _draw_model(axes: Axes, curve: ModelCurve) -> None:
     """One model's curve and the point of its rule."""
     for run in curve.runs:
         axes.plot(*_place(run), color=curve.color, lw=0.8, alpha=0.3)
-    told_by_point = {"marker": "o", "markevery": [], "ms": 8, "mec": "white"} if curve.chosen_label is None else {}
+    told_by_point: dict[str, Any] = {}
+    if curve.chosen_label is None:
+        told_by_point = {"marker": "o", "markevery": [], "ms": 8, "mec": "white"}
     axes.plot(*_place(curve.points), color=curve.color, lw=2.6, label=curve.label, **told_by_point)
     axes.plot(
         *_place([curve.chosen]), "o", color=curve.color, ms=12, mec="white", mew=1.5, zorder=6, label=curve.chosen_label
@@ -132,9 +135,9 @@ def earliness_figure(plot: EarlinessPlot) -> Figure:
             *_place([plot.predecessor]), "X", color=PREDECESSOR, ms=11, mec="white", zorder=5,
             label="predecessor: confidence 0.9 at frame 4",
         )  # fmt: skip
-    for hits, points in plot.hit_counting.items():
+    for hits, windows in plot.hit_counting.items():
         axes.plot(
-            *_place(points[:WINDOWS_SHOWN]), "s-", color=HIT_COLORS[hits], ms=5, lw=1.2,
+            *_place(windows[:WINDOWS_SHOWN]), "s-", color=HIT_COLORS[hits], ms=5, lw=1.2,
             label=f"{hits} hits of N = {hits}, {hits + 1}, … frames",
         )  # fmt: skip
     axes.set_yscale("logit")

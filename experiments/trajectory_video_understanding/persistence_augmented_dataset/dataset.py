@@ -75,8 +75,10 @@ def write_shard(folder: Path, index: int, clips: np.ndarray, metadata: dict[str,
     assert clips.dtype == np.uint8 and clips.shape[1:] == (NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3), clips.shape
     stem = f"shard_{index:05d}"
     check_metadata(metadata, len(clips), folder / f"{stem}.meta.npz")
+    # Any: to a type checker a column might be the option `allow_pickle`, which is no array
+    columns: dict[str, Any] = {name: metadata[name] for name in METADATA_COLUMNS}
     with atomic_open(folder / f"{stem}.meta.npz", "wb") as file:
-        np.savez(file, **{name: metadata[name] for name in METADATA_COLUMNS})
+        np.savez(file, **columns)
     with atomic_open(folder / f"{stem}.npy", "wb") as file:
         np.save(file, clips)
     return describe_shard(folder, index, len(clips))

@@ -57,7 +57,7 @@ def _refuse_filled(directory: Path) -> None:
 def _to_json(value: np.ndarray) -> Any:
     """Lists and numbers, NaN as None."""
     if value.dtype.kind == "f":
-        return np.where(np.isnan(value), None, value.astype(object)).tolist()
+        return np.where(np.isnan(value), np.array(None), value.astype(object)).tolist()
     return value.tolist()
 
 
@@ -168,7 +168,8 @@ def assign_splits(records: list[dict[str, Any]], names: list[str], folder: Path)
     if len(order) < len(SPLITS):
         what = "scenes" if by_scene else "pairs"
         raise InputError(f"{folder} has {len(order)} {what}, too few for three splits; add more, or give 'split'")
-    split_of, start = {}, 0
+    split_of: dict[str, str] = {}
+    start = 0
     for split, share in SPLIT_SHARES.items():
         size = max(1, round(share * len(order)))
         split_of |= dict.fromkeys(order[start : start + size], split)

@@ -114,7 +114,7 @@ def read_json(path: str | Path, produced_by: str, stage: str | None = None) -> d
     return value
 
 
-def require_finite(value: float, path: str | Path, name: str) -> float:
+def require_finite(value: object, path: str | Path, name: str) -> float:
     """Return `value` as a float, or raise InputError naming file and field when it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise InputError(f"{path} holds {value!r} for {name}, expected a finite number; make the file again")

@@ -11,6 +11,8 @@ adaptive Gaussian mixture model for background subtraction (MOG2), 2004.
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 import supervision as sv
 from run_directory import InputError
@@ -23,6 +25,16 @@ TRACKERS = ("sort", "bytetrack")
 MAX_LOST_FRAMES = 1  # frames a track may go unseen and still go on; SORT's own choice
 MIN_IOU = 0.3
 REFERENCE_FPS = 30.0  # the rate in which `trackers` counts its buffer; given as the frame rate, it counts frames
+
+
+class _Settings(TypedDict):
+    """What both trackers of `trackers` take."""
+
+    lost_track_buffer: int
+    frame_rate: float
+    minimum_consecutive_frames: int
+    minimum_iou_threshold: float
+    track_activation_threshold: float
 
 
 class Associator:
@@ -38,13 +50,14 @@ class Associator:
         if max_lost_frames < 0:
             raise InputError(f"the number of frames a track may be lost is {max_lost_frames}, expected 0 or more")
         every = float("-inf")
-        common = {
+        common: _Settings = {
             "lost_track_buffer": max_lost_frames,
             "frame_rate": REFERENCE_FPS,
             "minimum_consecutive_frames": 1,
             "minimum_iou_threshold": MIN_IOU,
             "track_activation_threshold": every,
         }
+        self._tracker: SORTTracker | ByteTrackTracker
         if tracker == "sort":
             self._tracker = SORTTracker(**common)
         else:
@@ -65,7 +78,9 @@ class Associator:
         indices = np.arange(len(boxes))
         tracked = self._tracker.update(sv.Detections(xyxy=corners, confidence=scores, data={"index": indices}))
         tracklets = self._tracker.tracks
-        owner = dict(zip(tracked.tracker_id.tolist(), tracked.data.get("index", indices[:0]).tolist(), strict=True))
+        assert tracked.tracker_id is not None  # a tracker names all that it returns
+        index_of = np.asarray(tracked.data.get("index", indices[:0]))
+        owner = dict(zip(tracked.tracker_id.tolist(), index_of.tolist(), strict=True))
         owner.pop(-1, None)  # newborns
         found = {tracklet: owner[tracklet.tracker_id] for tracklet in tracklets if tracklet.tracker_id in owner}
         newborns = [tracklet for tracklet in tracklets if tracklet not in self._ids]

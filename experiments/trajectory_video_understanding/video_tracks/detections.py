@@ -34,7 +34,7 @@ class BackgroundDetector:
 
     def update(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Boxes float64 (n, 4) xywh and scores (n,), the share of each box that moves, of one frame (H, W, 3)."""
-        moving = (self._background.apply(frame) > self.SHADOW).astype(np.uint8)
+        moving: np.ndarray = (self._background.apply(frame) > self.SHADOW).astype(np.uint8)
         self._frames_seen += 1
         if self._frames_seen <= self.WARM_UP_FRAMES:
             return np.empty((0, 4)), np.empty(0)
@@ -58,6 +58,7 @@ class Detections:
         """Boxes (n, 4) and scores (n,) of this frame; frames come in order."""
         if self._detector is not None:
             return self._detector.update(frame)
+        assert self._boxes is not None  # else there is a detector
         found = self._boxes.in_frame(frame_index)
         return found.boxes, found.score
 

@@ -58,13 +58,13 @@ class LiveCrops:
                 self._trackers[track_id], self._ages[track_id] = CropTracker(), 0
         crops = []
         for track_id, tracker in self._trackers.items():
-            observation = seen.get(track_id)
-            window = tracker.update(None if observation is None else observation.box)
+            found = seen.get(track_id)
+            window = tracker.update(None if found is None else found.box)
             self._ages[track_id] += 1
             pixels = crop_frame(frame, window)
-            if observation is None and self.unseen == "blank":
+            if found is None and self.unseen == "blank":
                 pixels = blanked(pixels)
-            crops.append(LiveCrop(track_id, self._ages[track_id], observation, window, pixels))
+            crops.append(LiveCrop(track_id, self._ages[track_id], found, window, pixels))
         return crops
 
     def drop(self, track_ids: Iterable[int]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from run_directory import (
@@ -159,7 +160,8 @@ def compute_chart(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def _calm(*axes) -> None:  # matplotlib.axes.Axes; one legend for all of them
+def _calm(*axes: Axes) -> None:
+    """No line on top, and one legend for all of them."""
     handles, labels = [], []
     for axis in axes:
         axis.spines[["top"]].set_visible(False)

@@ -20,6 +20,7 @@ from early_persistence_detection.models.attention_visualization import attention
 from early_persistence_detection.models.calibration import PerAgeRule
 from early_persistence_detection.models.compute_gating import (
     Decisions,
+    Threshold,
     confirm_hits,
     decide,
     decide_at_one_frame,
@@ -54,7 +55,7 @@ CURVE_THRESHOLDS = (
 )
 
 
-PREDECESSOR = {"threshold": 0.9, "frame": 4}
+PREDECESSOR_THRESHOLD, PREDECESSOR_FRAME = 0.9, 4
 
 
 HITS = (2, 3, 4)
@@ -77,7 +78,7 @@ class Judged:
     visible: np.ndarray  # bool (n, T)
     probabilities: np.ndarray  # float64 (n, T)
     bayes_posterior: np.ndarray | None  # float64 (n, T); None on real video
-    threshold: float | np.ndarray  # of the rule that is judged, as `decide` takes it
+    threshold: Threshold  # of the rule that is judged, as `decide` takes it
     early_stop_frame: int
     seed: int
     scenes: np.ndarray | None = None  # int (n,): which scene each clip is from; None where not known to be several
@@ -121,7 +122,8 @@ def accuracy_by_age(judged: Judged, probabilities: np.ndarray) -> dict[str, Any]
 
 
 def optimal_decisions(judged: Judged, preset: str, alpha: float) -> Decisions:
-    """What the optimal rule decides on the Bayes posterior."""
+    """What the optimal rule decides on the Bayes posterior, which must be known."""
+    assert judged.bayes_posterior is not None
     rule = OptimalRule(get_preset(preset), alpha, judged.num_frames)
     decision, decision_frame = rule.decide(judged.bayes_posterior, judged.visible)
     return Decisions(decision.astype(np.int64), decision_frame, decision.astype(np.float64))
@@ -133,6 +135,8 @@ def judge_model(judged: Judged, decisions: Decisions, optimal: dict[float, Decis
     right, frame = metrics.is_right(decisions.decision, labels), decisions.decision_frame
     regret = bayes_gap = None
     if optimal is not None:
+        bayes = judged.bayes_posterior
+        assert bayes is not None  # the optimal rule decides on it
         regret = {
             str(alpha): judged.interval(
                 metrics.regret, judged.cost(decisions, alpha), judged.cost(optimal[alpha], alpha)
@@ -140,9 +144,7 @@ def judge_model(judged: Judged, decisions: Decisions, optimal: dict[float, Decis
             for alpha in ALPHAS
         }
         bayes_gap = judged.by_age(
-            lambda age: judged.interval(
-                metrics.bootstrap_mean, metrics.bayes_gap(p, judged.bayes_posterior, labels, age)
-            )
+            lambda age: judged.interval(metrics.bootstrap_mean, metrics.bayes_gap(p, bayes, labels, age))
         )
     return {
         **judge_decisions(judged, decisions),
@@ -236,8 +238,8 @@ def hit_counting(visible: np.ndarray, labels: np.ndarray) -> dict[int, list[Oper
 
 def other_rules(judged: Judged, counted: dict[int, list[OperatingPoint]]) -> dict[str, dict[str, Any]]:
     """The predecessor's rule on our p, and every hit counter at its best window."""
-    looked_once = decide_at_one_frame(judged.probabilities, PREDECESSOR["threshold"], PREDECESSOR["frame"])
-    name = f"predecessor_confidence_{PREDECESSOR['threshold']:g}_frame_{PREDECESSOR['frame']}"
+    looked_once = decide_at_one_frame(judged.probabilities, PREDECESSOR_THRESHOLD, PREDECESSOR_FRAME)
+    name = f"predecessor_confidence_{PREDECESSOR_THRESHOLD:g}_frame_{PREDECESSOR_FRAME}"
     rules = {name: dataclasses.asdict(operating_point(looked_once, judged.labels))}
     for hits, points in counted.items():
         costs = [

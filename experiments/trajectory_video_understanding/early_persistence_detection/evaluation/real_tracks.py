@@ -5,7 +5,7 @@ Each target is a question of its own (`track_labels`), judged on the same tracks
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def compare_rules(
     tracks: Sequence[Track],
     num_video_frames: int,
     truth: MotBoxes | None,
-    models: dict[str, Callable[[list[int]], Decisions]],
+    models: Mapping[str, Callable[[list[int]], Decisions]],
 ) -> dict[str, Any]:
     """Score every rule on each target. Tracks whose clip the video cuts off, and ambiguous ones, do not count.
 
@@ -64,7 +64,7 @@ def compare_rules(
         }
         if len(rows) == 0:
             continue
-        judged = [tracks[row] for row in rows]
+        judged = [tracks[row] for row in rows.tolist()]
         seen = detected_frames(judged)
         rules = {rule: decide([track.track_id for track in judged]) for rule, decide in models.items()}
         rules |= {f"confirm_{hits}_hits": confirm_hits(seen, hits, hits) for hits in CONFIRMATION_HITS}

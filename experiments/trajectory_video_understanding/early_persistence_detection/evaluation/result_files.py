@@ -41,10 +41,11 @@ STAGE_FILES = {
     "attention": StageFile("visualizations/attention_analysis.json", "visualize", "visualize_attention.py"),
     "analysis": StageFile("analysis/efficiency_statistics.json", "analyze", "analyze_efficiency.py"),
     "detection": StageFile("detection/summary.json", "detect", "detect.py"),
+    "windows": StageFile("comparison/window_models.json", "compare_window_models", "compare_window_models.py"),
     "comparison": StageFile("comparison/extractor_comparison.json", "compare_extractors", "compare_extractors.py"),
     "report": StageFile("success_criteria.json", "report", "generate_report.py"),
 }
-WINDOW_MODELS = "comparison/window_models.json"  # what compare_extractors.py reads of compare_window_models.py
+OF_COMPARE = ("windows", "comparison")  # stages of the pipeline's --compare only
 PREDICTIONS = "evaluation/predictions.csv"
 EVALUATION_PICTURES = (
     "evaluation/confusion_matrix.png",
@@ -54,6 +55,7 @@ EVALUATION_PICTURES = (
 ATTENTION_OVERVIEW = "visualizations/overview.png"
 EFFICIENCY_CHARTS = ("analysis/decision_frame_histogram.png", "analysis/compute_usage_chart.png")
 COMPARISON_PICTURE = "comparison/extractor_comparison.png"
+MODELS = ("final_model.pt", "calibrated_model.pt")
 TEXTS = ("FINAL_REPORT.md", "analysis/efficiency_report.md")
 
 

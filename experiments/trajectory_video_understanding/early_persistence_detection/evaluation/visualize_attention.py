@@ -132,14 +132,12 @@ def main() -> None:
     tokens = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
     scenes = metrics.known_scenes(split.metadata["scene_id"])
     ratio = metrics.attention_efficiency_ratio(attention, tokens, decisions.decision_frame, args.seed, scenes)
-    changes = faithfulness_changes(model, split, decisions.decision_frame, attention, tokens, device, args.seed)
-    faithfulness = metrics.attention_faithfulness(*changes, args.seed, scenes)
-    by_decision = {
-        KIND_NAME[kind]: metrics.attention_faithfulness(
-            *(np.where(decisions.decision == kind, change, np.nan) for change in changes), args.seed, scenes
-        )
-        for kind in (1, 0)
-    }
+    most, drawn = faithfulness_changes(model, split, decisions.decision_frame, attention, tokens, device, args.seed)
+    faithfulness = metrics.attention_faithfulness(most, drawn, args.seed, scenes)
+    by_decision = {}
+    for kind in (1, 0):
+        most_of_kind, drawn_of_kind = (np.where(decisions.decision == kind, change, np.nan) for change in (most, drawn))
+        by_decision[KIND_NAME[kind]] = metrics.attention_faithfulness(most_of_kind, drawn_of_kind, args.seed, scenes)
 
     pictures, listed = {}, []
     for number, index in enumerate(choose_samples(labels, decisions, args.num_samples)):
@@ -174,7 +172,7 @@ def main() -> None:
             "schema_version": SCHEMA_VERSION,
             "num_clips": len(split),
             "num_clips_with_both_kinds": len(metrics.attention_columns(attention, tokens, decisions.decision_frame)),
-            "num_clips_in_faithfulness": int(np.isfinite(changes[0]).sum()),
+            "num_clips_in_faithfulness": int(np.isfinite(most).sum()),
             "rule": args.rule,
             "confidence_threshold": args.confidence_threshold,
             "attention_efficiency_ratio": None if ratio is None else ratio.as_dict(),

@@ -117,7 +117,7 @@ class AnnotatedVideo:
         """Annotate and append one frame; `frame_number` counts from 1 in the source video."""
         picture = draw(frame, tracks, frame_number)
         if self._writer is None:
-            self._open(picture.shape[1], picture.shape[0])
+            self._writer = self._open(picture.shape[1], picture.shape[0])
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         self._writer.write(bgr)
         quarter = min(NUM_STILLS * self._count // self.num_frames, NUM_STILLS - 1)
@@ -126,17 +126,17 @@ class AnnotatedVideo:
             self._best[quarter] = (rank, frame_number, cv2.imencode(".png", bgr)[1].tobytes())
         self._count += 1
 
-    def _open(self, width: int, height: int) -> None:
+    def _open(self, width: int, height: int) -> cv2.VideoWriter:
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a codec that is missing is no news
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         self.directory.mkdir(parents=True, exist_ok=True)
         for codec in CODECS:
             writer = cv2.VideoWriter(
-                str(self._temporary), cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*codec), self.fps, (width, height)
+                str(self._temporary), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*codec), self.fps, (width, height)
             )
             if writer.isOpened():
-                self._writer, self.codec, self.size = writer, codec, (width, height)
-                return
+                self.codec, self.size = codec, (width, height)
+                return writer
         raise InputError(f"OpenCV here can write none of {', '.join(CODECS)}; install opencv-python with FFmpeg")
 
     def close(self) -> list[str]:

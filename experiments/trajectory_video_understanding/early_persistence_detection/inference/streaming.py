@@ -77,6 +77,7 @@ class TrackStream:
             fresh = self.model.initial_state(len(newborns))
             self._state = fresh if self._state is None else self._state.append(fresh)
         pixels = frames_to_input(np.stack([crop.pixels for crop in crops]), self.model.device)
+        assert self._state is not None  # every live track was a newborn once
         p, self._state = self.model.step(pixels, self._state)
         self.frames_stepped += len(crops)
         live = []
@@ -99,9 +100,10 @@ class TrackStream:
         Raises ValueError where a track is undecided.
         """
         records = [self.records[track_id] for track_id in track_ids]
-        if any(record.decision is None for record in records):
+        ages = [record.decision_frame for record in records if record.decision_frame is not None]
+        if len(ages) < len(records):
             raise ValueError("a track is still undecided")
         last_frame = self.model.num_frames if last_frame is None else last_frame
         probability = np.array([record.probabilities[:last_frame][-1] for record in records], np.float64)
-        frames = np.array([min(record.decision_frame, last_frame) for record in records], np.int64)
+        frames = np.array([min(age, last_frame) for age in ages], np.int64)
         return Decisions(names_persistent(probability), frames, probability)

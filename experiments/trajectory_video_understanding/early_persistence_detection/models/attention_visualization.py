@@ -90,7 +90,11 @@ def faithfulness_changes(
             ages = torch.arange(longest, device=device)
 
             def p_at_decision(
-                removed: np.ndarray | None, codes=codes, longest=longest, last=last, ages=ages
+                removed: np.ndarray | None,
+                codes: torch.Tensor = codes,
+                longest: int = longest,
+                last: torch.Tensor = last,
+                ages: torch.Tensor = ages,
             ) -> np.ndarray:
                 mask = None if removed is None else torch.from_numpy(removed[:, :longest]).to(device)
                 p = model.probability(model.head(codes, mask)[0], ages)
@@ -186,7 +190,7 @@ def overview_figure(samples: list[Sample]) -> Figure:
     columns = max(4, *(len(sample.frames) for sample in samples))
     rows = -(-len(samples) // 2)
     figure = Figure(figsize=(2 * (1.15 * columns + 0.3), 3.3 * rows), dpi=110, facecolor="white")
-    panels = np.atleast_2d(figure.subfigures(rows, 2)).ravel()
+    panels = figure.subfigures(rows, 2, squeeze=False).ravel()
     for panel, sample in zip(panels, samples, strict=False):
         axes = panel.subplots(2, columns, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
         draw_sample(axes, sample)

@@ -65,7 +65,7 @@ def save_model(path: str | Path, model: EarlyPersistenceClassifier) -> None:
         {
             "format": MODEL_FORMAT,
             "format_version": MODEL_FORMAT_VERSION,
-            "extractor": as_plain(model.extractor.config),
+            "extractor": as_plain(model.extractor_config),
             "classifier": dataclasses.asdict(model.config),
             "calibration": model.calibration.as_dict(),
             "weights": {name: tensor.cpu() for name, tensor in model.state_dict().items()},

@@ -82,9 +82,10 @@ def names_persistent(probability: np.ndarray) -> np.ndarray:
 
 def gate(probability: float, age: int, threshold: Threshold, last_frame: int) -> Gate:
     """What a track of `age` frames (from 1) with P(persistent) = `probability` gets now; threshold as for `decide`."""
-    if not stops(np.array([probability], np.float64), threshold, age, last_frame)[0]:
+    p = np.array([probability], np.float64)
+    if not stops(p, threshold, age, last_frame)[0]:
         return Gate.WATCH
-    return Gate.FULL_BUDGET if names_persistent(np.float64(probability)) else Gate.STOP
+    return Gate.FULL_BUDGET if names_persistent(p)[0] else Gate.STOP
 
 
 def decide(probabilities: np.ndarray, threshold: Threshold, last_frame: int | None = None) -> Decisions:
@@ -225,8 +226,8 @@ def run_gated_stream(
             cohort, age, fed = _Cohort(indices, state), 0, fed + len(indices)
         else:
             cohort = _joined(waiting.pop(age))
-        p, state = model.step(frames_to_input(frames_at(cohort.indices, age), device), cohort.state)
-        p = p.double().cpu().numpy()
+        stepped, state = model.step(frames_to_input(frames_at(cohort.indices, age), device), cohort.state)
+        p = stepped.double().cpu().numpy()
         steps_at_age[age] += len(p)
         stop = stops(p, threshold, age + 1, num_frames)
         probability[cohort.indices[stop]], decision_frame[cohort.indices[stop]] = p[stop], age + 1

@@ -152,9 +152,12 @@ class PixelsToLogits(nn.Module):
 class EarlyPersistenceClassifier(nn.Module):
     """Extractor, head and calibration in one: frames in, calibrated probabilities out."""
 
+    _scale: Tensor  # float32 (T,), buffers: what is registered by name no type checker sees
+    _shift: Tensor
+
     def __init__(self, extractor_config: ExtractorConfig, config: ClassifierConfig):
         super().__init__()
-        self.config = config
+        self.config, self.extractor_config = config, extractor_config
         self.extractor = build_extractor(extractor_config)
         self.head = PersistenceHead(config, self.extractor.code_dim)
         # scale and shift of `calibration`, where the logits are; a value of its own, so no part of the weights
@@ -165,7 +168,7 @@ class EarlyPersistenceClassifier(nn.Module):
     @property
     def extractor_name(self) -> str:
         """One of EXTRACTORS."""
-        return name_of(self.extractor.config)
+        return name_of(self.extractor_config)
 
     @property
     def num_frames(self) -> int:

@@ -19,7 +19,7 @@ from persistence_augmented_dataset.dataset import ClipSplit
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from early_persistence_detection.models.compute_gating import run_gated_stream
+from early_persistence_detection.models.compute_gating import Threshold, run_gated_stream
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.stream import frames_to_input
 
@@ -64,12 +64,12 @@ def flops_to_start(model: EarlyPersistenceClassifier) -> int:
 def flops_of_step(model: EarlyPersistenceClassifier, device: torch.device) -> np.ndarray:
     """int64 (T,): FLOPs of stepping one track from age t to t + 1. They grow with t, as more frames are attended to."""
     frame, state = torch.zeros(1, 3, 64, 64, device=device), model.initial_state(1)
-    flops = []
-    for _ in range(model.config.num_frames):
-        stepped = []
-        flops.append(count_flops(lambda state=state, stepped=stepped: stepped.append(model.step(frame, state))))
-        state = stepped[0][1]
-    return np.array(flops, np.int64)
+
+    def step() -> None:
+        nonlocal state
+        _, state = model.step(frame, state)
+
+    return np.array([count_flops(step) for _ in range(model.config.num_frames)], np.int64)
 
 
 def gated_flops(steps_at_age: np.ndarray, per_step: np.ndarray, to_start: int) -> int:
@@ -141,7 +141,8 @@ def _fastest(run: Callable[[int], Any], batch_sizes: Sequence[int], threads: set
     After TRIAL_SECONDS a further thread count is tried at the best batch size only, but it is tried: a side that
     was denied its threads would make the other look fast.
     """
-    started, seconds = time.perf_counter(), {}
+    started = time.perf_counter()
+    seconds: dict[Setting, float] = {}
     _timed(run, Setting(batch_sizes[0], min(threads)), device)
     for count in sorted(threads):
         sizes = batch_sizes
@@ -158,7 +159,7 @@ def _fastest(run: Callable[[int], Any], batch_sizes: Sequence[int], threads: set
 
 
 def measure_speedup(
-    model: EarlyPersistenceClassifier, split: ClipSplit, threshold: float, device: torch.device
+    model: EarlyPersistenceClassifier, split: ClipSplit, threshold: Threshold, device: torch.device
 ) -> WallclockTiming:
     """`measure_wallclock` on the first clips of `split`, as many and in such batches as suit the device."""
     is_cpu = device.type == "cpu"
@@ -171,7 +172,7 @@ def measure_speedup(
 def measure_wallclock(
     model: EarlyPersistenceClassifier,
     pixels: np.ndarray,
-    threshold: float,
+    threshold: Threshold,
     device: torch.device,
     full_batch_sizes: Sequence[int],
     gated_batch_sizes: Sequence[int],
@@ -253,9 +254,9 @@ def measure_latency(
     for name, model in streams.items():
         for size in (1, batch_size):
             runs[name, size] = _stream_run(model, size, device), model.config.num_frames
-    for name, model in windows.items():
+    for name, window in windows.items():
         for size in (1, WINDOW_BATCH_SIZE):
-            runs[name, size] = _window_run(model, size, device), 1
+            runs[name, size] = _window_run(window, size, device), 1
     sizes = dict.fromkeys(streams, batch_size) | dict.fromkeys(windows, WINDOW_BATCH_SIZE)
     seconds: dict[tuple[str, int], list[float]] = {key: [] for key in runs}
     all_threads, started = torch.get_num_threads(), time.perf_counter()

@@ -116,6 +116,8 @@ def main() -> None:
         )
         calibration = dataclasses.replace(calibration, certificate=certificate)
         model.set_calibration(calibration)
+    per_age = calibration.per_age
+    assert per_age is not None  # fit_calibration fits one
     directory = RunDirectory(args.output_dir)
     save_model(directory.path / "calibrated_model.pt", model)
     write_json(
@@ -132,7 +134,7 @@ def main() -> None:
             "chosen_by": "least average cost" if args.confidence_threshold is None else "given",
             "thresholds": tried,
             # NEVER (2) where the rule does not stop
-            "per_age": dict(zip(("transient", "persistent"), calibration.per_age.thresholds, strict=True)),
+            "per_age": dict(zip(("transient", "persistent"), per_age.thresholds, strict=True)),
             "certificate": None if calibration.certificate is None else calibration.certificate.as_dict(),
             "provenance": provenance(vars(args), args.seed),
         },

@@ -11,6 +11,7 @@ Legend: n clips, B batch, T frames, N tokens per frame, Q code dimensions.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -134,6 +135,10 @@ def train_head(
             "optimisation": optimisation.state(),
         }
 
+    def save_between(epoch: int, steps_in_epoch: int) -> None:
+        if save is not None:
+            save(state(epoch, steps_in_epoch))
+
     network = world.wrap(head)
     with stop.put_off(), progress(None, settings.epochs * steps_per_epoch, "classifier", "steps") as bar:
         bar.update(optimisation.step_index)
@@ -173,7 +178,7 @@ def train_head(
                     stop.heed(
                         world,
                         f"at step {step + 1}/{steps_per_epoch} of epoch {epoch}/{settings.epochs}",
-                        lambda epoch=epoch, steps=step + 1: None if save is None else save(state(epoch, steps)),
+                        functools.partial(save_between, epoch, step + 1),
                     )
             if world.is_main:
                 figures = {"loss": float(sums[0] / sums[2]), "accuracy": float(sums[1] / sums[2])}

@@ -55,7 +55,10 @@ class EncodedSplit:
     def inputs(self, indices: Tensor | slice, extractor: Extractor, device: torch.device) -> Tensor:
         """Codes float32 (B, T, N, Q) of the clips at `indices`."""
         tokens = self.tokens[indices].to(device)
-        return tokens.float() if tokens.is_floating_point() else extractor.codes_of(tokens.int())
+        if tokens.is_floating_point():
+            return tokens.float()
+        assert isinstance(extractor, MagvitTokenizer)  # no other extractor has token indices
+        return extractor.codes_of(tokens.int())
 
 
 @dataclasses.dataclass(frozen=True)

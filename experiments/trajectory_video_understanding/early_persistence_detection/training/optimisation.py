@@ -113,6 +113,7 @@ class Optimisation:
             figures = self._gradients(size, loss_of)
             if figures is None:
                 self.micro_batches.halve()
+        assert figures is not None  # to halve twice raises
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.scaler.step(self.optimizer)
@@ -129,7 +130,7 @@ class Optimisation:
         self.optimizer.zero_grad(set_to_none=True)
         key = np.random.SeedSequence([self.seed, 3, self.step_index, self.rank])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
-        figures: np.ndarray | float = 0.0
+        figures: np.ndarray = np.zeros(())
         try:
             for rows in self.micro_batches.parts(size):
                 loss, part = loss_of(rows)

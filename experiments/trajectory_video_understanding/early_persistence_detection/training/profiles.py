@@ -76,8 +76,10 @@ def resolve_profile(args: argparse.Namespace) -> Profile:
 
     extractor, tokenizer_training = CONFIGS[args.extractor][args.size], None
     if args.extractor == "magvit":
+        assert isinstance(extractor, TokenizerConfig) and isinstance(profile.extractor_config, TokenizerConfig)
         extractor = dataclasses.replace(extractor, levels=profile.extractor_config.levels)
         tokenizer_training = profile.tokenizer_training
+        assert tokenizer_training is not None  # every profile says how magvit's tokenizer is trained
         if args.tokenizer_steps is not None:
             tokenizer_training = dataclasses.replace(tokenizer_training, num_steps=args.tokenizer_steps)
     lengths = given("epochs", "batch_size", "learning_rate", "token_dropout", "weight_decay")

@@ -35,14 +35,16 @@ import json
 import random
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
 import torch
 from matplotlib.figure import Figure
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from persistence_augmented_dataset.dataset import ClipSplit, load_split
 from run_directory import (
@@ -70,7 +72,7 @@ from early_persistence_detection.models.calibration import fit_platt
 from early_persistence_detection.models.checkpoint import load_model
 from early_persistence_detection.models.compute_gating import decide
 from early_persistence_detection.models.devices import resolve_device
-from early_persistence_detection.models.early_persistence_classifier import PersistenceHead
+from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, PersistenceHead
 from early_persistence_detection.models.extractors.magvit_tokenizer import MagvitTokenizer
 from early_persistence_detection.models.object_tokens import object_tokens
 from early_persistence_detection.training.classifier_training import ClassifierTraining, predict_logits, train_head
@@ -177,6 +179,15 @@ def is_pruned(losses: list[float], finished: list[FrozenTrial]) -> bool:
     return len(finished) >= STARTUP_TRIALS and losses[-1] > float(np.median(at_this_epoch))
 
 
+Part = TypeVar("Part", ClassifierConfig, ClassifierTraining)
+
+
+def _at(point: dict[str, Any], part: Part) -> Part:
+    """`part` with what the point says of it."""
+    names = {field.name for field in dataclasses.fields(part)}
+    return dataclasses.replace(part, **{name: point[name] for name in point if name in names})
+
+
 def run_trial(
     trial: optuna.Trial, data: TuningData, tokenizer: MagvitTokenizer, profile: Profile, seed: int, device: torch.device
 ) -> tuple[float, float]:
@@ -191,12 +202,7 @@ def run_trial(
         if epoch < settings.epochs and is_pruned(losses, finished):
             raise optuna.TrialPruned
 
-    config, settings = (
-        dataclasses.replace(
-            part, **{name: point[name] for name in point if name in {field.name for field in dataclasses.fields(part)}}
-        )
-        for part in (profile.classifier, profile.classifier_training)
-    )
+    config, settings = _at(point, profile.classifier), _at(point, profile.classifier_training)
     torch.manual_seed(seed)
     head = PersistenceHead(config, tokenizer.code_dim).to(device)
     validation = data.validation
@@ -244,7 +250,7 @@ def open_study(address: str, name: str, purpose: dict[str, Any], seed: tuple[int
         study = optuna.create_study(
             storage=open_storage(address),
             study_name=name,
-            directions=("minimize",) * len(OBJECTIVES),
+            directions=(StudyDirection.MINIMIZE,) * len(OBJECTIVES),
             load_if_exists=True,
         )
         # what a worker tries next depends on how many there are, else a study that goes on would begin anew
@@ -298,6 +304,10 @@ def pareto_front(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     return front
 
 
+def _objective(index: int) -> Callable[[FrozenTrial], float]:
+    return lambda trial: trial.values[index]
+
+
 def importance(study: optuna.Study, complete: list[FrozenTrial]) -> dict[str, dict[str, float]] | None:
     """Share of each objective's variance that each parameter explains (fANOVA); None for too few trials."""
     if len(complete) < MIN_TRIALS_FOR_IMPORTANCE:
@@ -306,22 +316,26 @@ def importance(study: optuna.Study, complete: list[FrozenTrial]) -> dict[str, di
         name: optuna.importance.get_param_importances(
             study,
             evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
-            target=lambda trial, index=index: trial.values[index],
+            target=_objective(index),
         )
         for index, name in enumerate(OBJECTIVES)
         if np.ptp([trial.values[index] for trial in complete]) > 0
     }
 
 
+def _places(trials: list[FrozenTrial]) -> tuple[list[float], list[float]]:
+    """Coordinates of trials in the figure."""
+    return [trial.values[1] for trial in trials], [100 * trial.values[0] for trial in trials]
+
+
 def front_figure(complete: list[FrozenTrial], front: list[FrozenTrial], num_pruned: int) -> Figure:
     """Error against mean decision frame of every complete trial; down and to the left is better."""
     figure = Figure(figsize=(8.6, 5.6), layout="constrained")
     axes = figure.add_subplot()
-    for trials, style in ((complete, {"color": "#9aa5b1", "s": 28, "label": "complete trials"}),
-                          (front, {"color": "#d1495b", "s": 60, "label": "Pareto front", "zorder": 3})):  # fmt: skip
-        axes.scatter([t.values[1] for t in trials], [100 * t.values[0] for t in trials], **style)
+    axes.scatter(*_places(complete), color="#9aa5b1", s=28, label="complete trials")
+    axes.scatter(*_places(front), color="#d1495b", s=60, label="Pareto front", zorder=3)
     steps = sorted(front, key=lambda trial: trial.values[1])
-    axes.step([t.values[1] for t in steps], [100 * t.values[0] for t in steps], color="#d1495b", lw=1.2, where="post")
+    axes.step(*_places(steps), color="#d1495b", lw=1.2, where="post")
     for trial in front:
         place = (trial.values[1], 100 * trial.values[0])
         axes.annotate(f"{trial.number}", place, (5, 5), textcoords="offset points", fontsize=9)
@@ -440,6 +454,7 @@ def main() -> None:
     args = parse_args()
     device = resolve_device(args.device)
     tokenizer = load_model(args.model, device, "magvit").extractor
+    assert isinstance(tokenizer, MagvitTokenizer)  # load_model refuses any other
     manifest = args.data_dir / "manifest.json"
     load_split(args.data_dir, "train")  # its errors come before those of a database
     profile = PROFILES[args.profile]

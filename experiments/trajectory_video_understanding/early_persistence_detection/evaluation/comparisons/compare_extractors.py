@@ -128,7 +128,32 @@ def run_figure(values: Sequence[float | None], possible: Range) -> dict[str, Any
 
 def bayes_gap_at(age: int) -> Callable[[Run], np.ndarray]:
     """`metrics.bayes_gap` of a run, (n,)."""
-    return lambda run: metrics.bayes_gap(run.probabilities, run.bayes_posterior, run.labels, age)
+
+    def of_run(run: Run) -> np.ndarray:
+        assert run.bayes_posterior is not None
+        return metrics.bayes_gap(run.probabilities, run.bayes_posterior, run.labels, age)
+
+    return of_run
+
+
+def right_at(age: int) -> Callable[[Run], np.ndarray]:
+    """Whether a run is right at an age, (n,)."""
+    return lambda run: metrics.is_right_at_age(run.probabilities, run.labels)[:, age - 1]
+
+
+def cost_at(alpha: float, decided_by: Callable[[Run], RuleOutcome]) -> Callable[[Run], np.ndarray]:
+    """What a run's rule costs, (n,)."""
+    return lambda run: decided_by(run).cost(alpha)
+
+
+def regret_at(alpha: float, decided_by: Callable[[Run], RuleOutcome]) -> Callable[[Run], np.ndarray]:
+    """What a run's rule costs above the optimal one, (n,)."""
+
+    def of_run(run: Run) -> np.ndarray:
+        assert run.optimal_cost is not None
+        return decided_by(run).cost(alpha) - run.optimal_cost[alpha]
+
+    return of_run
 
 
 RUN_FIGURES = {
@@ -151,16 +176,10 @@ def judge_extractor(runs: Sequence[Run], seed: int) -> dict[str, Any]:
 
     def judge_rule(decided_by: Callable[[Run], RuleOutcome], alphas: Sequence[float]) -> tuple[dict, dict, dict | None]:
         """Accuracy and mean decision frame, average cost and regret by alpha."""
-        cost = {str(alpha): over_clips(lambda run, alpha=alpha: decided_by(run).cost(alpha)) for alpha in alphas}
+        cost = {str(alpha): over_clips(cost_at(alpha, decided_by)) for alpha in alphas}
         regret = None
         if first.optimal_cost is not None and set(alphas) <= set(ALPHAS):
-            regret = {
-                str(alpha): over_clips(
-                    lambda run, alpha=alpha: decided_by(run).cost(alpha) - run.optimal_cost[alpha],
-                    DIFFERENCE_OF_SHARES,
-                )
-                for alpha in alphas
-            }
+            regret = {str(alpha): over_clips(regret_at(alpha, decided_by), DIFFERENCE_OF_SHARES) for alpha in alphas}
         decided = {
             "accuracy": over_clips(lambda run: decided_by(run).right),
             "mean_decision_frame": over_clips(lambda run: decided_by(run).decision_frame, (1.0, first.num_frames)),
@@ -186,13 +205,7 @@ def judge_extractor(runs: Sequence[Run], seed: int) -> dict[str, Any]:
             "regret": None if per_age_regret is None else per_age_regret[str(alpha)],
         },
         "bayes_gap": bayes_gap,
-        "accuracy_at_age": {
-            str(age): over_clips(
-                lambda run, age=age: metrics.is_right_at_age(run.probabilities, run.labels)[:, age - 1]
-            )
-            for age in AGES_SHOWN
-            if age <= first.num_frames
-        },
+        "accuracy_at_age": {str(age): over_clips(right_at(age)) for age in AGES_SHOWN if age <= first.num_frames},
         **{name: run_figure([run.metric(name) for run in runs], possible) for name, possible in RUN_FIGURES.items()},
         "num_parameters": round(np.mean([run.number("training", "num_parameters") for run in runs])),
         "flops_per_new_frame": float(np.mean([run.flops_at_age for run in runs])),

@@ -94,13 +94,15 @@ def main() -> None:
     splits = {name: load_split(args.data_dir, name) for name in ("train", "calibration", "test")}
     splits["train"] = splits["train"].limit(args.num_samples)
     torch.manual_seed(args.seed)
-    untrained = MagvitTokenizer(model.extractor.config).to(device).eval()
+    trained = model.extractor
+    assert isinstance(trained, MagvitTokenizer)  # load_model refuses any other
+    untrained = MagvitTokenizer(trained.config).to(device).eval()
     settings = dataclasses.replace(ClassifierTraining(), epochs=args.epochs, batch_size=args.batch_size)
     directory = RunDirectory(results_dir_of(args.output))
     variants = {}
     for name, tokenizer, soft in (
-        ("quantized", model.extractor, False),
-        ("pre_quantized", model.extractor, True),
+        ("quantized", trained, False),
+        ("pre_quantized", trained, True),
         ("random_encoder", untrained, False),
     ):
         directory.log(f"Token ablation: {name}")

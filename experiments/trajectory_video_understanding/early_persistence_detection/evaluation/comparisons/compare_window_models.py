@@ -376,6 +376,10 @@ def main() -> None:
             if result is not None:
                 directory.log(f"Window model {name}: kept from an earlier run")
             else:
+
+                def log(message: str, name: str = name) -> None:
+                    directory.log(f"Window model {name}: {message}")
+
                 result = train_and_judge(
                     name,
                     splits,
@@ -383,7 +387,7 @@ def main() -> None:
                     args.ages,
                     args.seed,
                     device,
-                    lambda message, name=name: directory.log(f"Window model {name}: {message}"),
+                    log,
                 )
                 write_json(
                     path,

@@ -106,8 +106,9 @@ class I3D(Extractor):
         self.mixed = nn.ModuleList()
         below = third
         for widths in MODULE_WIDTHS:
-            self.mixed.append(MixedModule(below, [config.narrowed(width) for width in widths]))
-            below = self.mixed[-1].above
+            module = MixedModule(below, [config.narrowed(width) for width in widths])
+            self.mixed.append(module)
+            below = module.above
         self._code_dim = below
 
     @property

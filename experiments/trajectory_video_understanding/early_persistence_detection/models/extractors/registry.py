@@ -58,7 +58,9 @@ def as_plain(config: ExtractorConfig) -> dict[str, Any]:
 
 def from_plain(plain: dict[str, Any]) -> ExtractorConfig:
     """The inverse of `as_plain`. Raises InputError for an unknown name, TypeError or ValueError for other sizes."""
-    sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items() if key != "name"}
+    sizes: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in plain.items() if key != "name"
+    }
     return type(CONFIGS[check_name(plain["name"])]["small"])(**sizes)
 
 

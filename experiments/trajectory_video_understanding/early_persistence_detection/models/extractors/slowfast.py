@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +74,9 @@ class SlowFast(Extractor):
     def encode(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """As `Extractor.encode`. With a cache of tracks of different ages, one frame at a time (else ValueError)."""
         batch = len(frames)
+        of_fast: Sequence[Past | None]
+        of_lateral: Sequence[Past | None]
+        of_slow: Past | None
         if cache is None:
             frames_seen = (0,) * batch
             standing = frames.new_zeros(batch, self.config.slow_channels[-1], GRID_SIZE, GRID_SIZE)
@@ -114,6 +118,7 @@ class SlowFast(Extractor):
             return self._in_step(frames, across, waits.pop(), standing, past)
         if frames.shape[1] != 1:
             raise ValueError("tracks of different ages are encoded one frame at a time")
+        assert past is not None  # of different ages: not all are at their first frame
         return self._out_of_step(frames, across, frames_seen, standing, past)
 
     def _in_step(
@@ -122,6 +127,7 @@ class SlowFast(Extractor):
         """`_slow_pathway` where the same frames of every track are slow, from index `first` on."""
         num_frames, interval = frames.shape[1], self.config.interval
         if first >= num_frames:
+            assert past is not None  # the first frame is a slow one
             return standing.unsqueeze(1).expand(-1, num_frames, -1, -1, -1), standing, past
         due = slice(first, None, interval)
         # what comes across holds the fast frames just before each frame, so it can be thinned out like the frames: only
@@ -153,7 +159,9 @@ class SlowFast(Extractor):
         x = frames
         for index, layer in enumerate(self.slow[:-1]):
             x, _ = layer(x, None)
-            x = torch.cat([x, self.lateral[index].of_lagged(across[index])], dim=2)
+            lateral = self.lateral[index]
+            assert isinstance(lateral, CausalConv3d)
+            x = torch.cat([x, lateral.of_lagged(across[index])], dim=2)
         return self.slow[-1](x, past)
 
 

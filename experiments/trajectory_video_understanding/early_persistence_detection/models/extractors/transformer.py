@@ -58,7 +58,8 @@ class SpaceTimeBlock(nn.Module):
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(M, L, 3 D) -> query, key and value (M, H, L, D / H)."""
-        return rearrange(x, "m l (three h d) -> three m h l d", three=3, h=self.num_heads).unbind(0)
+        query, key, value = rearrange(x, "m l (three h d) -> three m h l d", three=3, h=self.num_heads).unbind(0)
+        return query, key, value
 
     def _over_time(self, x: Tensor, past: Past | None, age: Tensor) -> tuple[Tensor, Past]:
         batch, num_frames, num_tokens = x.shape[:3]
