@@ -18,7 +18,7 @@ import supervision as sv
 from run_directory import InputError
 from trackers import ByteTrackTracker, SORTTracker
 
-from video_tracks.mot import MotBoxes
+from video_tracks.boxes import BoxTable
 from video_tracks.track import Observation, Track, TrackHistory
 
 TRACKERS = ("sort", "bytetrack")
@@ -101,7 +101,7 @@ class Associator:
         return sorted(observations, key=lambda observation: observation.track_id)
 
 
-def associate(boxes: MotBoxes, num_frames: int, associator: Associator) -> list[Track]:
+def associate(boxes: BoxTable, num_frames: int, associator: Associator) -> list[Track]:
     """The tracks of a whole sequence: the online association, run over its frames."""
     history = TrackHistory()
     for frame_index in range(num_frames):

@@ -7,14 +7,37 @@ Source of the background subtraction: Zivkovic, Improved adaptive Gaussian mixtu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from run_directory import InputError
 
-from video_tracks.mot import MotBoxes, SequenceInfo, find_sequence_info
+from video_tracks.boxes import BoxTable
+from video_tracks.mot import SequenceInfo, find_sequence_info
 from video_tracks.video import MISSING_FRAMES_FRACTION, Video
+
+
+class FrameDetections(NamedTuple):
+    """What a detector said of one frame, which it looked at."""
+
+    boxes: np.ndarray  # float64 (n, 4), xywh in px
+    scores: np.ndarray  # float64 (n,), the detector's own scale; 1 where it has none
+    track_ids: np.ndarray  # int64 (n,), of whoever made the file; -1 unknown
+    class_ids: np.ndarray  # int64 (n,), index into the source's class_names; -1 unknown
+
+
+class DetectionSource(Protocol):
+    """Where the detections of a video come from."""
+
+    class_names: tuple[str, ...]
+    has_track_ids: bool  # every box has an id above 0: somebody has tracked already
+
+    def at(self, frame_index: int, pixels: np.ndarray | None) -> FrameDetections | None:
+        """Those of a frame, uint8 RGB (H, W, 3), None where its picture is missing; frames come in order.
+
+        None where the detector was not run on the frame, which is no miss of anything.
+        """
 
 
 class BackgroundDetector:
@@ -50,7 +73,7 @@ class BackgroundDetector:
 class Detections:
     """The boxes of each frame: those of a file, or those that background subtraction finds."""
 
-    def __init__(self, boxes: MotBoxes | None):
+    def __init__(self, boxes: BoxTable | None):
         self._boxes = boxes
         self._detector = BackgroundDetector() if boxes is None else None
 
@@ -63,7 +86,7 @@ class Detections:
         return found.boxes, found.score
 
 
-def load_boxes(read: Any, path: Path | None, video: Video, box_scale: float | None) -> MotBoxes | None:
+def load_boxes(read: Any, path: Path | None, video: Video, box_scale: float | None) -> BoxTable | None:
     """Boxes of a MOT file through `read`, scaled to the video; None without a file.
 
     Raises InputError when they do not belong to this video: outside its picture or past its end.
@@ -105,7 +128,7 @@ def choose_box_scale(video: Video, sequence: SequenceInfo | None, requested: flo
     return horizontal
 
 
-def outside_fraction(boxes: MotBoxes, video: Video) -> float:
+def outside_fraction(boxes: BoxTable, video: Video) -> float:
     """Share of the boxes whose centre lies outside the video's picture."""
     centre = boxes.boxes[:, :2] + boxes.boxes[:, 2:] / 2
     outside = (centre < 0) | (centre >= [video.width, video.height])
@@ -113,8 +136,8 @@ def outside_fraction(boxes: MotBoxes, video: Video) -> float:
 
 
 def fit_boxes(
-    boxes: MotBoxes, boxes_path: str | Path, video: Video, box_scale: float | None = None
-) -> tuple[MotBoxes, float]:
+    boxes: BoxTable, boxes_path: str | Path, video: Video, box_scale: float | None = None
+) -> tuple[BoxTable, float]:
     """Boxes of the file `boxes_path`, scaled to the video, and the scale. Raises InputError when most lie outside."""
     scale = choose_box_scale(video, find_sequence_info(boxes_path), box_scale)
     scaled = boxes.scaled(scale)

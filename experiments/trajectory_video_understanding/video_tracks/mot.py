@@ -20,67 +20,19 @@ from pathlib import Path
 import numpy as np
 from run_directory import InputError, write_text
 
+from video_tracks.boxes import BoxTable
+
 DETECTION_COLUMNS = (7, 8, 9, 10)
 GROUND_TRUTH_COLUMNS = (9, 10)
 FORMAT_HINT = "expected MOT Challenge rows: frame, id, left, top, width, height, score, ..."
 
 
-@dataclasses.dataclass(frozen=True)
-class MotBoxes:
-    """The boxes of one sequence, sorted by frame (within a frame in the order of the file)."""
-
-    frame_index: np.ndarray  # int64 (n,), from 0
-    track_id: np.ndarray  # int64 (n,), -1 for detections
-    boxes: np.ndarray  # float64 (n, 4), xywh in px
-    score: np.ndarray  # float64 (n,)
-    ignored: np.ndarray  # bool (n,), ground truth rows flagged 0
-
-    def __len__(self) -> int:
-        return len(self.frame_index)
-
-    @property
-    def num_frames(self) -> int:
-        """Number of frames up to the last one that holds a box."""
-        return int(self.frame_index[-1]) + 1 if len(self) else 0
-
-    def select(self, rows: np.ndarray | slice) -> MotBoxes:
-        """The boxes at `rows` (indices in ascending order, mask or slice)."""
-        return MotBoxes(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
-
-    def in_frame(self, frame_index: int) -> MotBoxes:
-        """The boxes of one frame."""
-        return self.between(frame_index, frame_index + 1)
-
-    def between(self, start: int, stop: int) -> MotBoxes:
-        """The boxes of the frames start..stop-1."""
-        return self.select(slice(*np.searchsorted(self.frame_index, [start, stop])))
-
-    def scaled(self, scale: float) -> MotBoxes:
-        """The same boxes in a picture that is `scale` times as large."""
-        return dataclasses.replace(self, boxes=self.boxes * scale)
-
-
-def make_boxes(frame_index: np.ndarray, boxes: np.ndarray, score: np.ndarray | None = None) -> MotBoxes:
-    """Detections from arrays: frame_index (n,) from 0, boxes (n, 4) xywh, score (n,) or 1."""
-    frame_index = np.asarray(frame_index, np.int64)
-    order = np.argsort(frame_index, kind="stable")
-    count = len(frame_index)
-    score = np.ones(count) if score is None else np.asarray(score, np.float64)
-    return MotBoxes(
-        frame_index[order],
-        np.full(count, -1, np.int64),
-        np.asarray(boxes, np.float64).reshape(count, 4)[order],
-        score[order],
-        np.zeros(count, bool),
-    )
-
-
-def read_detections(path: str | Path) -> MotBoxes:
+def read_detections(path: str | Path) -> BoxTable:
     """Read a det.txt. Raises InputError naming file and line for anything that is not a detection."""
     return _read(path, DETECTION_COLUMNS)
 
 
-def read_ground_truth(path: str | Path) -> MotBoxes:
+def read_ground_truth(path: str | Path) -> BoxTable:
     """Read a gt.txt (nine or ten columns); rows flagged 0 come back as `ignored`. Raises InputError."""
     boxes = _read(path, GROUND_TRUTH_COLUMNS)
     boxes = dataclasses.replace(boxes, ignored=boxes.score == 0)
@@ -94,7 +46,7 @@ def read_ground_truth(path: str | Path) -> MotBoxes:
     return boxes
 
 
-def _read(path: str | Path, columns: Sequence[int]) -> MotBoxes:
+def _read(path: str | Path, columns: Sequence[int]) -> BoxTable:
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder; give the text file in it, such as {path / 'det.txt'}")
@@ -120,12 +72,13 @@ def _read(path: str | Path, columns: Sequence[int]) -> MotBoxes:
         raise InputError(f"{path} is empty; {FORMAT_HINT}")
     table = np.array(rows, np.float64)
     table = table[np.argsort(table[:, 0], kind="stable")]
-    return MotBoxes(
+    return BoxTable(
         table[:, 0].astype(np.int64) - 1,
         table[:, 1].astype(np.int64),
         table[:, 2:6].copy(),
         table[:, 6].copy(),
         np.zeros(len(table), bool),
+        np.full(len(table), -1, np.int64),
     )
 
 

@@ -25,6 +25,15 @@ MISSING_FRAMES_FRACTION = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
+class Frame:
+    """One frame of a video."""
+
+    index: int  # from 0; of a folder the number in the file's name less that of frame 1
+    seconds: float | None  # since the first frame, by the source's own clock; None where it has none
+    pixels: np.ndarray | None  # uint8 RGB (H, W, 3); None where the picture is missing
+
+
+@dataclasses.dataclass(frozen=True)
 class Video:
     """A video that can be read."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from persistence_augmented_dataset.real.track_labels import outlives_clip, real_or_clutter
-from video_tracks.mot import MotBoxes
+from video_tracks.boxes import BoxTable
 from video_tracks.track import Track, detected_frames
 
 from early_persistence_detection import metrics
@@ -40,7 +40,7 @@ def score_rule(decisions: Decisions, labels: np.ndarray) -> dict[str, Any]:
 def compare_rules(
     tracks: Sequence[Track],
     num_video_frames: int,
-    truth: MotBoxes | None,
+    truth: BoxTable | None,
     models: Mapping[str, Callable[[list[int]], Decisions]],
 ) -> dict[str, Any]:
     """Score every rule on each target. Tracks whose clip the video cuts off, and ambiguous ones, do not count.

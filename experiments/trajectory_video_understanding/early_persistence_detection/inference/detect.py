@@ -64,10 +64,11 @@ from run_directory import (
     write_text,
 )
 from video_tracks.association import Associator
+from video_tracks.boxes import BoxTable, make_boxes
 from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
 from video_tracks.detections import Detections, choose_box_scale, load_boxes
 from video_tracks.live_crops import UNSEEN
-from video_tracks.mot import MotBoxes, find_sequence_info, make_boxes, read_detections, read_ground_truth, write_tracks
+from video_tracks.mot import find_sequence_info, read_detections, read_ground_truth, write_tracks
 from video_tracks.track import TrackHistory
 from video_tracks.video import open_video, read_frames
 
@@ -99,7 +100,7 @@ class Source:
     num_frames: int  # as promised
     fps: float
     detections: Detections
-    truth: MotBoxes | None
+    truth: BoxTable | None
     description: dict[str, Any]
 
 
@@ -247,7 +248,7 @@ def summarise(judged: JudgedVideo, stream: TrackStream, rule: str) -> dict[str, 
     }
 
 
-def compare_streams(judged: JudgedVideo, truth: MotBoxes | None) -> dict[str, Any]:
+def compare_streams(judged: JudgedVideo, truth: BoxTable | None) -> dict[str, Any]:
     """The decisions of every stream and of the confirmation rules, on the tracks that the streams judged.
 
     `..._by_frame_3` is the stream made to answer by frame 3, where confirmation by 3 hits must.
@@ -341,7 +342,7 @@ def main() -> None:
     print_summary(args.output, summary)
 
 
-def describe_decisions(judged: JudgedVideo, rule: str, truth: MotBoxes | None) -> dict[str, Any]:
+def describe_decisions(judged: JudgedVideo, rule: str, truth: BoxTable | None) -> dict[str, Any]:
     """What was decided, and how it compares."""
     name, shown = next(iter(judged.streams.items()))
     return {

@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from video_tracks.boxes import pairwise_iou
+from video_tracks.boxes import BoxTable, pairwise_iou
 from video_tracks.clip import NUM_FRAMES
-from video_tracks.mot import MotBoxes
 from video_tracks.track import Track
 
 TARGETS = ("outlives_clip", "ground_truth")
@@ -34,7 +33,7 @@ def outlives_clip(tracks: Sequence[Track], num_video_frames: int) -> np.ndarray:
     return np.where(whole, labels, -1).astype(np.int8)
 
 
-def followed_objects(tracks: Sequence[Track], truth: MotBoxes) -> np.ndarray:
+def followed_objects(tracks: Sequence[Track], truth: BoxTable) -> np.ndarray:
     """Id of the annotated object that most detections of a track's first T frames show, -1 for none: int64 (n,).
 
     A detection shows the object of the highest IoU, if that is at least REAL_IOU.
@@ -53,7 +52,7 @@ def followed_objects(tracks: Sequence[Track], truth: MotBoxes) -> np.ndarray:
     return objects
 
 
-def real_or_clutter(tracks: Sequence[Track], truth: MotBoxes) -> np.ndarray:
+def real_or_clutter(tracks: Sequence[Track], truth: BoxTable) -> np.ndarray:
     """1 where a track follows annotated objects, 0 where it follows none, -1 where that is ambiguous.
 
     The median, over the detections of a track's first T frames, of their best IoU with an annotated box of the same
@@ -63,7 +62,7 @@ def real_or_clutter(tracks: Sequence[Track], truth: MotBoxes) -> np.ndarray:
     return np.array([_judge(track, truth) for track in tracks], np.int8)
 
 
-def _judge(track: Track, truth: MotBoxes) -> int:
+def _judge(track: Track, truth: BoxTable) -> int:
     overlaps = []
     for index in np.flatnonzero(track.detected[:NUM_FRAMES]):
         frame_index = track.birth_frame + int(index)

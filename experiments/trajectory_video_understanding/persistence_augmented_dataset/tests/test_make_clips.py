@@ -14,9 +14,8 @@ from persistence_augmented_dataset.dataset import load_split, read_manifest
 from persistence_augmented_dataset.real.track_labels import followed_objects, outlives_clip, real_or_clutter
 from run_directory import run_cli
 from video_tracks.association import Associator
-from video_tracks.boxes import pairwise_iou
+from video_tracks.boxes import BoxTable, make_boxes, pairwise_iou
 from video_tracks.crops import cut_clips
-from video_tracks.mot import MotBoxes, make_boxes
 from video_tracks.track import Track
 
 SCRIPT = Path(make_clips.__file__)
@@ -188,23 +187,25 @@ def test_real_or_clutter_is_the_median_overlap_with_annotated_objects(shifts, ex
     boxes = np.array([[20.0 + shift, 20, 10, 10] for shift in shifts])
     track = Track(1, 0, boxes, np.ones(len(shifts), bool))
     count = len(shifts)
-    truth = MotBoxes(
+    truth = BoxTable(
         np.arange(count),
         np.ones(count, int),
         np.tile([20.0, 20, 10, 10], (count, 1)),
         np.ones(count),
         np.zeros(count, bool),
+        np.full(count, -1),
     )
     assert real_or_clutter([track], truth).tolist() == [expected]
 
 
 def test_detections_of_ignored_objects_and_past_the_annotation_are_not_judged():
-    truth = MotBoxes(
+    truth = BoxTable(
         np.array([0, 0]),
         np.array([1, 2]),
         np.array([[0, 0, 10, 10], [50, 50, 10, 10.0]]),
         np.ones(2),
         np.array([0, 1], bool),
+        np.full(2, -1),
     )
     ignored = Track(1, 0, np.array([[50, 50, 10, 10.0]]), np.ones(1, bool))
     late = Track(2, 1, np.array([[0, 0, 10, 10.0]]), np.ones(1, bool))
@@ -212,12 +213,13 @@ def test_detections_of_ignored_objects_and_past_the_annotation_are_not_judged():
 
 
 def test_the_object_that_a_track_follows_is_the_one_that_most_of_its_detections_show():
-    truth = MotBoxes(
+    truth = BoxTable(
         np.array([0, 1, 2]),
         np.array([7, 7, 8]),
         np.tile([20.0, 20, 10, 10], (3, 1)),
         np.ones(3),
         np.zeros(3, bool),
+        np.full(3, -1),
     )
     moving = np.tile([20.0, 20, 10, 10], (3, 1))
     tracks = [Track(1, 0, moving, np.ones(3, bool)), Track(2, 0, moving + np.array([40, 0, 0, 0]), np.ones(3, bool))]

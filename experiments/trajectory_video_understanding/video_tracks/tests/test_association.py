@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from run_directory import InputError
 from video_tracks.association import TRACKERS, Associator, associate
+from video_tracks.boxes import make_boxes
 from video_tracks.detections import BackgroundDetector
-from video_tracks.mot import make_boxes, read_detections
+from video_tracks.mot import read_detections
 from video_tracks.track import TrackHistory
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_directory import InputError
-from video_tracks.mot import find_sequence_info, make_boxes, read_detections, read_ground_truth, write_tracks
+from video_tracks.boxes import make_boxes
+from video_tracks.mot import find_sequence_info, read_detections, read_ground_truth, write_tracks
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
 PETS = SHARED / "MOT15" / "PETS09-S2L1"

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 from run_directory import InputError
+from video_tracks.boxes import make_boxes
 from video_tracks.detections import fit_boxes, outside_fraction
-from video_tracks.mot import make_boxes, read_detections
+from video_tracks.mot import read_detections
 from video_tracks.video import open_video, read_frames
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"

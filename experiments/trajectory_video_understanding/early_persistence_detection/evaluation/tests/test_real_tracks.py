@@ -5,7 +5,7 @@ import pytest
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.real_tracks import as_text, compare_rules, score_rule
 from early_persistence_detection.models.compute_gating import Decisions
-from video_tracks.mot import MotBoxes
+from video_tracks.boxes import BoxTable
 from video_tracks.track import Track, detected_frames
 
 
@@ -47,12 +47,13 @@ def test_every_rule_is_judged_on_the_same_tracks_and_targets_stay_apart():
         track(6, range(1, 20), birth=190),  # the video ends before its clip does
     ]
     count = 200
-    truth = MotBoxes(
+    truth = BoxTable(
         np.arange(count),
         np.ones(count, int),
         np.tile([0.0, 0, 10, 10], (count, 1)),
         np.ones(count),
         np.zeros(count, bool),
+        np.full(count, -1),
     )
     asked = []
 

@@ -11,7 +11,7 @@ from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.streaming import TrackStream
 from run_directory import InputError
 from video_tracks.association import Associator
-from video_tracks.mot import make_boxes
+from video_tracks.boxes import make_boxes
 
 
 def run_session(model, frames, rows, **settings):

@@ -7,9 +7,9 @@ from early_persistence_detection.inference.streaming import TrackStream
 from early_persistence_detection.models.compute_gating import decide
 from early_persistence_detection.models.stream import frames_to_input
 from video_tracks.association import Associator
+from video_tracks.boxes import make_boxes
 from video_tracks.crops import cut_clips
 from video_tracks.live_crops import UNSEEN, blanked
-from video_tracks.mot import make_boxes
 from video_tracks.track import TrackHistory, detected_frames
 
 

@@ -12,8 +12,8 @@ from early_persistence_detection.training.finetune import balanced, finetune, ma
 from persistence_augmented_dataset.real.video_clips import follow_tracks
 from run_directory import InputError
 from video_tracks.association import Associator
+from video_tracks.boxes import make_boxes
 from video_tracks.detections import Detections
-from video_tracks.mot import make_boxes
 
 CPU = torch.device("cpu")
 
