@@ -48,11 +48,12 @@ show_plan() { # --dry-run: nothing is contacted
   fi
 }
 
-stage_names() { # in the order in which the host runs them
-  local tokens='' compared=''
-  [ "$extractor" != magvit ] || tokens='compare_tokens '
-  [ -z "$compare" ] || compared="{train,calibrate,evaluate}_{${extractor_names// /,}}_seed{$seed..$((seed + compare_seeds - 1))} compare_window_models compare_extractors "
-  printf '%s\n' "tdd_evidence generate_$preset train calibrate evaluate ${tokens}generate_blind check_leakage visualize analyze detect ${compared}report verify"
+stage_names() { # as the host's own run would tell its plan
+  (
+    dry_run=yes publish_to=$branch results_dir=run data_dir=data
+    name_files
+    all_stages
+  ) | sed -n 's/^ *[0-9]*\. //p' | tr '\n' ' '
 }
 
 start_job() { # the flags of the study. A start that is repeated finds the job of the first

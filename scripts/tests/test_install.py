@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = (
     ROOT
-    / "experiments/trajectory_video_understanding/early_persistence_detection/models/tests/data/model_of_format_3.pt"
+    / "experiments/trajectory_video_understanding/early_persistence_detection/models/tests/data/model_of_format_3.checkpoint"
 )
 SESSION = """
 import sys

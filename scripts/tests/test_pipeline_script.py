@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from early_persistence_detection.models.extractors.registry import EXTRACTORS
+from early_persistence_detection.models.stopping.rules import RULES
+from early_persistence_detection.training.profiles import PROFILES
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 PIPELINE = SCRIPTS / "run_magvit_early_persistence_pipeline_ec2.sh"
@@ -168,7 +172,9 @@ def test_the_hosts_run_gets_the_rule_and_its_promise(tmp_path: Path):
 def test_the_hosts_run_compares_extractors_when_asked(tmp_path: Path):
     shown = settings_of(tmp_path, "PIPELINE_HOST=x\n", "--compare", "--seed", "4").stdout
     assert " --compare" in shown
-    assert "{train,calibrate,evaluate}_{magvit,i3d,slowfast,transformer}_seed{4..6}" in shown
+    for name in EXTRACTORS:
+        for seed in (4, 5, 6):
+            assert f" train_{name}_seed{seed} calibrate_{name}_seed{seed} evaluate_{name}_seed{seed} " in shown
     assert "compare_window_models compare_extractors report" in shown
     shown = settings_of(tmp_path, "PIPELINE_HOST=x\n").stdout
     assert "--compare" not in shown and "compare_extractors" not in shown
@@ -321,3 +327,14 @@ def test_a_failing_stage_stops_the_run_with_its_reason(tmp_path: Path):
     assert "exit code 2" in marker and "holds a dataset" in marker
     assert "generate_standard failed" in output
     assert not (work.results / ".stages" / "generate_blind.json").exists()
+
+
+def test_the_scripts_and_the_code_name_the_same_extractors_profiles_and_rules():
+    """Bash on a laptop without an environment has to know them, too; so the lists are held against each other."""
+    settings = (SCRIPTS / "lib" / "settings.sh").read_text()
+    assert re.search(r"^extractor_names='(.*)'$", settings, re.MULTILINE).group(1).split() == list(EXTRACTORS)
+    profiles = (SCRIPTS / "lib" / "profiles.sh").read_text()
+    assert re.findall(r"^    (\w+)\)$", profiles, re.MULTILINE) == ["smoke", "quick", "full"]
+    assert set(PROFILES) == {"smoke", "quick", "full"}
+    script = (SCRIPTS / "run_magvit_early_persistence_pipeline_ec2.sh").read_text()
+    assert "|".join(RULES) in script

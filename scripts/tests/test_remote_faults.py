@@ -24,7 +24,7 @@ RESULTS_IN_REPOSITORY = "experiments/trajectory_video_understanding/early_persis
 WANTED_SUFFIXES = {".json", ".txt", ".log", ".md", ".html", ".png", ".svg", ".csv"}
 TO_TRAINING = ("--smoke", "--until", "train")
 # many short epochs, so that it is hit in the middle on any machine
-EPOCHS = 30
+EPOCHS = 14
 LONG_TRAINING = (*TO_TRAINING, "--num_clips", "48", "--epochs", str(EPOCHS))
 
 

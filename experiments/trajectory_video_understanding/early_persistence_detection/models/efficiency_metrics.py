@@ -18,6 +18,7 @@ import torch
 from persistence_augmented_dataset.dataset import ClipSplit
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from video_tracks.clip import CLIP_SIZE
 
 from early_persistence_detection.models.compute_gating import Threshold, run_gated_stream
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
@@ -50,7 +51,7 @@ def count_flops(run: Callable[[], Any]) -> int:
 @torch.inference_mode()
 def flops_full_clip(model: EarlyPersistenceClassifier, device: torch.device) -> int:
     """FLOPs per clip of a batched forward over all T frames."""
-    clip = torch.zeros(1, model.config.num_frames, 3, 64, 64, device=device)
+    clip = torch.zeros(1, model.config.num_frames, 3, CLIP_SIZE, CLIP_SIZE, device=device)
     return count_flops(lambda: model(clip))
 
 
@@ -63,7 +64,7 @@ def flops_to_start(model: EarlyPersistenceClassifier) -> int:
 @torch.inference_mode()
 def flops_of_step(model: EarlyPersistenceClassifier, device: torch.device) -> np.ndarray:
     """int64 (T,): FLOPs of stepping one track from age t to t + 1. They grow with t, as more frames are attended to."""
-    frame, state = torch.zeros(1, 3, 64, 64, device=device), model.initial_state(1)
+    frame, state = torch.zeros(1, 3, CLIP_SIZE, CLIP_SIZE, device=device), model.initial_state(1)
 
     def step() -> None:
         nonlocal state
@@ -294,4 +295,9 @@ def _window_run(model: torch.nn.Module, batch_size: int, device: torch.device) -
 
 def _noise(*leading: int, device: torch.device) -> torch.Tensor:
     """Frames (..., 3, 64, 64) in [-1, 1]: zeros could be computed faster than pictures are."""
-    return torch.rand(*leading, 3, 64, 64, generator=torch.Generator().manual_seed(0)).mul(2).sub(1).to(device)
+    return (
+        torch.rand(*leading, 3, CLIP_SIZE, CLIP_SIZE, generator=torch.Generator().manual_seed(0))
+        .mul(2)
+        .sub(1)
+        .to(device)
+    )

@@ -14,6 +14,7 @@ from run_directory import InputError
 from torch import Tensor, nn
 from torchvision.models.video import r3d_18, s3d
 from torchvision.models.video.mvit import MSBlockConfig, MViT
+from video_tracks.clip import CLIP_SIZE, NUM_FRAMES
 
 WINDOW_MODELS = ("r3d_18", "s3d", "mvit_v2_s")
 FRAMES_MULTIPLE, SIZE_MULTIPLE = 8, 32  # the largest strides of the three in time and space
@@ -42,7 +43,7 @@ def require_window_model(name: str) -> None:
         raise InputError(f"unknown window model {name!r}; use {', '.join(WINDOW_MODELS)}")
 
 
-def build_window_model(name: str, num_frames: int = 16, size: int = 64) -> WindowModel:
+def build_window_model(name: str, num_frames: int = NUM_FRAMES, size: int = CLIP_SIZE) -> WindowModel:
     """A window model of WINDOW_MODELS with random weights (of torch's global generator), in training mode.
 
     r3d_18     the 18-layer 3D ResNet of Tran et al., A Closer Look at Spatiotemporal Convolutions for Action

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ
+from video_tracks.clip import CLIP_SIZE
 
 from early_persistence_detection.models.extractors.interface import GRID_SIZE, Cache, Extractor, Past, newest
 
@@ -133,7 +134,7 @@ class MagvitTokenizer(Extractor):
         super().__init__()
         self.config = config = config or TokenizerConfig()
         widths = config.channels
-        assert 2 ** len(widths) * GRID_SIZE == 64, "the strides must bring 64 px down to the token grid"
+        assert 2 ** len(widths) * GRID_SIZE == CLIP_SIZE, "the strides must bring the frame down to the token grid"
         self.encoder = nn.ModuleList(
             CausalBlock(nn.Conv2d(below, above, kernel_size=4, stride=2, padding=1), above)
             for below, above in zip((3, *widths), widths, strict=False)

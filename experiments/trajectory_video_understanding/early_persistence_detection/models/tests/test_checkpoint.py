@@ -22,7 +22,7 @@ from early_persistence_detection.models.stopping.certification import Certificat
 from early_persistence_detection.models.stream import frames_to_input
 from run_directory import InputError
 
-FORMAT_3 = Path(__file__).parent / "data" / "model_of_format_3.pt"
+FORMAT_3 = Path(__file__).parent / "data" / "model_of_format_3.checkpoint"
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_a_file_of_format_3_is_converted_on_reading(tmp_path):
     save_model(tmp_path / "again.pt", model)
     again = load_model(tmp_path / "again.pt")
     assert load_torch(tmp_path / "again.pt")["format_version"] == 4 and again.calibration == read
-    untouched = load_model(FORMAT_3.with_name("uncalibrated_model_of_format_3.pt"))
+    untouched = load_model(FORMAT_3.with_name("uncalibrated_model_of_format_3.checkpoint"))
     assert untouched.calibration == Calibration.identity(16)
 
 
