@@ -11,10 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = (
-    ROOT
-    / "experiments/trajectory_video_understanding/early_persistence_detection/models/tests/data/model_of_format_3.checkpoint"
-)
+DETECTION = ROOT / "experiments" / "trajectory_video_understanding" / "early_persistence_detection"
+MODEL = DETECTION / "models" / "tests" / "data" / "model_of_format_3.checkpoint"
 SESSION = """
 import sys
 import numpy as np

@@ -27,7 +27,7 @@ STAGES = [
     *("generate_standard", "train", "calibrate", "evaluate", "compare_tokens", "generate_blind", "check_leakage"),
     *("visualize", "analyze", "detect", "report", "verify"),
 ]
-EPOCHS = 20
+EPOCHS = 12
 TRAINING = ("--smoke", "--until", "train", "--num_clips", "48", "--epochs", str(EPOCHS))
 
 

@@ -22,10 +22,10 @@ import torch
 BRANCH = "early-persistence/magvit"
 RESULTS_IN_REPOSITORY = "experiments/trajectory_video_understanding/early_persistence_detection/results"
 WANTED_SUFFIXES = {".json", ".txt", ".log", ".md", ".html", ".png", ".svg", ".csv"}
-TO_TRAINING = ("--smoke", "--until", "train")
+TO_TRAINING = ("--smoke", "--until", "train", "--num_clips", "48")
 # many short epochs, so that it is hit in the middle on any machine
 EPOCHS = 14
-LONG_TRAINING = (*TO_TRAINING, "--num_clips", "48", "--epochs", str(EPOCHS))
+LONG_TRAINING = (*TO_TRAINING, "--epochs", str(EPOCHS))
 
 
 def in_training(world) -> bool:

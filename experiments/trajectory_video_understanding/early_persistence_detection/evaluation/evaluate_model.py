@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import io
 import json
 from pathlib import Path
@@ -51,7 +50,7 @@ from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.judging import (
     ALPHAS,
     Judged,
-    accuracy_by_age,
+    bayes_limit,
     hit_counting,
     judge_attention,
     judge_certified,
@@ -60,7 +59,6 @@ from early_persistence_detection.evaluation.judging import (
     judge_model,
     judge_per_age,
     operating_point,
-    optimal_decisions,
     other_rules,
     threshold_curve,
     with_thresholds,
@@ -173,19 +171,17 @@ def as_json(stage: str, content: dict[str, Any], args: argparse.Namespace) -> by
     return (json.dumps({**head, **content, **tail}, indent=2, allow_nan=False) + "\n").encode()
 
 
-def evaluate(
+def predicted(
     model: EarlyPersistenceClassifier, split: ClipSplit, args: argparse.Namespace, device: torch.device
-) -> tuple[dict[str, bytes], str]:
-    """Judge `model` on `split`: the files to write, by name, and one line that sums them up."""
+) -> tuple[Judged, str]:
+    """p of every clip with what is known of it, to be judged by the rule that `args` name; and that rule in words."""
     bayes = split.metadata["bayes_posterior"].astype(np.float64)
-    preset, scene_id = split.manifest["preset"], split.metadata["scene_id"]
     threshold = model.calibration.thresholds_of(args.rule, args.model, args.confidence_threshold)
     in_words = rule_in_words(args.rule, args.confidence_threshold)
     if args.decide_by is not None:
-        num_frames = model.config.num_frames
-        if not 1 <= args.decide_by <= num_frames:
-            raise InputError(f"--decide_by must lie in 1..{num_frames}, not {args.decide_by}")
-        threshold = decided_by(threshold, args.decide_by, num_frames)
+        if not 1 <= args.decide_by <= model.num_frames:
+            raise InputError(f"--decide_by must lie in 1..{model.num_frames}, not {args.decide_by}")
+        threshold = decided_by(threshold, args.decide_by, model.num_frames)
         in_words += f", by frame {args.decide_by}"
     judged = Judged(
         labels=split.metadata["label"].astype(np.int64),
@@ -195,22 +191,22 @@ def evaluate(
         threshold=threshold,
         early_stop_frame=args.early_stop_frame,
         seed=args.seed,
-        scenes=metrics.known_scenes(scene_id),
+        scenes=metrics.known_scenes(split.metadata["scene_id"]),
     )
-    labels, p = judged.labels, judged.probabilities
+    return judged, in_words
+
+
+def evaluate(
+    model: EarlyPersistenceClassifier, split: ClipSplit, args: argparse.Namespace, device: torch.device
+) -> tuple[dict[str, bytes], str]:
+    """Judge `model` on `split`: the files to write, by name, and one line that sums them up."""
+    judged, in_words = predicted(model, split, args, device)
+    labels, p, preset = judged.labels, judged.probabilities, split.manifest["preset"]
     decisions = decide(p, judged.threshold)
     attention, attention_counts = judge_attention(model, split, judged, decisions, device)
     efficiency, savings = judge_efficiency(model, split, judged, decisions, device, not args.skip_timing)
-
-    optimal = bayes_figures = bayes_curve = optimal_points = None
-    if judged.bayes_posterior is not None:
-        optimal = {alpha: optimal_decisions(judged, preset, alpha) for alpha in ALPHAS}
-        optimal_points = {str(alpha): operating_point(rule, labels) for alpha, rule in optimal.items()}
-        bayes_curve = threshold_curve(judged.bayes_posterior, labels)
-        bayes_figures = judge_decisions(judged, decide(judged.bayes_posterior, judged.threshold))
-        bayes_figures["accuracy_at_age"] = accuracy_by_age(judged, judged.bayes_posterior)
-        bayes_figures["optimal_rule"] = {key: dataclasses.asdict(point) for key, point in optimal_points.items()}
-    figures = judge_model(judged, decisions, optimal)
+    limit = bayes_limit(judged, preset)
+    figures = judge_model(judged, decisions, None if limit is None else limit.optimal)
     figures |= {"compute_savings": savings, "wallclock_speedup": efficiency["wallclock"], **attention}
     curve, counted = threshold_curve(p, labels), hit_counting(judged.visible, labels)
     rules = other_rules(judged, counted)
@@ -222,7 +218,6 @@ def evaluate(
         "confidence_threshold": args.confidence_threshold,
         "decide_by": args.decide_by,
     }
-
     report = {
         "extractor": model.extractor_name,
         "model_is_calibrated": model.calibration.is_fitted,
@@ -233,41 +228,45 @@ def evaluate(
         "early_stop_frame": judged.early_stop_frame,
         **rule,
         "metrics": figures,
-        "bayes": bayes_figures,
+        "bayes": None if limit is None else limit.figures,
         "chosen_threshold": {"confidence_threshold": model.calibration.confidence_threshold, **chosen},
         "per_age_rule": judge_per_age(judged, model.calibration.per_age, preset),
         "certified_rule": judge_certified(judged, model.calibration.certificate),
         "curve": with_thresholds(curve),
-        "bayes_curve": with_thresholds(bayes_curve) if bayes_curve else None,
+        "bayes_curve": None if limit is None else with_thresholds(limit.curve),
         "rules": rules,
         "confusion_matrix": matrix,
         "attention": attention_counts,
     }
-    predecessor = next(rule for name, rule in rules.items() if name.startswith("predecessor"))
     plot = EarlinessPlot(
         curves=[single_model_curve(curve, operating_point(decisions, labels), in_words)],
-        bayes_curve=bayes_curve,
-        optimal=optimal_points,
-        predecessor=OperatingPoint(**predecessor),
+        bayes_curve=None if limit is None else limit.curve,
+        optimal=None if limit is None else limit.points,
+        predecessor=OperatingPoint(**next(row for name, row in rules.items() if name.startswith("predecessor"))),
         hit_counting=counted,
     )
     title = f"{len(split):,} clips, {in_words}: accuracy {figures['accuracy']['value']:.4f}"
+    optimal = None if limit is None else limit.optimal
     files = {
         "confusion_matrix.png": png(confusion_figure(matrix, title)),
         "accuracy_earliness.png": png(earliness_figure(plot)),
         "reliability.png": png(reliability_figure(p, labels)),
-        "predictions.csv": predictions_csv(judged, scene_id, decisions, optimal).encode(),
+        "predictions.csv": predictions_csv(judged, split.metadata["scene_id"], decisions, optimal).encode(),
         "efficiency_metrics.json": as_json("efficiency", rule | efficiency, args),
         "evaluation_metrics.json": as_json("evaluate", report, args),
     }
+    return files, summed_up(len(split), figures)
+
+
+def summed_up(num_clips: int, figures: dict[str, Any]) -> str:
+    """One line of the figures that people ask for first."""
     summary = (
-        f"Evaluated {len(split)} clips: accuracy {figures['accuracy']['value']:.4f} at mean frame "
+        f"Evaluated {num_clips} clips: accuracy {figures['accuracy']['value']:.4f} at mean frame "
         f"{figures['mean_decision_frame']['value']:.2f}, early-stop rate {figures['early_stop_rate']['value']:.3f}, "
-        f"compute savings {savings['value']:.3f}"
+        f"compute savings {figures['compute_savings']['value']:.3f}"
     )
-    if efficiency["wallclock"] is not None:
-        summary += f", speed-up {efficiency['wallclock']['value']:.2f}"
-    return files, summary
+    speedup = figures["wallclock_speedup"]
+    return summary if speedup is None else f"{summary}, speed-up {speedup['value']:.2f}"
 
 
 def main() -> None:

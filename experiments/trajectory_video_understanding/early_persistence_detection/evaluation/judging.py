@@ -252,6 +252,29 @@ def other_rules(judged: Judged, counted: dict[int, list[OperatingPoint]]) -> dic
     return rules
 
 
+@dataclasses.dataclass(frozen=True)
+class BayesLimit:
+    """What the exact posterior makes of the same clips: nobody who sees only the pixels can do better."""
+
+    optimal: dict[float, Decisions]  # alpha -> what its optimal rule decides
+    points: dict[str, OperatingPoint]  # where that lands
+    curve: list[OperatingPoint]  # under each of CURVE_THRESHOLDS
+    figures: dict[str, Any]  # by the threshold that is judged, for JSON
+
+
+def bayes_limit(judged: Judged, preset: str) -> BayesLimit | None:
+    """The limit on these clips; None where their posterior is unknown, as on real video."""
+    posterior = judged.bayes_posterior
+    if posterior is None:
+        return None
+    optimal = {alpha: optimal_decisions(judged, preset, alpha) for alpha in ALPHAS}
+    points = {str(alpha): operating_point(rule, judged.labels) for alpha, rule in optimal.items()}
+    figures = judge_decisions(judged, decide(posterior, judged.threshold))
+    figures["accuracy_at_age"] = accuracy_by_age(judged, posterior)
+    figures["optimal_rule"] = {key: dataclasses.asdict(point) for key, point in points.items()}
+    return BayesLimit(optimal, points, threshold_curve(posterior, judged.labels), figures)
+
+
 def judge_attention(
     model: EarlyPersistenceClassifier, split: ClipSplit, judged: Judged, decisions: Decisions, device: torch.device
 ) -> tuple[dict[str, Any], dict[str, Any]]:

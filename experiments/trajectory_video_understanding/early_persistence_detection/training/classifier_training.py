@@ -113,10 +113,10 @@ def train_head(
         settings.epochs * steps_per_epoch,
         device,
         context.seed,
-        world.rank,
-        settings.weight_decay,
-        settings.average_decay,
-        context.micro_batches,
+        rank=world.rank,
+        weight_decay=settings.weight_decay,
+        average_decay=settings.average_decay,
+        micro_batches=context.micro_batches,
     )
     first_epoch, first_step = 1, 0
     sums = np.zeros(3)  # of this epoch so far: loss, right decisions at the last age, clips

@@ -60,6 +60,7 @@ class Optimisation:
         num_steps: int,
         device: torch.device,
         seed: int,
+        *,
         rank: int = 0,
         weight_decay: float = 0.01,
         average_decay: float = 0.995,

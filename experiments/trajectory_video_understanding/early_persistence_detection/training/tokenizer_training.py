@@ -62,7 +62,7 @@ def train_tokenizer(
         settings.num_steps,
         device,
         context.seed,
-        world.rank,
+        rank=world.rank,
         micro_batches=context.micro_batches,
     )
     recent: list[float] = []  # losses since the last line of the log

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,3 +201,15 @@ def test_preview_draws_both_kinds(dataset, tmp_path):
 
 def test_every_column_is_stored(dataset):
     assert set(load_split(dataset, "test").metadata) == set(METADATA_COLUMNS)
+
+
+def test_a_dataset_that_was_made_before_scores_were_kept_is_whole_without_them(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "old")
+    for path in (tmp_path / "old").rglob("*.meta.npz"):
+        with np.load(path) as archive:
+            columns = {name: archive[name] for name in archive.files if name != "scores"}
+        np.savez(path, **columns)
+    old, new = (load_split(folder, "train", verify=False) for folder in (tmp_path / "old", dataset))
+    assert old.metadata.keys() == new.metadata.keys() == METADATA_COLUMNS.keys()
+    assert old.metadata["scores"].shape == (len(old), 16) and np.isnan(old.metadata["scores"]).all()
+    np.testing.assert_array_equal(old.metadata["objects"], new.metadata["objects"])

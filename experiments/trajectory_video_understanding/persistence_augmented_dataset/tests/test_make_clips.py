@@ -161,6 +161,22 @@ def test_splits_are_disjoint_in_time_and_what_is_left_out_is_counted(files, tmp_
     assert labels == {2: 1, 30: 1, 45: 0, 75: 0, 78: 1, 101: 1}
 
 
+def test_the_detectors_scores_are_kept_where_a_track_was_seen(files, tmp_path):
+    video, detections, _ = files
+    lines = detections.read_text().splitlines()
+    scored = [",".join([*line.split(",")[:6], f"{0.3 + 0.01 * (index % 50):.2f}", "-1", "-1", "-1"])
+              for index, line in enumerate(lines)]  # fmt: skip
+    (tmp_path / "det.txt").write_text("\n".join(scored))
+    result = run("--video", video, "--detections", tmp_path / "det.txt", "--output_dir", tmp_path / "data")
+    assert result.returncode == 0, result.stderr
+    split = load_split(tmp_path / "data", "train")
+    scores, visible = split.metadata["scores"], split.metadata["visible"]
+    np.testing.assert_array_equal(np.isfinite(scores), visible)
+    written = 0.3 + 0.01 * np.arange(50)
+    assert np.abs(scores[visible][:, None] - written).min(axis=1).max() < 1e-6
+    assert len(set(scores[visible].tolist())) > 5
+
+
 def test_labels_say_whether_the_track_is_seen_at_the_end_of_its_clip_or_later():
     def track(ages, birth=0):
         detected = np.zeros(max(ages), bool)

@@ -30,7 +30,7 @@ def small(words: list[str], data: Path, results: Path) -> list[str]:
     """The command on a handful of clips, on the CPU, with our folders."""
     script = Path(words[1])
     replaced = [
-        word.replace("DATA", str(data)).replace("RESULTS", str(results)).replace("cuda", "cpu") for word in words[2:]
+        word.replace("$DATA", str(data)).replace("$RESULTS", str(results)).replace("cuda", "cpu") for word in words[2:]
     ]
     extra = list(SMALL.get(script.name, ()))
     for flag in extra[::2]:
