@@ -24,7 +24,7 @@ from run_directory.command_line import (
     positive_int,
     run_cli,
 )
-from run_directory.errors import DiskFullError, InputError
+from run_directory.errors import DiskFullError, InputError, TruncatedVideo
 from run_directory.files import (
     SCHEMA_VERSION,
     atomic_open,
@@ -32,6 +32,8 @@ from run_directory.files import (
     read_json,
     require_finite,
     require_free_space,
+    require_readable,
+    require_writable,
     sha256_file,
     write_json,
     write_text,
@@ -48,6 +50,7 @@ __all__ = [
     "DiskFullError",
     "InputError",
     "RunDirectory",
+    "TruncatedVideo",
     "add_data_dir",
     "add_device",
     "add_seed",
@@ -66,6 +69,8 @@ __all__ = [
     "read_json",
     "require_finite",
     "require_free_space",
+    "require_readable",
+    "require_writable",
     "run_cli",
     "sha256_file",
     "timestamp",
