@@ -45,8 +45,9 @@ class TrackRecord:
 class TrackStream:
     """Decides tracks while a video runs: `stream.update(frame_index, frame, observations)`, once per frame in order.
 
-    A frame in which the detector was not run is passed with `stream.skip()`: ages count the others. Only tracks born in a frame that was given are judged; `threshold` as for `decide`. `records` maps every one of them
-    to what became of it.
+    A frame in which the detector was not run is passed with `stream.skip()`: ages count the others. Only tracks born in
+    a frame that was given are judged; `threshold` as for `decide`. `records` maps every one of them to what became of
+    it.
     """
 
     def __init__(
