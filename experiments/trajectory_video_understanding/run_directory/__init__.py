@@ -24,7 +24,7 @@ from run_directory.command_line import (
     positive_int,
     run_cli,
 )
-from run_directory.errors import DiskFullError, InputError, TruncatedVideo
+from run_directory.errors import DiskFullError, InputError
 from run_directory.files import (
     SCHEMA_VERSION,
     atomic_open,
@@ -50,7 +50,6 @@ __all__ = [
     "DiskFullError",
     "InputError",
     "RunDirectory",
-    "TruncatedVideo",
     "add_data_dir",
     "add_device",
     "add_seed",

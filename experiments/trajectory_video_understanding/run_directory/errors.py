@@ -9,10 +9,6 @@ class InputError(ValueError):
     """Something the user gave is missing or wrong. The message is one line: the file, the problem, the fix."""
 
 
-class TruncatedVideo(InputError):
-    """A video ends before it should; what it showed until then is good."""
-
-
 class DiskFullError(InputError, OSError):
     """No space left on a disk. An OSError too, for those who go on without the file."""
 
