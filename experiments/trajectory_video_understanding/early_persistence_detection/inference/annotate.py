@@ -134,6 +134,7 @@ class AnnotatedVideo:
             return
         try:
             if frame is None:
+                assert self._shape is not None
                 frame = np.full(self._shape, MISSING_GREY, np.uint8)
             self._shape = frame.shape
             self._append(cv2.cvtColor(draw(frame, tracks, frame_number), cv2.COLOR_RGB2BGR), tracks, frame_number)
