@@ -10,7 +10,7 @@ Sources: Bewley et al., Simple Online and Realtime Tracking, 2016; Zhang et al.,
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import supervision as sv
@@ -34,6 +34,19 @@ class _Settings(TypedDict):
     minimum_consecutive_frames: int
     minimum_iou_threshold: float
     track_activation_threshold: float
+
+
+class Association(Protocol):
+    """What makes tracks of detections: `Associator` or `FollowedIds`."""
+
+    def update(
+        self,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        track_ids: np.ndarray | None = None,
+        class_ids: np.ndarray | None = None,
+    ) -> list[Observation]:
+        """The tracks that one frame's detections belong to, sorted by id. ValueError, nothing changed, if it cannot."""
 
 
 class Associator:
@@ -206,7 +219,7 @@ def whole_numbers(values: np.ndarray, what: str) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def associate(boxes: BoxTable, num_frames: int, associator: Associator | FollowedIds) -> list[Track]:
+def associate(boxes: BoxTable, num_frames: int, associator: Association) -> list[Track]:
     """The tracks of a whole sequence: the online association, run over its frames."""
     history = TrackHistory()
     for frame_index in range(num_frames):

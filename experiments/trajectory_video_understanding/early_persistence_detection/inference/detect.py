@@ -70,7 +70,7 @@ from video_tracks.detections import Detections, choose_box_scale, load_boxes
 from video_tracks.live_crops import UNSEEN
 from video_tracks.mot import find_sequence_info, read_detections, read_ground_truth, write_tracks
 from video_tracks.track import TrackHistory
-from video_tracks.video import open_video, read_frames
+from video_tracks.video import open_video, read_pixels
 
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.real_tracks import as_text, compare_rules
@@ -183,7 +183,7 @@ def open_source(args: argparse.Namespace) -> Source:
         "detections_sha256": None if args.detections is None else sha256_file(args.detections),
         "box_scale": scale,
     }
-    return Source(read_frames(video), video.num_frames, video.fps, Detections(boxes), truth, description)
+    return Source(read_pixels(video), video.num_frames, video.fps, Detections(boxes), truth, description)
 
 
 def _synthetic_source() -> Source:

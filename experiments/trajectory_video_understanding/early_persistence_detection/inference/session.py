@@ -24,7 +24,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from video_tracks.association import Associator, FollowedIds
+from video_tracks.association import Association, Associator, FollowedIds
 from video_tracks.clip import UNDECIDED, verdict_name
 from video_tracks.crops import MAX_SPEED, SteadyMotion, box_centre
 from video_tracks.track import Observation
@@ -40,19 +40,6 @@ class CalibratedModel(StreamModel, Protocol):
     """A streaming model with the rules that stop on its p."""
 
     calibration: Calibration
-
-
-class Association(Protocol):
-    """What makes tracks of detections: `video_tracks.association.Associator` or `FollowedIds`."""
-
-    def update(
-        self,
-        boxes: np.ndarray,
-        scores: np.ndarray,
-        track_ids: np.ndarray | None = None,
-        class_ids: np.ndarray | None = None,
-    ) -> list[Observation]:
-        """The tracks that one frame's detections belong to, sorted by id. ValueError, nothing changed, if it cannot."""
 
 
 @dataclasses.dataclass(frozen=True)
