@@ -14,8 +14,7 @@ from pathlib import Path
 
 from run_directory import CommandLine, positive_float, require_readable, require_writable, run_cli
 
-from video_tracks.detections import load_boxes
-from video_tracks.mot import read_detections, read_ground_truth
+from video_tracks.detections import add_detection_flags, detection_options, load_detections, load_truth
 from video_tracks.video import open_video
 
 
@@ -25,6 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--video", type=Path, required=True, help="video file or folder of images")
     parser.add_argument("--detections", type=Path, help="as for detect.py")
     parser.add_argument("--ground_truth", type=Path, help="as for detect.py")
+    add_detection_flags(parser)
     parser.add_argument("--box_scale", type=positive_float, help="as for detect.py")
     parser.add_argument("--output", type=Path, help="folder of the results, which is tried and left as it is")
     return parser.parse_args()
@@ -39,8 +39,10 @@ def main() -> None:
         if path is not None:
             require_readable(path)
     video = open_video(args.video)
-    load_boxes(read_detections, args.detections, video, args.box_scale)
-    load_boxes(read_ground_truth, args.ground_truth, video, args.box_scale)
+    if args.detections is not None:
+        load_detections(args.detections, video, detection_options(args))
+    if args.ground_truth is not None:
+        load_truth(args.ground_truth, video, args.box_scale, args.ground_truth_first_frame)
 
 
 if __name__ == "__main__":
