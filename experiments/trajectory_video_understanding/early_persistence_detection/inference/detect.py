@@ -92,7 +92,7 @@ from early_persistence_detection.inference.sources import (
     Source,
     choose_associator,
     count_frames,
-    is_live,
+    names_live_source,
     open_source,
 )
 from early_persistence_detection.inference.streaming import TrackRecord, TrackStream
@@ -160,7 +160,7 @@ def parse_args() -> argparse.Namespace:
         parser.error("--rule certified holds for the model as it was calibrated; leave --finetune out")
     if args.synthetic_demo and (args.detections or args.ground_truth or args.finetune):
         parser.error("--synthetic_demo takes no --detections, --ground_truth or --finetune")
-    if args.video is not None and is_live(args.video):
+    if args.video is not None and names_live_source(args.video):
         if args.finetune:
             parser.error("a live video has no first half to learn on; leave --finetune out")
         if args.ground_truth:
@@ -304,11 +304,13 @@ def main() -> None:
     require_writable(args.output, (*OUTPUTS, "annotated.mp4"))
     require_readable(args.model)
     source = open_source(args)
-    associator, association_note = choose_associator(source, args.associate)
-    device = resolve_device(args.device)
-    model = load_model(args.model, device)
-    judged, taught, finetuning = decide(model, source, associator, args, device)
-    closed = source.close()
+    with contextlib.ExitStack() as opened:
+        opened.callback(source.close)  # a live source has a process of its own
+        associator, association_note = choose_associator(source, args.associate)
+        device = resolve_device(args.device)
+        model = load_model(args.model, device)
+        judged, taught, finetuning = decide(model, source, associator, args, device)
+        closed = source.close()
     with judged.annotated:
         if judged.stop == judged.start and judged.ended_by is not None:
             raise judged.ended_by

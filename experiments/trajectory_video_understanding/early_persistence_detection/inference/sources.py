@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +16,11 @@ from run_directory import InputError, public_path, require_readable, sha256_file
 from video_tracks.association import Association, Associator, FollowedIds
 from video_tracks.boxes import BoxTable, make_boxes
 from video_tracks.detections import Detections, DetectionSource, detection_options, load_detections, load_truth
+from video_tracks.live_sources import is_live, open_live
 from video_tracks.video import UNKNOWN_FPS, Frame, Video, open_video, read_frames
 
 DEMO_SCENE = (987_654_321, 2, 0)  # a seed that no data set is made with
 DEMO_FPS = 7.0
-STANDARD_INPUT = "-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +41,7 @@ def open_source(args: argparse.Namespace) -> Source:
     """The video, live source or rendered scene that the command line names. Raises InputError."""
     if args.synthetic_demo:
         return _synthetic_source()
-    if is_live(args.video):
+    if names_live_source(args.video):
         return _live_source(args)
     for path in (args.video, args.detections, args.ground_truth):
         if path is not None:
@@ -60,27 +59,26 @@ def open_source(args: argparse.Namespace) -> Source:
     )
 
 
-def is_live(source: str) -> bool:
-    """Whether this is standard input, an address or the number of a camera; a file of that name is a file."""
-    if source == STANDARD_INPUT or re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source):
-        return True
-    return source.isdecimal() and not Path(source).exists()
+def names_live_source(name: str) -> bool:
+    """Whether this is an address, the number of a camera or standard input; a file called by a number is a file."""
+    return is_live(name) and not (name.isdecimal() and Path(name).exists())
 
 
 def _live_source(args: argparse.Namespace) -> Source:
-    from video_tracks.live_sources import open_live
-
     live = open_live(args.video)
-    name = "standard input" if args.video == STANDARD_INPUT else re.sub(r"//[^/@]*@", "//", args.video)  # no password
-    video = Video(Path(args.video), live.fps or UNKNOWN_FPS, live.width, live.height, None)
+    video = Video(Path(args.video), UNKNOWN_FPS, live.width, live.height, None)
     detections, truth, about, notes = _open_boxes(args, video)
 
     def close() -> dict[str, Any]:
         live.close()
-        counts = {"dropped_frames": live.dropped, "reconnects": live.reconnects}
-        return {"live": counts, "notes": list(live.notes)}
+        notes = []
+        if live.dropped:
+            notes.append(f"{live.dropped} frames came while earlier ones were judged and were left out")
+        if live.reconnects:
+            notes.append(f"the source was lost and came back {live.reconnects} times")
+        return {"live": {"dropped_frames": live.dropped, "reconnects": live.reconnects}, "notes": notes}
 
-    description = {"source": "live", "video": name, **_picture(video), **about}
+    description = {"source": "live", "video": live.name, **_picture(video), **about}
     return Source(live.frames, 0, video.fps, detections, truth, description, notes, close)
 
 

@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -385,6 +386,31 @@ def test_a_signal_keeps_every_decision_so_far(files, tmp_path, number, code):
     assert 100 < summary["last_judged_frame"] < 2000 and signal.Signals(number).name in summary["ended_early"]
     assert {path.name for path in (tmp_path / "out").iterdir()} >= OUTPUTS
     assert len(read_csv(tmp_path / "out" / "decisions.csv")) == summary["counts"]["tracks"] > 3
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_live_source_is_judged_until_it_ends_or_ctrl_c(scene, files, tmp_path, ends):
+    """Motion JPEG on standard input, as a camera's pipe gives it."""
+    given = ("--model", files["model.pt"], "--video", "-", "--output", tmp_path / "out", "--device", "cpu")
+    process = as_process(*given, stdin=subprocess.PIPE, start_new_session=True)
+    for number in range(400):
+        process.stdin.write(cv2.imencode(".jpg", scene[0][number % 60][..., ::-1])[1].tobytes())
+        process.stdin.flush()
+        time.sleep(0.02)
+        if number == 0:
+            time.sleep(2)  # until it asks for frames, none but the newest is kept
+        if process.poll() is not None:
+            break
+    if not ends:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == (0 if ends else 130), complaints
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["source"] == "live" and summary["video"] == "standard input"
+    assert summary["live"]["dropped_frames"] >= 0 and summary["live"]["reconnects"] == 0
+    assert summary["last_judged_frame"] > 5 and 0 < summary["last_judged_seconds"] < 60
+    assert (tmp_path / "out" / "decisions.csv").read_text().startswith("id,birth_frame")
 
 
 def test_where_it_cannot_write_is_said_before_the_model_is_loaded(files, tmp_path):
