@@ -40,7 +40,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from run_directory import CommandLine, fraction, non_negative_int, positive_float, progress, provenance, run_cli
+from run_directory import (
+    CommandLine,
+    fraction,
+    non_negative_int,
+    positive_float,
+    progress,
+    provenance,
+    require_readable,
+    require_writable,
+    run_cli,
+)
 from video_tracks.association import MAX_LOST_FRAMES, TRACKERS, Associator
 from video_tracks.detections import (
     Detections,
@@ -123,6 +133,9 @@ def pictures(video: Video, damage: list[str]) -> Iterator[np.ndarray | None]:
 def main() -> None:
     """Make the dataset that the command line describes."""
     args = parse_args()
+    require_writable(args.output_dir)
+    for path in filter(None, (args.video, args.detections, args.ground_truth)):
+        require_readable(path)
     video = open_video(args.video)
     for note in video.notes:
         print(f"note: {note}", file=sys.stderr)

@@ -23,6 +23,7 @@ from video_tracks.track import Track
 CROP_SCALE = 2.75  # the birth box spans 1 / 2.75 = 36 % of the clip's side: 23 of 64 px
 MAX_SPEED = 0.5  # birth boxes per frame; a faster held crop is a detector's jump, not a motion
 MIN_SIDE_PX = 4
+LARGEST_PATCH_PX = 8192  # a patch of more px a side, which no picture fills, is sampled more coarsely
 
 Window = tuple[int, int, int]  # x0, y0, side of a square in scene px; may reach outside the picture
 
@@ -99,8 +100,9 @@ def crop_frame(frame: np.ndarray, window: Window, clip_size: int = CLIP_SIZE) ->
     if x0 >= 0 and y0 >= 0 and x0 + side <= width and y0 + side <= height:
         patch = frame[y0 : y0 + side, x0 : x0 + side]
     else:
-        rows = np.clip(np.arange(y0, y0 + side), 0, height - 1)
-        columns = np.clip(np.arange(x0, x0 + side), 0, width - 1)
+        step = -(-side // LARGEST_PATCH_PX)
+        rows = np.clip(np.arange(y0, y0 + side, step), 0, height - 1)
+        columns = np.clip(np.arange(x0, x0 + side, step), 0, width - 1)
         patch = frame[rows[:, None], columns]
     interpolation = cv2.INTER_AREA if side > clip_size else cv2.INTER_LINEAR
     return cv2.resize(patch, (clip_size, clip_size), interpolation=interpolation)
