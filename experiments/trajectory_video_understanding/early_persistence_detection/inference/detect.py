@@ -328,7 +328,9 @@ def main() -> None:
         "unseen": args.unseen,
         "certificate_note": CERTIFICATE_NOTE if args.rule == "certified" and args.video else None,
         "notes": notes,
-        "ended_early": None if judged.ended_by is None else how_it_ended(judged.ended_by),
+        "ended_early": None
+        if judged.ended_by is None
+        else how_it_ended(judged.ended_by).replace(str(args.video), source.description["video"]),
         **describe_decisions(judged, args.rule, source.truth),
         "finetune": finetuning,
         "annotated_video": judged.annotated.describe(),

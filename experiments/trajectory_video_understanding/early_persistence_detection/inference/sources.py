@@ -55,7 +55,8 @@ def open_source(args: argparse.Namespace) -> Source:
         detections,
         truth,
         {"source": "video", "video": public_path(video.path), **_picture(video), **about},
-        (*video.notes, *notes),
+        # a result may be published, folder names of this machine not
+        (*(note.replace(str(video.path), public_path(video.path)) for note in video.notes), *notes),
     )
 
 

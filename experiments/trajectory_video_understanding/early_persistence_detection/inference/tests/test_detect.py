@@ -286,6 +286,7 @@ def test_a_truncated_video_keeps_every_decision_warns_and_exits_with_3(plain, fi
     assert last.startswith("warning: ") and "cut.avi is truncated" in last and f"kept in {tmp_path / 'out'}" in last
     stop = summary["last_judged_frame"]
     assert 150 < stop < 250 and "truncated" in summary["ended_early"]
+    assert str(tmp_path) not in (tmp_path / "out" / "summary.json").read_text()
     assert {path.name for path in (tmp_path / "out").iterdir()} >= OUTPUTS
     kept, whole = (read_csv(folder / "decisions.csv") for folder in (tmp_path / "out", plain[1]))
     known = {row["id"]: row for row in whole}
