@@ -62,6 +62,8 @@
 #   --publish BRANCH      with --local: capture the test evidence, commit each stage's results to BRANCH and push them
 #   --help
 #
+# What --video, --detections and --ground_truth name is checked before anything is generated. Where `detect` fails all the
+# same, the report is written and says why, and the run ends with its exit code.
 # Stopped by Ctrl-C, a crash or a power cut? Give the same command again: it goes on from the last whole stage, and
 # inside training from the last checkpoint. Stages whose inputs did not change are not run again.
 # Watch from another terminal: tail -f RESULTS/PROGRESS.txt. The guide is README_FULL_PIPELINE.md.
@@ -88,7 +90,7 @@ host='' key='' ssh_config='' accept_new_host_key='' remote_dir='' repository='' 
 sync_interval='' heartbeat='' since='' follow=''
 num_clips='' epochs='' batch_size='' video='' detections='' ground_truth=''
 extractor='' preset='' device=auto seed=0 rule=threshold eps='' compare=''
-standard_data='' blind_data='' model='' flags=()
+standard_data='' blind_data='' model='' flags=() detect_code=0
 
 main() {
   parse_arguments "$@"
@@ -112,6 +114,7 @@ main() {
 run_study() { # every stage, on this machine
   stop_on_signals
   set_up_environment
+  check_inputs
   choose_profile "$asked_profile" "$num_clips"
   name_files
   note_datasets
@@ -152,6 +155,14 @@ name_files() { # a dataset's folder tells what is in it, so another size or seed
   standard_data=$data_dir/$preset-$train_clips-$calibration_clips-$test_clips-seed$seed
   blind_data=$data_dir/blind-$blind_train_clips-$blind_test_clips-$blind_test_clips-seed$seed
   model=$results_dir/calibrated_model.pt
+}
+
+check_inputs() { # of `detect`, which comes after hours: what it would refuse is refused before anything is made
+  [ -n "$video" ] || return 0
+  local given=(--video "$video" --output "$results_dir/detection")
+  [ -z "$detections" ] || given+=(--detections "$detections")
+  [ -z "$ground_truth" ] || given+=(--ground_truth "$ground_truth")
+  "$python" -m video_tracks.check_inputs "${given[@]}" || exit $?
 }
 
 capture_evidence() { # the evaluation tests must pass on this very machine before it trains for hours
@@ -268,10 +279,17 @@ detect() {
   else
     source=(--synthetic_demo)
   fi
-  run_stage detect --inputs "${inputs[@]}" --outputs "$output"/{tracks.txt,decisions.csv,summary.json,annotated.mp4} -- \
+  # no annotated.mp4 among the outputs: where no codec works it is left out, and summary.json says why
+  try_stage detect --inputs "${inputs[@]}" --outputs "$output"/{tracks.txt,decisions.csv,summary.json} -- \
     "$python" "$detection/inference/detect.py" --model "$model" "${source[@]}" --output "$output" --rule "$rule" \
     --device "$device" --seed "$seed"
-  stage_done detect 'detection: Decisions on a video'
+  detect_code=$stage_code
+  if [ "$detect_code" -eq 0 ]; then
+    stage_done detect 'detection: Decisions on a video'
+    return
+  fi
+  say "detect failed (exit code $detect_code); what the study found does not depend on it and is reported nonetheless"
+  [ "$until" != detect ] || exit "$detect_code"
 }
 
 choose_video() { # the given one, else the measured sequence beside the repository, else none
@@ -350,11 +368,11 @@ compare_extractors() { # seeds
 
 report() {
   local inputs=() file
-  for file in "$results_dir"/comparison/extractor_comparison.{json,png}; do # not of every run
-    [ ! -f "$file" ] || inputs+=("$file")
+  for file in "$results_dir"/{detection,DETECT_FAILED.txt,comparison/extractor_comparison.{json,png}}; do # not of every run
+    [ ! -e "$file" ] || inputs+=("$file")
   done
   run_stage report --inputs "$results_dir"/{config,training_metrics,calibration,efficiency_metrics}.json \
-    "$results_dir"/{evaluation,visualizations,analysis,detection} ${inputs[@]+"${inputs[@]}"} \
+    "$results_dir"/{evaluation,visualizations,analysis} ${inputs[@]+"${inputs[@]}"} \
     --code "$detection/evaluation/templates" \
     --outputs "$results_dir"/{FINAL_REPORT.md,FINAL_REPORT.html,success_criteria.json} -- \
     "$python" "$detection/evaluation/generate_report.py" --results_dir "$results_dir" \
@@ -363,11 +381,19 @@ report() {
 }
 
 verify() {
-  run_stage verify --always -- "$python" "$root/scripts/verify_results.py" --results_dir "$results_dir" \
+  try_stage verify --always -- "$python" "$root/scripts/verify_results.py" --results_dir "$results_dir" \
     --data_dir "$standard_data" "$blind_data"
+  [ "$detect_code" -eq 0 ] || return 0 # its lines fail, and the run ends with its exit code
+  [ "$stage_code" -eq 0 ] || exit "$stage_code"
 }
 
 finish() {
+  if [ "$detect_code" -ne 0 ]; then
+    say '' "Report:            $results_dir/FINAL_REPORT.html" "Model:             $model" ''
+    printf 'error: detect failed; see %s; the rest of the study is whole. Mend it and give the same command again\n' \
+      "$results_dir/DETECT_FAILED.txt" >&2
+    exit "$detect_code"
+  fi
   "$python" -m study_pipeline.stage_runner --finish --results_dir "$results_dir" \
     --lock_descriptor "$EARLY_PERSISTENCE_LOCK_DESCRIPTOR"
   say '' "Report:            $results_dir/FINAL_REPORT.html"

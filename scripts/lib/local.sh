@@ -10,8 +10,14 @@ local_run() { # the script's own arguments
   elif [ -n "${EARLY_PERSISTENCE_LOCK_DESCRIPTOR:-}" ]; then
     run_study # we are the job's own pipeline
   else
+    check_inputs_early
     become_job "$@"
   fi
+}
+
+check_inputs_early() { # where the environment is there already: before a job and its folder are made
+  any_python
+  ! "$python" -c 'import cv2, numpy' >/dev/null 2>&1 || check_inputs
 }
 
 become_job() { # the script's own arguments: its supervisor takes this process's place and runs the script anew

@@ -3,7 +3,7 @@
 # the lock of the results directory, and EARLY_PERSISTENCE_LOCK_DESCRIPTOR says where. Needs common.sh, `python` and
 # `results_dir`.
 
-stage_pid='' stages_told=0
+stage_pid='' stages_told=0 stage_code=0
 
 note_datasets() { # for whoever verifies the run later
   printf '%s\n' "$standard_data" "$blind_data" >"$results_dir/.stages/datasets"
@@ -22,8 +22,14 @@ stage_done() { # name, message of its commit or nothing: publishes what it wrote
   exit 0
 }
 
-run_stage() { # name, flags of stage_runner, --, command
-  local name=$1 code=0
+run_stage() { # name, flags of stage_runner, --, command: ends the run where the stage fails
+  try_stage "$@"
+  [ "$stage_code" -eq 0 ] || exit "$stage_code"
+}
+
+try_stage() { # the same, but goes on where the stage fails; sets `stage_code`. A stage that was stopped ends the run
+  local name=$1
+  stage_code=0
   shift
   if [ -n "$dry_run" ]; then
     tell_stage "$name" "$@"
@@ -33,9 +39,11 @@ run_stage() { # name, flags of stage_runner, --, command
   "$python" -m study_pipeline.stage_runner --stage "$name" --results_dir "$results_dir" \
     --lock_descriptor "$EARLY_PERSISTENCE_LOCK_DESCRIPTOR" "$@" &
   stage_pid=$!
-  wait "$stage_pid" || code=$?
+  wait "$stage_pid" || stage_code=$?
   stage_pid=''
-  [ "$code" -eq 0 ] || exit "$code"
+  case $stage_code in
+    129 | 130 | 143) exit "$stage_code" ;;
+  esac
 }
 
 tell_stage() { # name, flags of stage_runner, --, command

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 from early_persistence_detection.models.extractors.registry import EXTRACTORS
 from early_persistence_detection.models.stopping.rules import RULES
@@ -221,6 +223,80 @@ def test_every_extractor_is_trained_from_three_seeds_before_they_are_compared():
     assert "--output /results/comparison/i3d/seed3/evaluation " in evaluate
     assert "/results/comparison/i3d/seed3/efficiency_metrics.json" in evaluate
     assert not [line for line in run(*command, "").stdout.splitlines() if line.startswith("stage ")]
+
+
+END_OF_STUDY = """
+source "$1/lib/common.sh"; source "$1/lib/stages.sh"
+eval "$(awk '/^(detect|choose_video|report|verify|finish)\\(\\) /, /^}/' "$2")"
+python=$3 results_dir=$4 until=$5 video=a.mp4 detections='' ground_truth='' detect_code=0 dry_run='' publish_to=''
+standard_data=s blind_data=b model=m rule=threshold device=cpu seed=0 EARLY_PERSISTENCE_LOCK_DESCRIPTOR=9
+detect; report; verify; finish
+"""
+RUNNER = """#!/usr/bin/env bash
+printf '%s\\n' "$*"
+case "$*" in
+  *"--stage detect "*) exit {code} ;;
+  *"--stage verify "*) exit {verified} ;;
+esac
+"""
+
+
+def end_of_study(tmp_path: Path, code: int, until: str = "") -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """The last stages, the runner of each pretended: what the script says, and the stages that were begun."""
+    runner = tmp_path / "python"
+    runner.write_text(RUNNER.format(code=code, verified=int(code != 0)))
+    runner.chmod(0o755)
+    result = run("bash", "-c", END_OF_STUDY, "bash", SCRIPTS, PIPELINE, runner, tmp_path, until)
+    words = [line.split() for line in result.stdout.splitlines() if "--stage " in line]
+    return result, [line[line.index("--stage") + 1] for line in words]
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 137])
+def test_a_detection_that_fails_leaves_the_report_whole_and_the_exit_code_tells(tmp_path: Path, code: int):
+    (tmp_path / "DETECT_FAILED.txt").touch()
+    result, stages = end_of_study(tmp_path, code)
+    assert result.returncode == code and stages == ["detect", "report", "verify"]
+    assert "--finish" not in result.stdout  # not every stage is done
+    report = next(line for line in result.stdout.splitlines() if "--stage report" in line)
+    assert "DETECT_FAILED.txt" in report and f"{tmp_path}/detection " not in report
+    assert result.stderr.count("\n") == 1 and "DETECT_FAILED.txt" in result.stderr
+
+
+def test_a_detection_that_was_stopped_stops_the_run(tmp_path: Path):
+    for code in (129, 130, 143):
+        result, stages = end_of_study(tmp_path, code)
+        assert result.returncode == code and stages == ["detect"]
+
+
+def test_a_run_until_detect_ends_there_however_it_went(tmp_path: Path):
+    for code in (0, 2):
+        result, stages = end_of_study(tmp_path, code, "detect")
+        assert result.returncode == code and stages == ["detect"]
+
+
+def test_a_detection_that_went_well_is_followed_by_the_rest(tmp_path: Path):
+    (tmp_path / "detection").mkdir()
+    result, stages = end_of_study(tmp_path, 0)
+    assert result.returncode == 0 and stages == ["detect", "report", "verify"] and "--finish" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("detections", "message"),
+    [("1,-1,nan,2,3,4,1\n", "det.txt line 1"), ("900,-1,2,3,10,10,1\n", "frame 900"), (None, "det.txt does not exist")],
+)
+def test_a_wrong_input_of_the_last_stage_is_refused_before_anything_is_made(
+    tmp_path: Path, detections: str | None, message: str
+):
+    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (80, 60))
+    for _ in range(12):
+        writer.write(np.full((60, 80, 3), 90, np.uint8))
+    writer.release()
+    if detections is not None:
+        (tmp_path / "det.txt").write_text(detections)
+    command = ["bash", PIPELINE, "--local", "--smoke", "--results_dir", tmp_path / "R", "--data_dir", tmp_path / "D"]
+    result = run(*command, "--video", tmp_path / "a.avi", "--detections", tmp_path / "det.txt")
+    assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1
+    assert not (tmp_path / "R").exists() and not (tmp_path / "D").exists()
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,14 @@ def test_a_whole_run_passes(whole_run: Path):
     assert failing_lines(whole_run) == []
 
 
+def test_a_video_that_was_left_out_with_a_reason_is_no_fault(whole_run: Path, tmp_path: Path):
+    root = tmp_path / "copy"
+    shutil.copytree(whole_run, root)
+    (root / "results" / "detection" / "annotated.mp4").unlink()
+    change_json(root / "results" / "detection" / "summary.json", annotated_video={"file": None, "reason": "no codec"})
+    assert failing_lines(root) == []
+
+
 def cut(path: Path, num_bytes: int = 40) -> None:
     path.write_bytes(path.read_bytes()[:num_bytes])
 
@@ -123,6 +131,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "failure marker": (lambda r: write_text(r / "DETECT_FAILED.txt", "x"), "markers"),
     "empty tracks": (lambda r: write_text(r / "detection" / "tracks.txt", ""), "tracks.txt"),
+    "no video": (lambda r: (r / "detection" / "annotated.mp4").unlink(), "annotated.mp4"),
     "torn video": (lambda r: cut(r / "detection" / "annotated.mp4"), "annotated.mp4"),
     "outside picture": (
         lambda r: write_text(r / "FINAL_REPORT.html", '<svg></svg><img src="reliability.png">'),

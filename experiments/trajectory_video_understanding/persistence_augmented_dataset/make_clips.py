@@ -6,9 +6,10 @@
         --output_dir data/vtest_real
 
 Reads   VIDEO        a video file or a folder of images
-        DETECTIONS   MOT Challenge text (a seqinfo.ini beside or above it gives its picture size); without it, moving
-                     objects are found by background subtraction
-        GROUND_TRUTH MOT Challenge text, for --target ground_truth
+        DETECTIONS   MOT Challenge text, a folder of YOLO labels, COCO, KITTI, VisDrone, CSV or JSON, told apart by
+                     content (a seqinfo.ini beside or above it gives its picture size); without it, moving objects are
+                     found by background subtraction
+        GROUND_TRUTH one of the same, with ids, for --target ground_truth
 Writes  OUTPUT_DIR   a dataset of kind "video", as generate_dataset.py writes them: preview.py shows it and the training
                      reads it
 
@@ -19,24 +20,48 @@ transient when it is below 0.3; what lies between is ambiguous and left out.
 A frame in which the track was not detected is blank, so that a model can know it (live_crops.py); --unseen scene shows
 the scene instead.
 
+Where the detector ran on every n-th frame only, which is told by the file or by --detection_stride, the frames between
+are passed over: a clip is 16 frames that the detector saw. What was assumed of the files, dropped or merged is printed
+and stands in manifest.json.
+
 The splits are contiguous segments of the video. A track is left out where its clip would not end within its segment,
 and where it is seen in two segments; the numbers are printed and stand in manifest.json. So no track and no frame is in
 two splits; an object that comes back under another track can be. With GROUND_TRUTH those are counted
 (`objects_in_two_splits`: 6 of the 19 people of PETS09-S2L1 with `det/det.txt`).
+
+Of a damaged video the clips of what can be read are kept: a warning says so, and the exit code is 3.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from run_directory import CommandLine, fraction, non_negative_int, positive_float, progress, provenance, run_cli
+from run_directory import (
+    CommandLine,
+    fraction,
+    non_negative_int,
+    positive_float,
+    progress,
+    provenance,
+    require_readable,
+    require_writable,
+    run_cli,
+)
 from video_tracks.association import MAX_LOST_FRAMES, TRACKERS, Associator
-from video_tracks.detections import Detections, load_boxes
+from video_tracks.detections import (
+    Detections,
+    DetectionSource,
+    add_detection_flags,
+    detection_options,
+    load_detections,
+    load_truth,
+)
 from video_tracks.live_crops import UNSEEN
-from video_tracks.mot import read_detections, read_ground_truth
-from video_tracks.video import open_video, read_frames
+from video_tracks.video import TruncatedVideo, Video, open_video, read_frames
 
 from persistence_augmented_dataset.real.track_labels import (
     TARGETS,
@@ -53,12 +78,14 @@ from persistence_augmented_dataset.real.video_clips import (
     write_clips,
 )
 
+DAMAGED_VIDEO_EXIT_CODE = 3  # something was made, of a part of the video
+
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(__doc__)
     parser.add_argument("--video", type=Path, required=True, help="video file or folder of images")
-    parser.add_argument("--detections", type=Path, help="det.txt; default: find moving objects in the video")
+    parser.add_argument("--detections", type=Path, help="file or folder; default: find moving objects in the video")
     parser.add_argument("--ground_truth", type=Path, help="gt.txt")
     parser.add_argument("--target", choices=TARGETS, default="outlives_clip", help="default: outlives_clip")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the dataset")
@@ -76,6 +103,7 @@ def parse_args() -> argparse.Namespace:
         help="what a frame shows in which the track was not detected (default: blank, as inference/detect.py has it)",
     )
     parser.add_argument("--box_scale", type=positive_float, help="video width / width of the detections' picture")
+    add_detection_flags(parser)
     parser.add_argument("--calibration_fraction", type=fraction, default=0.2, help="of the video (default: 0.2)")
     parser.add_argument("--test_fraction", type=fraction, default=0.2, help="of the video, its end (default: 0.2)")
     parser.add_argument("--force", action="store_true", help="replace the dataset in the folder")
@@ -88,15 +116,47 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def pictures(video: Video, damage: list[str]) -> Iterator[np.ndarray | None]:
+    """The picture of every frame from index 0 on, RGB (H, W, 3), None where it is missing.
+
+    Where the video is damaged, what is wrong with it is appended to `damage` after the last one.
+    """
+    for _ in range(video.first_index):
+        yield None
+    try:
+        for frame in read_frames(video):
+            yield frame.pixels
+    except TruncatedVideo as error:
+        damage.append(str(error))
+
+
 def main() -> None:
     """Make the dataset that the command line describes."""
     args = parse_args()
+    require_writable(args.output_dir)
+    for path in filter(None, (args.video, args.detections, args.ground_truth)):
+        require_readable(path)
     video = open_video(args.video)
-    boxes = load_boxes(read_detections, args.detections, video, args.box_scale)
-    truth = load_boxes(read_ground_truth, args.ground_truth, video, args.box_scale)
+    for note in video.notes:
+        print(f"note: {note}", file=sys.stderr)
+    detections: DetectionSource = Detections(None)
+    truth, notes = None, []
+    if args.detections is not None:
+        detections = file = load_detections(args.detections, video, detection_options(args))
+        notes += [f"{args.detections}: {note}" for note in file.notes]
+    if args.ground_truth is not None:
+        truth, told = load_truth(args.ground_truth, video, args.box_scale, args.ground_truth_first_frame)
+        notes += [f"{args.ground_truth}: {note}" for note in told]
+    for note in notes:
+        print(note)
     associator = Associator(args.tracker, args.max_lost_frames)
-    with progress(read_frames(video), video.num_frames, f"reading {video.name}", "frames") as frames:
-        followed = follow_tracks(frames, Detections(boxes), associator, args.unseen)
+    damage: list[str] = []
+    with progress(pictures(video, damage), video.num_frames, f"reading {video.name}", "frames") as frames:
+        followed = follow_tracks(frames, detections, associator, args.unseen)
+    if damage:
+        print(f"warning: {damage[0]}; the clips are of the frames that could be read", file=sys.stderr)
+    if truth is not None:
+        truth = truth.at_frames(followed.frame_indices)
 
     targets = {"outlives_clip": outlives_clip(followed.tracks, followed.num_frames)}
     if truth is not None:
@@ -107,7 +167,8 @@ def main() -> None:
         "calibration": args.calibration_fraction,
         "test": args.test_fraction,
     }
-    segments = split_video(followed.num_frames, fractions)
+    first = int(np.searchsorted(followed.frame_indices, video.first_index))
+    segments = split_video(followed.num_frames, fractions, first)
     assigned, left_out = assign_segments(followed.tracks, segments)
     left_out["ambiguous"] = int(((assigned >= 0) & (labels < 0)).sum())
     repeated = None
@@ -118,8 +179,12 @@ def main() -> None:
         "target": args.target,
         "unseen": args.unseen,
         "num_tracks": len(followed.tracks),
+        "num_frames_detected": followed.num_frames,
+        "notes": notes,
         "left_out": left_out,
         "objects_in_two_splits": repeated,
+        "video_notes": list(video.notes),
+        "video_damage": damage,
         "targets_of_all_tracks": {
             name: {kind: int((label == value).sum()) for kind, value in KINDS.items()}
             for name, label in targets.items()
@@ -137,6 +202,8 @@ def main() -> None:
     print("  left out: " + ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in left_out.items()))
     if repeated is not None:
         print(f"  {repeated} annotated objects are in two splits or more, under different tracks")
+    if damage:
+        raise SystemExit(DAMAGED_VIDEO_EXIT_CODE)
 
 
 if __name__ == "__main__":

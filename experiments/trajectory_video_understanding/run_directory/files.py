@@ -13,8 +13,10 @@ import json
 import math
 import os
 import shutil
+import stat
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -66,6 +68,59 @@ def require_free_space(path: str | Path, num_bytes: int) -> None:
             f"only {free / 1e6:.0f} MB free on the disk of {path}, more than {num_bytes / 1e6:.0f} MB are needed "
             "to write it safely; free some and run the same command again"
         )
+
+
+def require_writable(path: str | Path, names: Iterable[str] = (), keep: bool = False) -> None:
+    """Raise InputError unless the folder `path` is there or can be made, and files called `names` can be put into it.
+
+    It is tried, because permissions alone do not tell of read-only mounts or of names that are too long; what is made
+    for the trial is removed, unless `keep`.
+    """
+    path = Path(path)
+    made: list[Path] = []
+    try:
+        for folder in (*reversed(path.absolute().parents), path.absolute()):
+            if _is_there(folder) and not folder.is_dir():
+                raise InputError(f"{folder} is a file; give a folder to write in")
+            if not _is_there(folder):
+                folder.mkdir(exist_ok=True)  # other processes of this run make it too
+                if not keep:
+                    made.append(folder)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write in {path}: {error.strerror}; give another folder") from None
+    finally:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):  # another process may have begun to use it
+                folder.rmdir()
+    for name in names:
+        if (path / name).is_dir():
+            raise InputError(f"{path / name} is a folder where a file is to be written; remove it or give another")
+
+
+def _is_there(path: Path) -> bool:
+    """Whether `path` exists. Raises OSError where that cannot be told."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def require_readable(path: str | Path) -> None:
+    """Raise InputError where `path` is a file or folder that may not be read; its reader tells of other faults."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            os.listdir(path)
+        elif stat.S_ISREG(status.st_mode):  # to open a pipe would wait for whoever fills it
+            with open(path, "rb"):
+                pass
+    except PermissionError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; allow it (chmod +r) or give another") from None
+    except OSError:
+        return
 
 
 def write_text(path: str | Path, text: str) -> None:

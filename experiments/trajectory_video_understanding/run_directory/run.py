@@ -7,8 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from run_directory.errors import InputError
-from run_directory.files import atomic_open, write_text
+from run_directory.files import atomic_open, require_writable, write_text
 from run_directory.provenance import timestamp
 
 HEARTBEAT_SECONDS = 30.0
@@ -16,16 +15,14 @@ RESERVE_BYTES = 1 << 20  # given up for the last lines when the disk is full
 
 
 class RunDirectory:
-    """One run's directory and the small text files by which it is watched."""
+    """One run's directory and the small text files by which it is watched.
+
+    Raises InputError where nothing can be written in it.
+    """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"{self.path} is a file; give a folder for the results")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"cannot make the results folder {self.path}: {error.strerror}") from None
+        require_writable(self.path, keep=True)
 
     def log(self, message: str) -> None:
         """Append one milestone to PROGRESS.txt and print it."""

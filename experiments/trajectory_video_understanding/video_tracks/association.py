@@ -1,17 +1,16 @@
-"""Detections -> tracks, frame by frame, with SORT or ByteTrack of the `trackers` package; and moving objects of a
-video when nobody detected anything in it.
+"""Detections -> tracks, frame by frame: with SORT or ByteTrack of the `trackers` package, or by the ids that a tracker
+has given them already.
 
 A track starts at its first detection: that is age 1. `trackers` itself names a newborn -1 on its first frame, so
 newborns are read from `tracker.tracks`. Everything is online: what is said of a frame depends on that frame and
-earlier ones only. Track ids count from 1 in order of birth.
+earlier ones only. Track ids that are made here count from 1 in order of birth.
 
-Sources: Bewley et al., Simple Online and Realtime Tracking, 2016; Zhang et al., ByteTrack, 2022; Zivkovic, Improved
-adaptive Gaussian mixture model for background subtraction (MOG2), 2004.
+Sources: Bewley et al., Simple Online and Realtime Tracking, 2016; Zhang et al., ByteTrack, 2022.
 """
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import supervision as sv
@@ -37,11 +36,25 @@ class _Settings(TypedDict):
     track_activation_threshold: float
 
 
+class Association(Protocol):
+    """What makes tracks of detections: `Associator` or `FollowedIds`."""
+
+    def update(
+        self,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        track_ids: np.ndarray | None = None,
+        class_ids: np.ndarray | None = None,
+    ) -> list[Observation]:
+        """The tracks that one frame's detections belong to, sorted by id. ValueError, nothing changed, if it cannot."""
+
+
 class Associator:
     """Online association: `observations = associator.update(boxes, scores)`, once per frame, empty frames included.
 
     Every detection starts a track unless it continues one; with "bytetrack", detections scored below `high_score`
-    only continue tracks and belong to none otherwise.
+    only continue tracks and belong to none otherwise. A track's detections are of one class: each class is associated
+    on its own.
     """
 
     def __init__(self, tracker: str = "sort", max_lost_frames: int = MAX_LOST_FRAMES, high_score: float | None = None):
@@ -49,6 +62,53 @@ class Associator:
             raise InputError(f"unknown tracker {tracker!r}; choose one of {', '.join(TRACKERS)}")
         if max_lost_frames < 0:
             raise InputError(f"the number of frames a track may be lost is {max_lost_frames}, expected 0 or more")
+        self._settings = (tracker, max_lost_frames, high_score)
+        self._of_class: dict[int, _ClassAssociator] = {}
+        self._ids: dict[object, int] = {}  # tracklet -> our id, for the tracklets that are alive
+        self._num_born = 0
+
+    def update(
+        self,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        track_ids: np.ndarray | None = None,
+        class_ids: np.ndarray | None = None,
+    ) -> list[Observation]:
+        """Associate one frame's detections: boxes (n, 4) xywh, scores (n,), class_ids (n,) or one class for all.
+
+        Sorted by track id. Ids that the detections have already are passed over: FollowedIds follows them. Raises
+        ValueError, with nothing changed, on boxes that are not finite or have no area.
+        """
+        boxes, scores, kinds = checked_detections(boxes, scores, class_ids)
+        for kind in np.unique(kinds).tolist():
+            if kind not in self._of_class:
+                self._of_class[kind] = _ClassAssociator(*self._settings)
+        found: list[tuple[int, object]] = []  # row of the detection, its tracklet
+        alive: dict[object, int] = {}
+        for kind, associator in self._of_class.items():
+            rows = np.flatnonzero(kinds == kind)
+            found += [
+                (int(rows[index]), tracklet) for tracklet, index in associator.update(boxes[rows], scores[rows]).items()
+            ]
+            alive |= {tracklet: self._ids.get(tracklet, 0) for tracklet in associator.tracklets}
+        newborns = set()
+        for row, tracklet in sorted(found, key=lambda pair: pair[0]):
+            if not alive[tracklet]:
+                self._num_born += 1
+                alive[tracklet] = self._num_born
+                newborns.add(row)
+        self._ids = alive
+        observations = [
+            Observation(alive[tracklet], boxes[row], float(scores[row]), row in newborns, int(kinds[row]))
+            for row, tracklet in found
+        ]
+        return sorted(observations, key=lambda observation: observation.track_id)
+
+
+class _ClassAssociator:
+    """SORT or ByteTrack on the detections of one class."""
+
+    def __init__(self, tracker: str, max_lost_frames: int, high_score: float | None):
         every = float("-inf")
         common: _Settings = {
             "lost_track_buffer": max_lost_frames,
@@ -63,48 +123,107 @@ class Associator:
         else:
             high = every if high_score is None else high_score
             self._tracker = ByteTrackTracker(**common, high_conf_det_threshold=high)
-        self._ids: dict[object, int] = {}  # tracklet -> our id, for the tracklets that are alive
-        self._num_born = 0
+        self.tracklets: list[Any] = []  # that are alive
 
-    def update(self, boxes: np.ndarray, scores: np.ndarray) -> list[Observation]:
-        """Associate one frame's detections: boxes (n, 4) xywh, scores (n,). Sorted by track id.
-
-        Raises ValueError on boxes that are not finite or have no area.
-        """
-        boxes, scores = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
-        if not np.isfinite(boxes).all() or (boxes[:, 2:] <= 0).any():
-            raise ValueError("boxes must be finite and of positive size")
+    def update(self, boxes: np.ndarray, scores: np.ndarray) -> dict[object, int]:
+        """The tracklets that are seen, newborns included, and the row of the detection of each."""
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         indices = np.arange(len(boxes))
         tracked = self._tracker.update(sv.Detections(xyxy=corners, confidence=scores, data={"index": indices}))
-        tracklets = self._tracker.tracks
+        tracklets: list[Any] = list(self._tracker.tracks)
         assert tracked.tracker_id is not None  # a tracker names all that it returns
         index_of = np.asarray(tracked.data.get("index", indices[:0]))
         owner = dict(zip(tracked.tracker_id.tolist(), index_of.tolist(), strict=True))
         owner.pop(-1, None)  # newborns
-        found = {tracklet: owner[tracklet.tracker_id] for tracklet in tracklets if tracklet.tracker_id in owner}
-        newborns = [tracklet for tracklet in tracklets if tracklet not in self._ids]
+        found: dict[object, int] = {
+            tracklet: owner[tracklet.tracker_id] for tracklet in tracklets if tracklet.tracker_id in owner
+        }
+        known = set(self.tracklets)
         free = sorted(set(indices.tolist()) - set(found.values()))
-        for tracklet in newborns:
-            # a newborn's state is the detection that it was born from
-            distances = np.abs(corners[free] - tracklet.get_state_bbox()).max(axis=1)
-            found[tracklet] = free.pop(int(distances.argmin()))
-        self._ids = {tracklet: self._ids.get(tracklet, 0) for tracklet in tracklets}
-        for tracklet in sorted(newborns, key=lambda tracklet: found[tracklet]):
-            self._num_born += 1
-            self._ids[tracklet] = self._num_born
-        born = set(newborns)
+        for tracklet in tracklets:
+            if tracklet not in known:
+                # a newborn's state is the detection that it was born from
+                distances = np.abs(corners[free] - tracklet.get_state_bbox()).max(axis=1)
+                found[tracklet] = free.pop(int(distances.argmin()))
+        self.tracklets = tracklets
+        return found
+
+
+class FollowedIds:
+    """The tracks of whoever tracked before: `observations = followed.update(boxes, scores, track_ids)`.
+
+    The ids are kept. A track is born where its id is seen first and may go unseen for any number of frames; its class
+    is that of each detection, as the ids say more than the classes.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+
+    def update(
+        self,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        track_ids: np.ndarray | None = None,
+        class_ids: np.ndarray | None = None,
+    ) -> list[Observation]:
+        """One frame's detections: boxes (n, 4) xywh, scores, track_ids and class_ids (n,). Sorted by track id.
+
+        Raises ValueError, with nothing changed, on boxes as Associator does, and on ids that are missing, not above 0
+        or not different from each other.
+        """
+        boxes, scores, kinds = checked_detections(boxes, scores, class_ids)
+        ids = _checked_ids(track_ids, len(boxes))
         observations = [
-            Observation(self._ids[tracklet], boxes[index], float(scores[index]), tracklet in born)
-            for tracklet, index in found.items()
+            Observation(track_id, boxes[row], float(scores[row]), track_id not in self._seen, int(kinds[row]))
+            for row, track_id in enumerate(ids)
         ]
+        self._seen.update(ids)
         return sorted(observations, key=lambda observation: observation.track_id)
 
 
-def associate(boxes: BoxTable, num_frames: int, associator: Associator) -> list[Track]:
+def checked_detections(
+    boxes: np.ndarray, scores: np.ndarray, class_ids: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes float64 (n, 4), scores float64 (n,) and classes int64 (n,), -1 where None is given. Raises ValueError."""
+    boxes, scores = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
+    if not np.isfinite(boxes).all() or (boxes[:, 2:] <= 0).any():
+        raise ValueError("boxes must be finite and of positive size")
+    kinds = np.full(len(boxes), -1) if class_ids is None else whole_numbers(class_ids, "class ids")
+    if len(kinds) != len(boxes):
+        raise ValueError(f"there are {len(boxes)} boxes and {len(kinds)} class ids; expected one a box")
+    return boxes, scores, kinds
+
+
+def _checked_ids(track_ids: np.ndarray | None, num_boxes: int) -> list[int]:
+    if track_ids is None:
+        if num_boxes:
+            raise ValueError("boxes have no track ids to follow; give track_ids (n,), or associate them instead")
+        return []
+    ids = whole_numbers(track_ids, "track ids").tolist()
+    if len(ids) != num_boxes:
+        raise ValueError(f"there are {num_boxes} boxes and {len(ids)} track ids; expected one a box")
+    for track_id in ids:
+        if track_id < 1:
+            raise ValueError(f"a box has track id {track_id}, expected ids above 0")
+    if len(set(ids)) < len(ids):
+        twice = next(track_id for track_id in ids if ids.count(track_id) > 1)
+        raise ValueError(f"a frame holds track id {twice} twice; an object is in one place at a time")
+    return ids
+
+
+def whole_numbers(values: np.ndarray, what: str) -> np.ndarray:
+    """int64 (n,). Raises ValueError, naming `what` they are, where they are none."""
+    numbers = np.asarray(values).reshape(-1)
+    if numbers.size and (numbers.dtype.kind not in "iuf" or not np.equal(np.mod(numbers, 1), 0).all()):
+        raise ValueError(f"{what} must be whole numbers")
+    return numbers.astype(np.int64)
+
+
+def associate(boxes: BoxTable, num_frames: int, associator: Association) -> list[Track]:
     """The tracks of a whole sequence: the online association, run over its frames."""
     history = TrackHistory()
     for frame_index in range(num_frames):
         frame = boxes.in_frame(frame_index)
-        history.add(frame_index, associator.update(frame.boxes, frame.score))
+        found = associator.update(frame.boxes, frame.score, frame.track_id, frame.class_id)
+        history.add(frame_index, found)
     return history.tracks()

@@ -48,6 +48,12 @@ class BoxTable:
         """The boxes of the frames start..stop-1."""
         return self.select(slice(*np.searchsorted(self.frame_index, [start, stop])))
 
+    def at_frames(self, frame_indices: np.ndarray) -> BoxTable:
+        """The boxes of some frames, ascending (m,), which then count from 0 without gaps."""
+        position = np.searchsorted(frame_indices, self.frame_index)
+        among: np.ndarray = np.isin(self.frame_index, frame_indices)
+        return dataclasses.replace(self, frame_index=position).select(among)
+
     def scaled(self, scale: float) -> BoxTable:
         """The same boxes in a picture that is `scale` times as large."""
         return dataclasses.replace(self, boxes=self.boxes * scale)

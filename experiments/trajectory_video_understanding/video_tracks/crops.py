@@ -23,50 +23,71 @@ from video_tracks.track import Track
 CROP_SCALE = 2.75  # the birth box spans 1 / 2.75 = 36 % of the clip's side: 23 of 64 px
 MAX_SPEED = 0.5  # birth boxes per frame; a faster held crop is a detector's jump, not a motion
 MIN_SIDE_PX = 4
+LARGEST_PATCH_PX = 8192  # a patch of more px a side, which no picture fills, is sampled more coarsely
 
 Window = tuple[int, int, int]  # x0, y0, side of a square in scene px; may reach outside the picture
+
+
+class SteadyMotion:
+    """A point of a track, one frame at a time: where it was seen, else carried on at constant velocity.
+
+    The velocity comes from the last two sightings, zero after a single one, at most `max_step_px` a frame.
+    """
+
+    def __init__(self, point: tuple[float, float], max_step_px: float):
+        self._max_step_px = max_step_px
+        self._seen_at = point
+        self._velocity = (0.0, 0.0)
+        self._held = 0  # frames since it was seen
+
+    def update(self, point: tuple[float, float] | None) -> None:
+        """Advance by one frame; None where the point is unseen."""
+        self._held += 1
+        if point is not None:
+            vx, vy = ((now - before) / self._held for now, before in zip(point, self._seen_at, strict=True))
+            shrink = min(1.0, self._max_step_px / max(math.hypot(vx, vy), 1e-9))
+            self._velocity = vx * shrink, vy * shrink
+            self._seen_at, self._held = point, 0
+
+    @property
+    def position(self) -> tuple[float, float]:
+        """Where the point is, or is thought to be, in px."""
+        return (
+            self._seen_at[0] + self._held * self._velocity[0],
+            self._seen_at[1] + self._held * self._velocity[1],
+        )
+
+
+def box_centre(box: Sequence[float] | np.ndarray) -> tuple[float, float]:
+    """The centre of an xywh box, in px."""
+    x, y, width, height = (float(value) for value in box)
+    return x + width / 2, y + height / 2
 
 
 class CropTracker:
     """The crop window of one track, one frame at a time: `window = tracker.update(box or None)`.
 
-    The first call is the track's birth and needs a box. The velocity of a held crop comes from the last two seen
-    boxes, zero after a single one, at most `MAX_SPEED` birth boxes per frame.
+    The first call is the track's birth and needs a box. A held crop moves at most `MAX_SPEED` birth boxes per frame.
     """
 
     def __init__(self, crop_scale: float = CROP_SCALE):
         self.crop_scale = crop_scale
         self.side = 0
-        self._max_step = 0.0
-        self._age = -1
-        self._seen_age = -1
-        self._center = (0.0, 0.0)
-        self._velocity = (0.0, 0.0)
+        self._motion: SteadyMotion | None = None
 
     def update(self, box: Sequence[float] | np.ndarray | None) -> Window:
         """Advance by one frame; `box` is xywh in scene px, None where the track is unseen."""
-        self._age += 1
-        if box is not None:
-            x, y, width, height = (float(value) for value in box)
-            center = (x + width / 2, y + height / 2)
-            if self._age == 0:
-                self.side = max(MIN_SIDE_PX, math.floor(self.crop_scale * max(width, height) + 0.5))
-                self._max_step = MAX_SPEED * max(width, height)
-            else:
-                self._velocity = self._velocity_to(center)
-            self._center, self._seen_age = center, self._age
-        elif self._age == 0:
+        centre = None if box is None else box_centre(box)
+        if self._motion is not None:
+            self._motion.update(centre)
+        elif box is None or centre is None:
             raise ValueError("a track is seen at its birth: the first box cannot be None")
-        held = self._age - self._seen_age
-        x = self._center[0] + held * self._velocity[0]
-        y = self._center[1] + held * self._velocity[1]
+        else:
+            longest = max(float(box[2]), float(box[3]))
+            self.side = max(MIN_SIDE_PX, math.floor(self.crop_scale * longest + 0.5))
+            self._motion = SteadyMotion(centre, MAX_SPEED * longest)
+        x, y = self._motion.position
         return math.floor(x - self.side / 2 + 0.5), math.floor(y - self.side / 2 + 0.5), self.side
-
-    def _velocity_to(self, center: tuple[float, float]) -> tuple[float, float]:
-        frames = self._age - self._seen_age
-        vx, vy = ((now - before) / frames for now, before in zip(center, self._center, strict=True))
-        shrink = min(1.0, self._max_step / max(math.hypot(vx, vy), 1e-9))
-        return vx * shrink, vy * shrink
 
 
 def crop_frame(frame: np.ndarray, window: Window, clip_size: int = CLIP_SIZE) -> np.ndarray:
@@ -79,8 +100,9 @@ def crop_frame(frame: np.ndarray, window: Window, clip_size: int = CLIP_SIZE) ->
     if x0 >= 0 and y0 >= 0 and x0 + side <= width and y0 + side <= height:
         patch = frame[y0 : y0 + side, x0 : x0 + side]
     else:
-        rows = np.clip(np.arange(y0, y0 + side), 0, height - 1)
-        columns = np.clip(np.arange(x0, x0 + side), 0, width - 1)
+        step = -(-side // LARGEST_PATCH_PX)
+        rows = np.clip(np.arange(y0, y0 + side, step), 0, height - 1)
+        columns = np.clip(np.arange(x0, x0 + side, step), 0, width - 1)
         patch = frame[rows[:, None], columns]
     interpolation = cv2.INTER_AREA if side > clip_size else cv2.INTER_LINEAR
     return cv2.resize(patch, (clip_size, clip_size), interpolation=interpolation)

@@ -6,14 +6,21 @@ Source of the background subtraction: Zivkovic, Improved adaptive Gaussian mixtu
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
-from run_directory import InputError
+from run_directory import InputError, non_negative_int, positive_int
 
 from video_tracks.boxes import BoxTable
+from video_tracks.formats import BOX_FORMATS, FORMATS, BoxFile, FramesRun, Picture
+from video_tracks.formats.cleaning import clip_to_picture
+from video_tracks.formats.reading import box_file, truth_file
+from video_tracks.formats.registry import read_rows
+from video_tracks.formats.rows import Rows
 from video_tracks.mot import SequenceInfo, find_sequence_info
 from video_tracks.video import MISSING_FRAMES_FRACTION, Video
 
@@ -30,14 +37,145 @@ class FrameDetections(NamedTuple):
 class DetectionSource(Protocol):
     """Where the detections of a video come from."""
 
-    class_names: tuple[str, ...]
-    has_track_ids: bool  # every box has an id above 0: somebody has tracked already
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class id."""
+
+    @property
+    def has_track_ids(self) -> bool:
+        """Whether every box has an id above 0: somebody has tracked already."""
 
     def at(self, frame_index: int, pixels: np.ndarray | None) -> FrameDetections | None:
         """Those of a frame, uint8 RGB (H, W, 3), None where its picture is missing; frames come in order.
 
         None where the detector was not run on the frame, which is no miss of anything.
         """
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionOptions:
+    """What a user says of a file of detections; None: as the file has it."""
+
+    format: str | None = None  # one of FORMATS
+    box_format: str | None = None  # one of BOX_FORMATS
+    first_frame: int | None = None  # the number that the file gives to the first frame of the video
+    detection_stride: int | None = None  # the detector ran on every n-th frame
+    box_scale: float | None = None  # video width / width of the detections' picture
+
+
+def add_detection_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that say how files of boxes are to be read, for every script that takes --detections."""
+    parser.add_argument("--format", choices=FORMATS, help="of DETECTIONS (default: recognised by content)")
+    parser.add_argument(
+        "--box_format",
+        choices=BOX_FORMATS,
+        metavar="KIND",
+        help=f"what the four numbers of a box are: {', '.join(BOX_FORMATS)} (default: as the format has it)",
+    )
+    parser.add_argument(
+        "--first_frame",
+        type=non_negative_int,
+        metavar="N",
+        help="number that DETECTIONS give to the first frame of the video (default: 1, or what the format says)",
+    )
+    parser.add_argument(
+        "--ground_truth_first_frame", type=non_negative_int, metavar="N", help="the same of GROUND_TRUTH"
+    )
+    parser.add_argument(
+        "--detection_stride",
+        type=positive_int,
+        metavar="N",
+        help="the detector ran on every N-th frame only (default: told by the frames that hold boxes)",
+    )
+
+
+def detection_options(args: argparse.Namespace) -> DetectionOptions:
+    """What the flags of `add_detection_flags`, and --box_scale, say."""
+    return DetectionOptions(args.format, args.box_format, args.first_frame, args.detection_stride, args.box_scale)
+
+
+@dataclasses.dataclass(frozen=True)
+class FileDetections:
+    """The detections of a file, in px of the video and within its picture: a `DetectionSource`."""
+
+    table: BoxTable
+    has_track_ids: bool
+    has_scores: bool
+    frames_run: FramesRun
+    format: str
+    box_scale: float  # video px per px of the detections' picture
+    notes: tuple[str, ...]  # what was assumed, dropped or merged, a short sentence each
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names by class id."""
+        return self.table.class_names
+
+    def at(self, frame_index: int, pixels: np.ndarray | None = None) -> FrameDetections | None:
+        """The boxes of a frame; None where the detector was not run."""
+        if frame_index not in self.frames_run:
+            return None
+        found = self.table.in_frame(frame_index)
+        return FrameDetections(found.boxes, found.score, found.track_id, found.class_id)
+
+
+def load_detections(path: str | Path, video: Video, options: DetectionOptions | None = None) -> FileDetections:
+    """Detections of a file or folder, scaled to the video and cut at the borders of its picture.
+
+    Raises InputError, one line, for what cannot be read and for boxes that do not belong to this video: mostly outside
+    its picture, or past its end.
+    """
+    path, options = Path(path), options or DetectionOptions()
+    rows, name = read_rows(path, options.format)
+    scale, picture = _scale_and_picture(rows, path, video, options.box_scale)
+    file = box_file(rows, name, options.box_format, options.first_frame, picture, options.detection_stride)
+    table, notes = _fit(file, path, video, scale)
+    return FileDetections(
+        table, file.has_track_ids, file.has_scores, file.frames_run, name, scale, (*file.notes, *notes)
+    )
+
+
+def load_truth(
+    path: str | Path, video: Video, box_scale: float | None = None, first_frame: int | None = None
+) -> tuple[BoxTable, tuple[str, ...]]:
+    """Ground truth of a video, fitted to it as detections are, and what was assumed. Raises InputError."""
+    path = Path(path)
+    rows, name = read_rows(path)
+    scale, picture = _scale_and_picture(rows, path, video, box_scale)
+    file = truth_file(rows, name, None, first_frame, picture)
+    table, notes = _fit(file, path, video, scale)
+    return table, (*file.notes, *notes)
+
+
+def _scale_and_picture(rows: Rows, path: Path, video: Video, box_scale: float | None) -> tuple[float, Picture]:
+    """Factor from the detections' picture to the video's, and the size of that picture, px."""
+    sequence = find_sequence_info(path)
+    scale = choose_box_scale(video, sequence, box_scale)
+    if box_scale is None and sequence is None and rows.picture is not None:
+        width, height = rows.picture
+        scale = video.width / width
+        if abs(scale - video.height / height) > 0.01 * scale:
+            raise InputError(
+                f"{video.path} is {video.width}x{video.height}, the images of {path} are {width}x{height}: another "
+                f"shape; give the video of these detections or --box_scale"
+            )
+    return scale, (round(video.width / scale), round(video.height / scale))
+
+
+def _fit(file: BoxFile, path: Path, video: Video, scale: float) -> tuple[BoxTable, tuple[str, ...]]:
+    """The boxes in the video's picture, and what became of those that leave it."""
+    scaled = file.table.scaled(scale)
+    _refuse_outside(scaled, path, video, scale)
+    _refuse_past_end(scaled, path, video)
+    fitted, num_outside, num_cut = clip_to_picture(scaled, video.width, video.height)
+    notes = []
+    if scale != 1:
+        notes.append(f"boxes scaled by {scale:g} to the video's picture")
+    if num_outside:
+        notes.append(f"{num_outside} of {len(scaled)} boxes outside the picture left out")
+    if num_cut:
+        notes.append(f"{num_cut} of {len(scaled)} boxes cut at the picture's border")
+    return fitted, tuple(notes)
 
 
 class BackgroundDetector:
@@ -71,7 +209,10 @@ class BackgroundDetector:
 
 
 class Detections:
-    """The boxes of each frame: those of a file, or those that background subtraction finds."""
+    """The boxes of each frame: those of a table, or those that background subtraction finds; a `DetectionSource`."""
+
+    class_names: tuple[str, ...] = ()
+    has_track_ids = False
 
     def __init__(self, boxes: BoxTable | None):
         self._boxes = boxes
@@ -85,6 +226,14 @@ class Detections:
         found = self._boxes.in_frame(frame_index)
         return found.boxes, found.score
 
+    def at(self, frame_index: int, pixels: np.ndarray | None) -> FrameDetections | None:
+        """The same, as a `DetectionSource` gives it."""
+        if pixels is None and self._detector is not None:
+            return None
+        boxes, scores = self.update(frame_index, np.empty((0, 0, 3), np.uint8) if pixels is None else pixels)
+        unknown = np.full(len(boxes), -1)
+        return FrameDetections(boxes, scores, unknown, unknown)
+
 
 def load_boxes(read: Any, path: Path | None, video: Video, box_scale: float | None) -> BoxTable | None:
     """Boxes of a MOT file through `read`, scaled to the video; None without a file.
@@ -94,12 +243,17 @@ def load_boxes(read: Any, path: Path | None, video: Video, box_scale: float | No
     if path is None:
         return None
     boxes, _ = fit_boxes(read(path), path, video, box_scale)
+    _refuse_past_end(boxes, path, video)
+    return boxes
+
+
+def _refuse_past_end(boxes: BoxTable, path: Path, video: Video) -> None:
+    """Raise InputError where boxes lie in frames that the video does not have."""
     if video.num_frames and boxes.num_frames > video.num_frames * (1 + MISSING_FRAMES_FRACTION):
         raise InputError(
             f"{path} holds boxes up to frame {boxes.num_frames}, {video.path} has {video.num_frames} frames; "
-            f"give the boxes of this video"
+            f"give the boxes of this video, or --first_frame if they number the first frame otherwise"
         )
-    return boxes
 
 
 def choose_box_scale(video: Video, sequence: SequenceInfo | None, requested: float | None = None) -> float:
@@ -141,10 +295,15 @@ def fit_boxes(
     """Boxes of the file `boxes_path`, scaled to the video, and the scale. Raises InputError when most lie outside."""
     scale = choose_box_scale(video, find_sequence_info(boxes_path), box_scale)
     scaled = boxes.scaled(scale)
+    _refuse_outside(scaled, boxes_path, video, scale)
+    return scaled, scale
+
+
+def _refuse_outside(scaled: BoxTable, boxes_path: str | Path, video: Video, scale: float) -> None:
+    """Raise InputError where most boxes lie outside the picture."""
     outside = outside_fraction(scaled, video)
     if outside > 0.5:
         raise InputError(
             f"{outside:.0%} of the boxes of {boxes_path} lie outside the {video.width}x{video.height} picture of "
             f"{video.path} at scale {scale:g}; give --box_scale (video width / width of the detections' picture)"
         )
-    return scaled, scale

@@ -39,6 +39,7 @@ class Observation:
     box: np.ndarray  # float64 (4,) xywh in px
     score: float
     newborn: bool  # the track's first frame
+    class_id: int = -1  # of the detection; -1 unknown
 
 
 class TrackHistory:
@@ -56,7 +57,7 @@ class TrackHistory:
     def tracks(self) -> list[Track]:
         """One track per id, in order of birth, from its first detection to its last."""
         result = []
-        for track_id, rows in sorted(self._seen.items()):
+        for track_id, rows in sorted(self._seen.items(), key=lambda item: (item[1][0][0], item[0])):
             birth = rows[0][0]
             length = rows[-1][0] - birth + 1
             boxes, scores = np.full((length, 4), np.nan), np.full(length, np.nan)

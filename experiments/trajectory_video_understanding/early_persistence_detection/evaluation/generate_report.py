@@ -34,6 +34,7 @@ from early_persistence_detection.evaluation.report_text import render_html, rend
 from early_persistence_detection.evaluation.result_files import (
     STAGE_FILES,
     Fields,
+    failure_of,
     find,
     measured,
     read_stage,
@@ -92,7 +93,11 @@ def read_stages(results: Path) -> dict[str, Fields | None]:
     evaluation = stages["evaluation"]
     is_calibrated = evaluation is None or evaluation.get("model_is_calibrated", True)
     stages["calibration"] = read_stage(results, "calibration") if is_calibrated else None
-    return stages | {key: read_stage_if_run(results, key) for key in OPTIONAL}
+    stages |= {key: read_stage_if_run(results, key) for key in OPTIONAL}
+    detection = stages["detection"]
+    if failure_of(results, "detect") and detection is not None and not detection.get("ended_early"):
+        stages["detection"] = None  # of an earlier run
+    return stages
 
 
 def judge_results(stages: dict[str, Any], path: Path) -> tuple[list[dict], list[dict]]:

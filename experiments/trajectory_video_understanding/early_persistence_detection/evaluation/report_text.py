@@ -15,7 +15,7 @@ from markdown_it import MarkdownIt
 from run_directory import InputError
 
 from early_persistence_detection import metrics
-from early_persistence_detection.evaluation.result_files import EFFICIENCY_CHARTS, find
+from early_persistence_detection.evaluation.result_files import EFFICIENCY_CHARTS, failure_of, find
 
 MAX_STILLS = 3
 
@@ -113,6 +113,7 @@ def render_markdown(stages: dict[str, Any], criteria: list[dict], targets: list[
         picture=lambda path: Markup(find(results, path).relative_to(results).as_posix()),
     )  # fmt: skip
     stills = sorted(path.name for path in (results / "detection").glob("frame_*.png"))[:MAX_STILLS]
+    failure = failure_of(results, "detect")
     try:
         return environment.get_template("report.md.j2").render(
             **stages,
@@ -123,6 +124,7 @@ def render_markdown(stages: dict[str, Any], criteria: list[dict], targets: list[
             profile_targets=targets,
             has_charts=all(find(results, chart).is_file() for chart in EFFICIENCY_CHARTS),
             stills=stills,
+            detection_failure=failure,
             bayes_gap_ages=list(map(str, metrics.BAYES_GAP_AGES)),
             accuracy_ages=accuracy_ages(stages["comparison"]),
         )

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,18 @@ def read_stage(results: Path, key: str) -> Fields:
 def read_stage_if_run(results: Path, key: str) -> Fields | None:
     """As `read_stage`; None where the stage left no file."""
     return read_stage(results, key) if find(results, STAGE_FILES[key].path).exists() else None
+
+
+def failure_of(results: Path, stage: str) -> str | None:
+    """Why a stage failed, in words, by the marker that the stage runner left; None where it did not fail."""
+    try:
+        lines = (results / f"{stage.upper()}_FAILED.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    code = re.search(r"exit code \d+", lines[0] if lines else "")
+    errors = [line.split("error: ", 1)[1] for line in lines if "error: " in line]
+    reason = (errors or [line.strip() for line in lines if line.strip()] or ["it does not say"])[-1]
+    return f"({code[0] if code else 'no exit code'}): {reason}"
 
 
 def measured(metrics: dict[str, Any], name: str, path: Path) -> float | None:

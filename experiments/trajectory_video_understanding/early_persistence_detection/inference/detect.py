@@ -6,14 +6,23 @@
         --ground_truth gt/gt.txt --finetune --output results/detection
     python inference/detect.py --model results/calibrated_model.pt --synthetic_demo --output results/detection
 
-Reads   MODEL, and VIDEO (a file or a folder of images) with DETECTIONS and GROUND_TRUTH in MOT Challenge text; without
-        DETECTIONS, moving objects are found by background subtraction; with --synthetic_demo, a rendered scene that no
-        training has seen, and the boxes where its objects are visible
+Reads   MODEL, and VIDEO with DETECTIONS and GROUND_TRUTH (MOT Challenge text, COCO, YOLO, KITTI, CSV and others, known
+        by their content); without DETECTIONS, moving objects are found by background subtraction. VIDEO is a file, a
+        folder of images, or live: rtsp://…, http(s)://…, the number of a camera, - for standard input. With
+        --synthetic_demo, a rendered scene that no training has seen, and the boxes where its objects are visible
 Writes  OUTPUT/tracks.txt      MOT Challenge text in video px; the score is P(persistent) so far
         OUTPUT/decisions.csv   id, birth_frame (from 1, as in tracks.txt), decision, decision_frame (age, from 1),
-                               probability; the last two as far as the track was judged
-        OUTPUT/summary.json    stage "detect"
-        OUTPUT/annotated.mp4   and stills frame_XXXXX.png of it
+                               probability; the last two as far as the track was judged. Then class, birth_seconds (by
+                               the video's clock), decision_seconds (from birth to decision); empty where unknown
+        OUTPUT/summary.json    stage "detect"; `notes` says what was assumed, `ended_early` what ended it
+        OUTPUT/annotated.mp4   and stills frame_XXXXX.png of it; where no video can be written, summary.json says why
+
+Exit code 0; 2 where an input cannot be used or OUTPUT cannot be written, one line on stderr; 3 where the video is
+damaged or cut short; 130 after Ctrl-C, 143 after SIGTERM. Whatever ends it, what was decided until then is written, the
+tables first.
+
+Track ids that DETECTIONS hold are followed, and are the ids in every output; --associate makes tracks anew. Boxes of
+different classes are never one track. Ages count the frames that the detector was run on.
 
 The video is read once, frame by frame: every live undecided track is stepped in one batch, and a track that is decided
 costs nothing more. Decisions are compared with confirmation after 2 and 3 hits, on tracks whose whole clip was seen:
@@ -21,11 +30,12 @@ against `outlives_clip` (is the track still seen when its clip ends?) and, with 
 `real_or_clutter`. These are different questions. Whoever watches a track to the end of its clip has seen the answer to
 the first, so read its accuracy beside the mean decision frame.
 
-With --finetune, a copy of the model's head is taught on the first half of the video, by each track's own later life,
+With --finetune, a copy of the model's head is taught on the first half of the frames, by each track's own later life,
 and decides the tracks born in the second half; the model as given (zero shot) decides the same tracks, for comparison
 (decisions_zero_shot.csv). The copy is saved as OUTPUT/finetuned_model.pt. Where the first half holds too few tracks,
-that is said and the model decides as it is. The halves share no track, but they share the
-camera and the objects that come back: what is measured is a model taught where it works, not on another camera.
+that is said and the model decides as it is. The halves are of the frames that can be read, which are counted first.
+They share no track, but they share the camera and the objects that come back: what is measured is a model taught where
+it works, not on another camera.
 
 With --rule certified, the promise is of clips like those of the calibration. Of a video unlike them it says nothing.
 """
@@ -33,9 +43,13 @@ With --rule certified, the promise is of clips like those of the calibration. Of
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import contextlib
+import csv
 import functools
+import io
 import itertools
+import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -44,9 +58,6 @@ from typing import Any
 import numpy as np
 import torch
 from persistence_augmented_dataset.real.video_clips import follow_tracks
-from persistence_augmented_dataset.synthetic.bayes import get_preset
-from persistence_augmented_dataset.synthetic.rendering import render_scene
-from persistence_augmented_dataset.synthetic.scenes import sample_scene
 from run_directory import (
     SCHEMA_VERSION,
     CommandLine,
@@ -58,62 +69,51 @@ from run_directory import (
     progress,
     provenance,
     public_path,
+    require_readable,
+    require_writable,
     run_cli,
-    sha256_file,
     write_json,
     write_text,
 )
-from video_tracks.association import Associator
-from video_tracks.boxes import BoxTable, make_boxes
+from video_tracks.association import Association
+from video_tracks.boxes import BoxTable
 from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
-from video_tracks.detections import Detections, choose_box_scale, load_boxes
+from video_tracks.detections import add_detection_flags
 from video_tracks.live_crops import UNSEEN
-from video_tracks.mot import find_sequence_info, read_detections, read_ground_truth, write_tracks
-from video_tracks.track import TrackHistory
-from video_tracks.video import open_video, read_frames
+from video_tracks.mot import write_tracks
+from video_tracks.video import Frame, TruncatedVideo
 
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.real_tracks import as_text, compare_rules
 from early_persistence_detection.inference.annotate import AnnotatedVideo
+from early_persistence_detection.inference.judging_video import JudgedVideo
 from early_persistence_detection.inference.session import Session
+from early_persistence_detection.inference.sources import (
+    Source,
+    choose_associator,
+    count_frames,
+    names_live_source,
+    open_source,
+)
 from early_persistence_detection.inference.streaming import TrackRecord, TrackStream
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.devices import resolve_device
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.stopping.rules import RULE_HELP, RULES, rule_in_words
 from early_persistence_detection.training.finetune import Finetuned, finetune, make_splits
+from early_persistence_detection.training.stop_request import Stopped, StopRequest
 
-DEMO_SCENE = (987_654_321, 2, 0)  # a seed that no data set is made with
-DEMO_FPS = 7.0
 FORCED_AGES = (3, 8)
+OUTPUTS = ("tracks.txt", "decisions.csv", "decisions_zero_shot.csv", "finetuned_model.pt", "summary.json")
+TRUNCATED_EXIT_CODE = 3
+DECISION_COLUMNS = (
+    *("id", "birth_frame", "decision", "decision_frame", "probability"),
+    *("class", "birth_seconds", "decision_seconds"),
+)
 CERTIFICATE_NOTE = (
     "the certificate is for clips like those of its calibration (synthetic scenes, unless it was made on clips of "
     "yours); on this video it promises nothing"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Frames, what was detected in them, and what is known of them."""
-
-    frames: Iterator[np.ndarray]
-    num_frames: int  # as promised
-    fps: float
-    detections: Detections
-    truth: BoxTable | None
-    description: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class JudgedVideo:
-    """Everything that the judged part of a video gave."""
-
-    streams: dict[str, TrackStream]  # the first one's decisions are the result
-    history: TrackHistory
-    rows: list[tuple[int, int, tuple[float, ...], float]]  # of tracks.txt
-    start: int  # judged frames start..stop-1
-    stop: int
-    association_seconds: float
 
 
 def parse_args() -> argparse.Namespace:
@@ -121,10 +121,14 @@ def parse_args() -> argparse.Namespace:
     parser = CommandLine(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt or final_model.pt")
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--video", type=Path, help="video file or folder of images")
+    source.add_argument("--video", help="video file, folder of images, rtsp:// or http:// address, camera number, or -")
     source.add_argument("--synthetic_demo", action="store_true", help="render a held-out synthetic scene instead")
-    parser.add_argument("--detections", type=Path, help="det.txt; default: find moving objects in the video")
+    parser.add_argument("--detections", type=Path, help="file or folder of boxes; default: find moving objects")
     parser.add_argument("--ground_truth", type=Path, help="gt.txt, to judge the decisions by")
+    add_detection_flags(parser)
+    parser.add_argument(
+        "--associate", action="store_true", help="make tracks of the boxes anew, although DETECTIONS hold track ids"
+    )
     parser.add_argument("--finetune", action="store_true", help="learn on the first half, decide the second")
     parser.add_argument(
         "--rule",
@@ -156,70 +160,14 @@ def parse_args() -> argparse.Namespace:
         parser.error("--rule certified holds for the model as it was calibrated; leave --finetune out")
     if args.synthetic_demo and (args.detections or args.ground_truth or args.finetune):
         parser.error("--synthetic_demo takes no --detections, --ground_truth or --finetune")
-    if args.output.exists() and not args.output.is_dir():
-        parser.error(f"--output {args.output} is a file; give a folder")
+    if args.video is not None and names_live_source(args.video):
+        if args.finetune:
+            parser.error("a live video has no first half to learn on; leave --finetune out")
+        if args.ground_truth:
+            parser.error("nobody has annotated a live video; leave --ground_truth out")
+    if args.associate and args.detections is None:
+        parser.error("--associate is about the track ids of --detections; give them too")
     return args
-
-
-def open_source(args: argparse.Namespace) -> Source:
-    """The video, or the rendered scene, that the command line names."""
-    if args.synthetic_demo:
-        return _synthetic_source()
-    video = open_video(args.video)
-    if args.finetune and video.num_frames == 0:
-        raise InputError(f"{video.path} does not say how many frames it has, so it has no first half; leave --finetune")
-    boxes = load_boxes(read_detections, args.detections, video, args.box_scale)
-    truth = load_boxes(read_ground_truth, args.ground_truth, video, args.box_scale)
-    scale = 1.0
-    if args.detections is not None:
-        scale = choose_box_scale(video, find_sequence_info(args.detections), args.box_scale)
-    description = {
-        "source": "video",
-        "video": public_path(video.path),
-        "width": video.width,
-        "height": video.height,
-        "fps": video.fps,
-        "detections": "background subtraction" if args.detections is None else public_path(args.detections),
-        "detections_sha256": None if args.detections is None else sha256_file(args.detections),
-        "box_scale": scale,
-    }
-    return Source(read_frames(video), video.num_frames, video.fps, Detections(boxes), truth, description)
-
-
-def _synthetic_source() -> Source:
-    scene = sample_scene(get_preset("standard"), DEMO_SCENE)
-    frames = render_scene(scene)
-    tracks = scene.tracks()
-    seen = [(track.birth_frame + age, *track.boxes[age]) for track in tracks for age in np.flatnonzero(track.detected)]
-    table = np.array(seen)
-    description = {
-        "source": "synthetic",
-        "video": f"a rendered scene of preset {scene.preset.name}, seed {DEMO_SCENE[0]}, in no training data",
-        "width": frames.shape[2],
-        "height": frames.shape[1],
-        "fps": DEMO_FPS,
-        "detections": "true boxes, where visible",
-        "detections_sha256": None,
-        "box_scale": 1.0,
-    }
-    detections = Detections(make_boxes(table[:, 0], table[:, 1:]))
-    return Source(iter(frames), len(frames), DEMO_FPS, detections, None, description)
-
-
-def judge_video(
-    frames: Iterable[np.ndarray], detections: Detections, session: Session, name: str, annotated: AnnotatedVideo
-) -> JudgedVideo:
-    """Decide the tracks that are born in these frames; `name` is that of the session's own stream."""
-    history: TrackHistory = TrackHistory()
-    rows: list[tuple[int, int, tuple[float, ...], float]] = []
-    for frame in frames:
-        frame_index = session.next_frame
-        tracks = session.update(frame, *detections.update(frame_index, frame))
-        history.add(frame_index, session.observations)
-        rows += [(frame_index, track.track_id, track.box, track.probability) for track in tracks if track.seen]
-        annotated.write(frame, tracks, frame_index + 1)
-    streams = {name: session.stream, **session.beside}
-    return JudgedVideo(streams, history, rows, session.first_frame, session.next_frame, session.association_seconds)
 
 
 def summarise(judged: JudgedVideo, stream: TrackStream, rule: str) -> dict[str, Any]:
@@ -227,7 +175,8 @@ def summarise(judged: JudgedVideo, stream: TrackStream, rule: str) -> dict[str, 
     records = list(stream.records.values())
     num_frames = stream.model.num_frames
     decided = np.array([record.decision_frame for record in records if record.decision is not None])
-    total = sum(min(num_frames, judged.stop - record.birth_frame) for record in records)
+    num_seen = len(judged.detector_frames)
+    total = sum(min(num_frames, num_seen - record.first_step) for record in records)
     counts = {
         verdict: sum(verdict_name(record.decision) == verdict for record in records)
         for verdict in (*KIND_NAME.values(), UNDECIDED)
@@ -242,7 +191,7 @@ def summarise(judged: JudgedVideo, stream: TrackStream, rule: str) -> dict[str, 
         "rule": rule,
         "confidence_threshold": stream.threshold if rule == "threshold" else None,
         "ms_per_frame": {
-            "association": 1000 * judged.association_seconds / max(stream.num_video_frames, 1),
+            "association": 1000 * judged.session.association_seconds / max(stream.num_video_frames, 1),
             "model": 1000 * stream.seconds / max(stream.num_video_frames, 1),
         },
     }
@@ -260,31 +209,45 @@ def compare_streams(judged: JudgedVideo, truth: BoxTable | None) -> dict[str, An
         models[name] = stream.decisions
         for age in FORCED_AGES:
             models[f"{name}_by_frame_{age}"] = functools.partial(stream.decisions, last_frame=age)
-    return compare_rules(tracks, judged.stop, truth, models)
+    return compare_rules(tracks, len(judged.detector_frames), judged.truth_at_detector_frames(truth), models)
 
 
-def decisions_csv(records: Iterable[TrackRecord]) -> str:
+def decisions_csv(records: Iterable[TrackRecord], class_names: tuple[str, ...]) -> str:
     """decisions.csv of these tracks."""
-    lines = ["id,birth_frame,decision,decision_frame,probability\n"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(DECISION_COLUMNS)
     for record in records:
         age = "" if record.decision_frame is None else record.decision_frame
-        verdict = verdict_name(record.decision)
-        lines.append(f"{record.track_id},{record.birth_frame + 1},{verdict},{age},{record.probability:.6f}\n")
-    return "".join(lines)
+        judged = (verdict_name(record.decision), age, f"{record.probability:.6f}")
+        times = (record.birth_seconds, record.decision_seconds)
+        writer.writerow(
+            [
+                *(record.track_id, record.birth_frame + 1, *judged, class_name(record.class_id, class_names)),
+                *("" if seconds is None else f"{seconds:.6f}" for seconds in times),
+            ]
+        )
+    return text.getvalue()
+
+
+def class_name(class_id: int, class_names: tuple[str, ...]) -> str:
+    """The name of a class, its number where it has none, nothing where it is unknown."""
+    if class_id < 0:
+        return ""
+    return class_names[class_id] if class_id < len(class_names) else str(class_id)
 
 
 def teach(
     model: EarlyPersistenceClassifier,
     source: Source,
-    frames: Iterator[np.ndarray],
-    associator: Associator,
+    frames: Iterator[Frame],
+    associator: Association,
     args: argparse.Namespace,
     device: torch.device,
 ) -> tuple[Finetuned | None, dict[str, Any]]:
-    """Fine-tune on the first half of the frames; None, and the reason, where it holds too few tracks."""
+    """Fine-tune on these frames, the first half; None, and the reason, where they hold too few tracks."""
     began = time.perf_counter()
-    part = itertools.islice(frames, source.num_frames // 2)
-    first_half = follow_tracks(part, source.detections, associator, args.unseen)
+    first_half = follow_tracks(pictures(frames), source.detections, associator, args.unseen)
     try:
         taught = finetune(model, make_splits(first_half), device, args.seed)
     except InputError as error:
@@ -292,54 +255,132 @@ def teach(
     return taught, {"done": True, **taught.report, "seconds": time.perf_counter() - began}
 
 
-def open_session(
-    model: EarlyPersistenceClassifier, args: argparse.Namespace, associator: Associator, first_frame: int, **beside: Any
-) -> Session:
-    """A session that decides by --rule."""
-    rule = (args.rule, args.confidence_threshold)
-    return Session(model, *rule, associator=associator, unseen=args.unseen, first_frame=first_frame, beside=beside)
+def pictures(frames: Iterator[Frame]) -> Iterator[np.ndarray | None]:
+    """The picture of every frame from index 0 on, None where there is none."""
+    index = 0
+    for frame in frames:
+        yield from itertools.repeat(None, frame.index - index)
+        yield frame.pixels
+        index = frame.index + 1
+
+
+def decide(
+    model: EarlyPersistenceClassifier,
+    source: Source,
+    associator: Association,
+    args: argparse.Namespace,
+    device: torch.device,
+) -> tuple[JudgedVideo, Finetuned | None, dict[str, Any] | None]:
+    """Teach where --finetune asks for it, then decide; what was judged, the taught copy, the report on the teaching."""
+    threshold = model.calibration.thresholds_of(args.rule, args.model, args.confidence_threshold)
+    rule: dict[str, Any] = {"rule": args.rule, "confidence_threshold": args.confidence_threshold}
+    rule |= {"associator": associator, "unseen": args.unseen}
+    half, expected = 0, source.expected_frames
+    taught, report, beside = None, None, {}
+    if args.finetune:
+        expected = count_frames(source)
+        half = expected // 2
+    with StopRequest() as stop, progress(source.open_frames(), expected, "frames", "frames") as bar:
+        frames = iter(bar)
+        if args.finetune:
+            taught, report = teach(model, source, itertools.islice(frames, half), associator, args, device)
+            if taught is None:
+                print(f"not fine-tuned: {report['reason']}")
+            else:
+                beside = {"zero_shot": TrackStream(model, threshold, args.unseen)}
+        first = next(frames, None)
+        start = half if first is None else first.index
+        name = "zero_shot" if taught is None else "finetuned"
+        session = Session(taught.model if taught else model, **rule, first_frame=start, beside=beside)
+        annotated = AnnotatedVideo(args.output, source.fps, expected - half)
+        judged = JudgedVideo(session, source.detections, name, annotated)
+        judged.judge(frames if first is None else itertools.chain([first], frames), stop)
+    return judged, taught, report
 
 
 def main() -> None:
     """Decide the tracks of the video that the command line names."""
     args = parse_args()
-    device = resolve_device(args.device)
-    model = load_model(args.model, device)
-    threshold = model.calibration.thresholds_of(args.rule, args.model, args.confidence_threshold)
+    require_writable(args.output, (*OUTPUTS, "annotated.mp4"))
+    require_readable(args.model)
     source = open_source(args)
-    associator = Associator()
-    start, taught, report = 0, None, None
-    with progress(source.frames, source.num_frames, "frames", "frames") as bar:
-        frames = iter(bar)
-        if args.finetune:
-            taught, report = teach(model, source, frames, associator, args, device)
-            start = source.num_frames // 2
-        if taught is None:
-            if report is not None:
-                print(f"not fine-tuned: {report['reason']}")
-            name, session = "zero_shot", open_session(model, args, associator, start)
-        else:
-            zero_shot = TrackStream(model, threshold, args.unseen)
-            name, session = "finetuned", open_session(taught.model, args, associator, start, zero_shot=zero_shot)
-        with AnnotatedVideo(args.output, source.fps, source.num_frames - start) as annotated:
-            judged = judge_video(frames, source.detections, session, name, annotated)
-            stills = annotated.close()
+    with contextlib.ExitStack() as opened:
+        opened.callback(source.close)  # a live source has a process of its own
+        associator, association_note = choose_associator(source, args.associate)
+        device = resolve_device(args.device)
+        model = load_model(args.model, device)
+        judged, taught, finetuning = decide(model, source, associator, args, device)
+        closed = source.close()
+    with judged.annotated:
+        if judged.stop == judged.start and judged.ended_by is not None:
+            raise judged.ended_by
+        with undisturbed():
+            write_tables(args.output, judged, taught, source.detections.class_names)
+        stills = judged.annotated.close()
+    notes = [*source.notes, association_note, *judged.notes(), *closed.pop("notes", [])]
     summary = {
         "stage": "detect",
         "schema_version": SCHEMA_VERSION,
         **source.description,
+        **closed,
         "model": public_path(args.model),
         "model_is_calibrated": model.calibration.is_fitted,
         "unseen": args.unseen,
         "certificate_note": CERTIFICATE_NOTE if args.rule == "certified" and args.video else None,
+        "notes": notes,
+        "ended_early": None
+        if judged.ended_by is None
+        else how_it_ended(judged.ended_by).replace(str(args.video), source.description["video"]),
         **describe_decisions(judged, args.rule, source.truth),
-        "finetune": report,
-        "annotated_video": {"file": "annotated.mp4", "codec": annotated.codec, "size": list(annotated.size)},
+        "finetune": finetuning,
+        "annotated_video": judged.annotated.describe(),
         "stills": stills,
-        "provenance": provenance(vars(args), args.seed),
+        # an address may hold a password
+        "provenance": provenance({**vars(args), "video": args.video and source.description["video"]}, args.seed),
     }
-    write_results(args.output, judged, taught, summary)
+    write_json(args.output / "summary.json", summary)
     print_summary(args.output, summary)
+    end(args.output, judged)
+
+
+def how_it_ended(error: BaseException) -> str:
+    """What ended the judging before the video's end, in a line."""
+    if isinstance(error, Stopped):
+        assert isinstance(error.code, int)  # 128 + the signal
+        return f"stopped by {signal.Signals(error.code - 128).name}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def end(directory: Path, judged: JudgedVideo) -> None:
+    """Exit as what ended the judging asks for, and say what was kept; nothing where the video came to its end."""
+    sys.stdout.flush()
+    reason = judged.annotated.describe()["reason"]
+    if reason:
+        print(f"warning: annotated.mp4 was left out: {reason}", file=sys.stderr)
+    error = judged.ended_by
+    if error is None:
+        return
+    kept = f"the decisions of frames {judged.start + 1}-{judged.stop} are kept in {directory}"
+    if isinstance(error, TruncatedVideo):
+        print(f"warning: {how_it_ended(error)}; {kept}", file=sys.stderr)
+        raise SystemExit(TRUNCATED_EXIT_CODE)
+    if isinstance(error, Stopped):
+        print(f"{how_it_ended(error)}; {kept}", file=sys.stderr)
+    elif isinstance(error, InputError):
+        raise InputError(f"{error}; {kept}")
+    raise error
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """While the block, which must be short, runs, signals that ask for the end are passed over: who presses Ctrl-C
+    twice wants the decisions all the same."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def describe_decisions(judged: JudgedVideo, rule: str, truth: BoxTable | None) -> dict[str, Any]:
@@ -348,6 +389,10 @@ def describe_decisions(judged: JudgedVideo, rule: str, truth: BoxTable | None) -
     return {
         "first_judged_frame": judged.start + 1,
         "last_judged_frame": judged.stop,
+        "first_judged_seconds": judged.first_seconds,
+        "last_judged_seconds": judged.last_seconds,
+        "num_detector_frames": len(judged.detector_frames),
+        "num_missing_pictures": judged.num_missing_pictures,
         "decided_by": name,
         **summarise(judged, shown, rule),
         "zero_shot": summarise(judged, judged.streams["zero_shot"], rule),
@@ -355,16 +400,16 @@ def describe_decisions(judged: JudgedVideo, rule: str, truth: BoxTable | None) -
     }
 
 
-def write_results(directory: Path, judged: JudgedVideo, taught: Finetuned | None, summary: dict[str, Any]) -> None:
-    """Every file but the pictures; the summary, which names them all, last."""
+def write_tables(directory: Path, judged: JudgedVideo, taught: Finetuned | None, class_names: tuple[str, ...]) -> None:
+    """The decisions, before all that could fail. A summary of an earlier run, which is of other tables, is removed."""
+    (directory / "summary.json").unlink(missing_ok=True)
     shown = next(iter(judged.streams.values()))
+    write_text(directory / "decisions.csv", decisions_csv(shown.records.values(), class_names))
     write_tracks(directory / "tracks.txt", judged.rows)
-    write_text(directory / "decisions.csv", decisions_csv(shown.records.values()))
     if taught is not None:
         zero_shot = judged.streams["zero_shot"]
-        write_text(directory / "decisions_zero_shot.csv", decisions_csv(zero_shot.records.values()))
+        write_text(directory / "decisions_zero_shot.csv", decisions_csv(zero_shot.records.values(), class_names))
         save_model(directory / "finetuned_model.pt", taught.model)
-    write_json(directory / "summary.json", summary)
 
 
 def print_summary(directory: Path, summary: dict[str, Any]) -> None:
@@ -382,9 +427,11 @@ def print_summary(directory: Path, summary: dict[str, Any]) -> None:
             f"frame {frame['value']:.2f}, {summary['frames_stepped']} of {summary['frames_total']} track frames "
             f"stepped, {summary['ms_per_frame']['model']:.1f} ms a video frame in the model"
         )
-    if summary["certificate_note"]:
-        print(f"  note: {summary['certificate_note']}")
-    print(f"  annotated.mp4: codec {summary['annotated_video']['codec']}; stills {', '.join(summary['stills'])}")
+    for note in (*summary["notes"], summary["certificate_note"]):
+        if note:
+            print(f"  note: {note}")
+    if summary["annotated_video"]["file"]:
+        print(f"  annotated.mp4: codec {summary['annotated_video']['codec']}; stills {', '.join(summary['stills'])}")
     print(as_text(summary["comparison"]))
 
 

@@ -7,6 +7,9 @@
         for track in session.update(frame, boxes, scores):
             print(track.track_id, track.age, track.probability, track.decision, track.decision_frame)
 
+A tracker's own ids are followed where `track_ids` gives them. A frame on which the detector was not run has boxes None,
+a frame that was lost is None itself: neither counts against a track.
+
 Nothing looks ahead: what is said after a frame depends on that frame and earlier ones only. Each track is stepped by
 the model until it is decided, and costs nothing of it afterwards.
 """
@@ -14,20 +17,23 @@ the model until it is decided, and costs nothing of it afterwards.
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
-from video_tracks.association import Associator
+from numpy.typing import ArrayLike
+from video_tracks.association import Association, Associator, FollowedIds
 from video_tracks.clip import UNDECIDED, verdict_name
-from video_tracks.crops import CROP_SCALE
-from video_tracks.live_crops import LiveCrop
+from video_tracks.crops import MAX_SPEED, SteadyMotion, box_centre
 from video_tracks.track import Observation
 
 from early_persistence_detection.inference.streaming import TrackRecord, TrackStream
 from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.stream import StreamModel
+
+Box = tuple[float, float, float, float]  # xywh in px
 
 
 class CalibratedModel(StreamModel, Protocol):
@@ -40,13 +46,15 @@ class CalibratedModel(StreamModel, Protocol):
 class TrackStatus:
     """One track after one frame."""
 
-    track_id: int  # from 1, in order of birth
+    track_id: int  # from 1, in order of birth; where track ids were given, those
     box: tuple[float, float, float, float]  # xywh in px; carried on at constant velocity while the track is unseen
     seen: bool  # whether it was detected in this frame
-    age: int  # frames since its birth, which is age 1
+    age: int  # frames since its birth in which the detector was run; its birth is age 1
     probability: float  # calibrated P(persistent), at the last age that was judged
     decision: str  # "persistent", "transient" or "undecided"
     decision_frame: int | None  # the age at which it was decided
+    age_seconds: float | None = None  # since its birth; None where this frame or its birth has no time
+    class_id: int = -1  # at its birth; -1 unknown
 
     @property
     def is_decided(self) -> bool:
@@ -54,14 +62,32 @@ class TrackStatus:
         return self.decision != UNDECIDED
 
 
+class _HeldBox:
+    """The box of a track that is in view: where it was seen last, carried on."""
+
+    def __init__(self, box: np.ndarray):
+        self._size = float(box[2]), float(box[3])
+        self._motion = SteadyMotion(box_centre(box), MAX_SPEED * max(self._size))
+
+    def update(self, box: np.ndarray | None) -> None:
+        if box is not None:
+            self._size = float(box[2]), float(box[3])
+        self._motion.update(None if box is None else box_centre(box))
+
+    @property
+    def box(self) -> Box:
+        (x, y), (width, height) = self._motion.position, self._size
+        return x - width / 2, y - height / 2, width, height
+
+
 class Session:
     """One camera from its first frame on, given the boxes of every frame.
 
     `rule` is one of "threshold" (at one confidence: `confidence_threshold`, default the model's own), "per_age" and
     "certified"; InputError where the model has no such rule. `associator` makes tracks of the detections (default:
-    SORT); one that has seen the frames before may be handed on. With `unseen="blank"` the model is shown a blank frame
-    where a track was not detected, as in its training. `beside` are streams of other models: they judge the same tracks
-    for comparison and decide nothing.
+    SORT, or the tracks that the detections' own ids name); one that has seen the frames before may be handed on. With
+    `unseen="blank"` the model is shown a blank frame where a track was not detected, as in its training. `beside` are
+    streams of other models: they judge the same tracks for comparison and decide nothing.
     """
 
     def __init__(
@@ -70,7 +96,7 @@ class Session:
         rule: str = "threshold",
         confidence_threshold: float | None = None,
         *,
-        associator: Associator | None = None,
+        associator: Association | None = None,
         unseen: str = "blank",
         first_frame: int = 0,
         beside: Mapping[str, TrackStream] | None = None,
@@ -78,64 +104,158 @@ class Session:
         threshold = model.calibration.thresholds_of(rule, "the model", confidence_threshold)
         self.stream = TrackStream(model, threshold, unseen)
         self.beside = dict(beside or {})
-        self.associator = associator or Associator()
+        self.associator = associator  # None until the first boxes tell whether they have ids
+        self._chooses_associator = associator is None
         self.first_frame = self.next_frame = first_frame  # frame indices, from 0
         self.observations: list[Observation] = []  # of the last frame
         self.association_seconds = 0.0
+        self._seconds: float | None = None  # the last time that was given
+        self._in_view: dict[int, _HeldBox] = {}  # what the last frame showed, and the undecided that it did not
 
     @property
     def records(self) -> dict[int, TrackRecord]:
         """What became of every track that was born in this session."""
         return self.stream.records
 
-    def update(self, frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None = None) -> list[TrackStatus]:
+    def update(
+        self,
+        frame: np.ndarray | None,
+        boxes: ArrayLike | None,
+        scores: ArrayLike | None = None,
+        *,
+        track_ids: ArrayLike | None = None,
+        class_ids: ArrayLike | None = None,
+        seconds: float | None = None,
+    ) -> list[TrackStatus]:
         """Take one frame, uint8 RGB (H, W, 3), and its detections: boxes (n, 4) xywh in px, scores (n,) or all 1.
 
-        Frames come in order, those without detections included. Returns the tracks that are seen, then the undecided
-        ones that are not. Raises ValueError, with nothing changed, on arrays of another shape or kind, and on boxes
-        that are not finite or have no area.
+        Frames come in order, those without detections included. `frame=None` says that the picture is missing: tracks
+        go on, the model sees a blank. `boxes=None` says that the detector was not run: nobody ages, nothing is missed,
+        and what was in view is carried on. `track_ids` (n,), above 0, are followed where given; `class_ids` (n,) keep
+        boxes of different classes apart; `seconds` is the frame's time by any clock that does not go back.
+
+        Returns the tracks that are seen, then the undecided ones that are not. Raises ValueError, with nothing changed,
+        on arrays of another shape or kind, on boxes that are not finite or have no area, and on a time that goes back.
         """
-        boxes, scores = _checked(frame, boxes, scores)
+        _check_frame(frame)
+        self._check_time(seconds)
+        if boxes is None:
+            _refuse_without_boxes(scores=scores, track_ids=track_ids, class_ids=class_ids)
+            told = self._skip(seconds)
+        else:
+            told = self._judge(frame, *_checked(boxes, scores), _array(track_ids), _array(class_ids), seconds)
+        self._seconds = self._seconds if seconds is None else seconds
+        return told
+
+    def _judge(
+        self,
+        frame: np.ndarray | None,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        track_ids: np.ndarray | None,
+        class_ids: np.ndarray | None,
+        seconds: float | None,
+    ) -> list[TrackStatus]:
         began = time.perf_counter()
-        self.observations = self.associator.update(boxes, scores)
+        self.observations = self._associate(boxes, scores, track_ids, class_ids)
         self.association_seconds += time.perf_counter() - began
         frame_index, self.next_frame = self.next_frame, self.next_frame + 1
-        crops = self.stream.update(frame_index, frame, self.observations)
+        crops = self.stream.update(frame_index, frame, self.observations, seconds)
         for stream in self.beside.values():
-            stream.update(frame_index, frame, self.observations)
-        born_here = [seen for seen in self.observations if seen.track_id in self.records]
-        lost = [crop for crop in crops if crop.observation is None]
-        return [self._status(seen.track_id, tuple(seen.box.tolist()), True, frame_index) for seen in born_here] + [
-            self._status(crop.track_id, _held_box(crop), False, frame_index) for crop in lost
+            stream.update(frame_index, frame, self.observations, seconds)
+        seen = {found.track_id: found.box for found in self.observations if found.track_id in self.records}
+        lost = [crop.track_id for crop in crops if crop.observation is None]
+        view = {}
+        for track_id in (*seen, *lost):
+            box = seen.get(track_id)
+            held = self._in_view.get(track_id)
+            if held is not None:
+                held.update(box)
+            elif box is not None:
+                held = _HeldBox(box)
+            assert held is not None  # an undecided track was in view since its birth
+            view[track_id] = held
+        self._in_view = view
+        return [self._status(track_id, _as_tuple(box), True, seconds) for track_id, box in seen.items()] + [
+            self._status(track_id, view[track_id].box, False, seconds) for track_id in lost
         ]
 
-    def _status(
-        self, track_id: int, box: tuple[float, float, float, float], seen: bool, frame_index: int
-    ) -> TrackStatus:
+    def _skip(self, seconds: float | None) -> list[TrackStatus]:
+        self.observations = []
+        self.next_frame += 1
+        for stream in (self.stream, *self.beside.values()):
+            stream.skip()
+        for held in self._in_view.values():
+            held.update(None)
+        return [self._status(track_id, held.box, False, seconds) for track_id, held in self._in_view.items()]
+
+    def _associate(
+        self, boxes: np.ndarray, scores: np.ndarray, track_ids: np.ndarray | None, class_ids: np.ndarray | None
+    ) -> list[Observation]:
+        associator = self.associator
+        if associator is None:
+            associator = Associator() if track_ids is None else FollowedIds()
+        elif self._chooses_associator and track_ids is not None and not isinstance(associator, FollowedIds):
+            raise ValueError(
+                "track_ids are given where earlier boxes had no track ids; give them from the first box on"
+            )
+        observations = associator.update(boxes, scores, track_ids, class_ids)
+        if len(boxes):
+            self.associator = associator
+        return observations
+
+    def _check_time(self, seconds: float | None) -> None:
+        if seconds is None:
+            return
+        if not math.isfinite(seconds):
+            raise ValueError(f"the frame's time is {seconds}, expected a finite number of seconds, or None")
+        if self._seconds is not None and seconds < self._seconds:
+            raise ValueError(
+                f"the frame's time is {seconds} s, after {self._seconds} s; give times that do not go back"
+            )
+
+    def _status(self, track_id: int, box: Box, seen: bool, seconds: float | None) -> TrackStatus:
         record = self.records[track_id]
+        age_seconds = None
+        if seconds is not None and record.birth_seconds is not None:
+            age_seconds = seconds - record.birth_seconds
         return TrackStatus(
             track_id,
             box,
             seen,
-            frame_index - record.birth_frame + 1,
+            self.stream.num_detector_frames - record.first_step,
             record.probability,
             verdict_name(record.decision),
             record.decision_frame,
+            age_seconds,
+            record.class_id,
         )
 
 
-def _held_box(crop: LiveCrop) -> tuple[float, float, float, float]:
-    """Where an unseen track is thought to be: the box that its crop was cut around."""
-    x, y, side = crop.window
-    size = side / CROP_SCALE
-    margin = (side - size) / 2
-    return x + margin, y + margin, size, size
+def _as_tuple(box: np.ndarray) -> Box:
+    x, y, width, height = box.tolist()
+    return x, y, width, height
 
 
-def _checked(frame: np.ndarray, boxes: np.ndarray, scores: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _array(values: ArrayLike | None) -> np.ndarray | None:
+    return None if values is None else np.asarray(values)
+
+
+def _refuse_without_boxes(**given: ArrayLike | None) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"there are {name} without boxes; boxes=None says that the detector was not run")
+
+
+def _check_frame(frame: np.ndarray | None) -> None:
+    if frame is None:
+        return
     if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise ValueError(f"the frame is {found}, expected uint8 (H, W, 3), RGB")
+
+
+def _checked(boxes: ArrayLike, scores: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
     boxes = np.asarray(boxes, np.float64)
     if boxes.size == 0:
         boxes = boxes.reshape(0, 4)

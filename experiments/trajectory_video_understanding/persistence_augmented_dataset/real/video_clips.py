@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from run_directory import InputError
-from video_tracks.association import Associator
+from video_tracks.association import Association
 from video_tracks.clip import CLIP_SIZE, KIND_NAME, NUM_FRAMES
-from video_tracks.detections import Detections
+from video_tracks.detections import DetectionSource
 from video_tracks.live_crops import LiveCrops
 from video_tracks.track import Track, TrackHistory
 
@@ -39,36 +39,44 @@ class VideoTracks:
     tracks: list[Track]  # in order of birth
     pixels: np.ndarray  # uint8 (n, T, 64, 64, 3); black past the last frame
     crops: np.ndarray  # float32 (n, T, 3): x0, y0, side
-    num_frames: int  # frames read
+    num_frames: int  # frames read that the detector ran on
+    frame_indices: np.ndarray  # int64 (num_frames,), of these in the video
 
 
 def follow_tracks(
-    frames: Iterable[np.ndarray], detections: Detections, associator: Associator, unseen: str = "blank"
+    frames: Iterable[np.ndarray | None], detections: DetectionSource, associator: Association, unseen: str = "blank"
 ) -> VideoTracks:
-    """Associate and cut a stretch of video in one causal pass over its frames, from frame 0 on."""
+    """Associate and cut a stretch of video in one causal pass over its frames, from frame 0 on.
+
+    Frames on which the detector was not run are passed over: they say nothing of any track, and no track ages in them.
+    What comes back is a video of the others, whose frames count from 0 without gaps. In a frame without a picture
+    (None) the tracks go on, and their clips are blank.
+    """
     history, live = TrackHistory(), LiveCrops(unseen=unseen)
     pixels: dict[int, np.ndarray] = {}
     crops: dict[int, np.ndarray] = {}
-    num_frames = 0
+    run: list[int] = []
     for frame_index, frame in enumerate(frames):
-        observations = associator.update(*detections.update(frame_index, frame))
-        history.add(frame_index, observations)
+        found = detections.at(frame_index, frame)
+        if found is None:
+            live.skip()
+            continue
+        observations = associator.update(*found)
+        history.add(len(run), observations)
+        run.append(frame_index)
         for crop in live.update(frame, observations):
             if crop.age == 1:
                 pixels[crop.track_id] = np.zeros((NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3), np.uint8)
                 crops[crop.track_id] = np.zeros((NUM_FRAMES, 3), np.float32)
             pixels[crop.track_id][crop.age - 1] = crop.pixels
             crops[crop.track_id][crop.age - 1 :] = crop.window  # past the video's end: where it was last
-        num_frames = frame_index + 1
-    tracks = history.tracks()
+    tracks, frame_indices = history.tracks(), np.array(run, np.int64)
     if not tracks:
-        return VideoTracks(
-            [], np.empty((0, NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3), np.uint8), np.empty((0, NUM_FRAMES, 3)), num_frames
-        )
+        none = np.empty((0, NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3), np.uint8), np.empty((0, NUM_FRAMES, 3))
+        return VideoTracks([], *none, len(run), frame_indices)
     order = [track.track_id for track in tracks]
-    return VideoTracks(
-        tracks, np.stack([pixels[key] for key in order]), np.stack([crops[key] for key in order]), num_frames
-    )
+    all_pixels, all_crops = np.stack([pixels[key] for key in order]), np.stack([crops[key] for key in order])
+    return VideoTracks(tracks, all_pixels, all_crops, len(run), frame_indices)
 
 
 def split_video(num_frames: int, fractions: dict[str, float], start: int = 0) -> list[Segment]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_directory import InputError
-from video_tracks.association import TRACKERS, Associator, associate
+from video_tracks.association import TRACKERS, Associator, FollowedIds, associate
 from video_tracks.boxes import make_boxes
 from video_tracks.detections import BackgroundDetector
 from video_tracks.mot import read_detections
@@ -143,3 +143,80 @@ def test_number_of_tracks_on_pets(detector, expected):
     tracks = associate(boxes, 795, Associator())
     assert abs(len(tracks) - expected) < 0.1 * expected
     assert sum(int(track.detected.sum()) for track in tracks) == len(boxes)
+
+
+def random_detections(rng, num_frames=40):
+    """(boxes, scores, class ids of three kinds) of every frame, crowded enough that classes overlap."""
+    frames = []
+    for _ in range(num_frames):
+        count = int(rng.integers(0, 9))
+        boxes = np.concatenate([rng.uniform(0, 60, (count, 2)), rng.uniform(15, 40, (count, 2))], axis=1)
+        frames.append((boxes, rng.uniform(0, 1, count), rng.integers(-1, 2, count)))
+    return frames
+
+
+def described(observations):
+    return [(seen.track_id, tuple(seen.box), seen.score, seen.newborn, seen.class_id) for seen in observations]
+
+
+def test_boxes_of_different_classes_never_join_one_track():
+    mixed, classes = Associator(), {}
+    alone = {kind: Associator() for kind in (-1, 0, 1)}
+    ids = {}  # (class, id of the associator that sees this class alone) -> id
+    for boxes, scores, kinds in random_detections(np.random.default_rng(3)):
+        together = mixed.update(boxes, scores, class_ids=kinds)
+        apart = []
+        for kind, associator in alone.items():
+            for seen in associator.update(boxes[kinds == kind], scores[kinds == kind]):
+                apart.append((kind, seen))
+        assert len(together) == len(apart) == len(boxes)
+        by_box = {tuple(seen.box): (kind, seen) for kind, seen in apart}
+        for seen in together:
+            kind, own = by_box[tuple(seen.box)]
+            assert seen.class_id == kind == classes.setdefault(seen.track_id, kind) and seen.newborn == own.newborn
+            assert ids.setdefault((kind, own.track_id), seen.track_id) == seen.track_id
+    assert len(set(ids.values())) == len(ids) and set(ids.values()) == set(range(1, len(ids) + 1))
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_one_class_gives_the_very_tracks_of_no_class(tracker):
+    plain, classed = Associator(tracker), Associator(tracker)
+    for boxes, scores, _ in random_detections(np.random.default_rng(4)):
+        expected = plain.update(boxes, scores)
+        got = classed.update(boxes, scores, class_ids=np.full(len(boxes), 7))
+        assert [item[:4] for item in described(expected)] == [item[:4] for item in described(got)]
+        assert all(seen.class_id == 7 for seen in got)
+
+
+def test_followed_ids_are_the_ids_of_the_file_over_any_gap():
+    followed, box = FollowedIds(), walker(1)
+    (born,) = followed.update(box, np.ones(1), np.array([119]), np.array([2]))
+    assert (born.track_id, born.newborn, born.class_id) == (119, True, 2)
+    for _ in range(30):
+        assert followed.update(*NO_BOXES, np.empty(0, int)) == []
+    far = box + np.array([300, 200, 5, 5])
+    first, again = followed.update(np.concatenate([far, box]), np.array([0.5, 0.9]), np.array([119, 7]))
+    assert (first.track_id, first.newborn, again.track_id, again.newborn) == (7, True, 119, False)
+    np.testing.assert_array_equal(again.box, far[0])
+    assert again.score == 0.5
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [(None, "no track ids"), ([3, 3], "id 3 twice"), ([3, 0], "id 0, expected ids above 0"), ([3], "2 boxes and 1")],
+)
+def test_ids_that_cannot_be_followed_are_refused_and_change_nothing(ids, message):
+    followed = FollowedIds()
+    boxes = np.concatenate([walker(1), walker(1, x=90)])
+    with pytest.raises(ValueError, match=message):
+        followed.update(boxes, np.ones(2), None if ids is None else np.array(ids))
+    assert all(seen.newborn for seen in followed.update(boxes, np.ones(2), np.array([3, 4])))
+
+
+def test_tracks_of_followed_ids_come_in_order_of_birth():
+    history = TrackHistory()
+    followed = FollowedIds()
+    for frame_index, ids in enumerate([[9], [9, 2], [2]]):
+        boxes = np.concatenate([walker(1, x=50.0 * number) for number in range(len(ids))])
+        history.add(frame_index, followed.update(boxes, np.ones(len(ids)), np.array(ids)))
+    assert [(track.track_id, track.birth_frame) for track in history.tracks()] == [(9, 0), (2, 1)]

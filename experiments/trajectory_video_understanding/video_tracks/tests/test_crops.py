@@ -1,5 +1,7 @@
 """Crops: causal, centred, held at constant velocity, the same online and offline."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,3 +119,12 @@ def test_a_bright_square_lands_where_its_ellipse_says():
     assert (patch * ys).sum() / patch.sum() == pytest.approx(ellipse[1], abs=0.1)
     assert ellipse[2:] == pytest.approx([10, 10])
     assert np.isnan(ellipses_in_clip(np.array([[5.0, 45, 5, 5]]), np.array([window], float))).all()
+
+
+def test_a_window_far_larger_than_the_picture_takes_no_more_memory_than_a_large_one():
+    """A box of 90,000 px, as a diverged detector writes it, would ask for 171 GiB."""
+    frame = np.random.default_rng(0).integers(0, 255, (36, 48, 3)).astype(np.uint8)
+    tracemalloc.start()
+    patch = crop_frame(frame, (-100_000, -90_000, 247_500))
+    assert tracemalloc.get_traced_memory()[1] < 300e6 and patch.shape == (64, 64, 3)
+    tracemalloc.stop()

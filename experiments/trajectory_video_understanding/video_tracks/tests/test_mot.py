@@ -66,10 +66,13 @@ def test_ground_truth_of_nine_and_ten_columns_flags_ignored_rows(tmp_path, tail)
     assert truth.track_id.tolist() == [7, 8, 7]
 
 
-def test_ground_truth_of_seven_columns_duplicates_or_all_ignored_is_refused(tmp_path):
+def test_ground_truth_of_six_columns_duplicates_or_all_ignored_is_refused(tmp_path):
     path = tmp_path / "gt.txt"
-    path.write_text("1,7,10,20,30,40,1\n")
-    with pytest.raises(InputError, match="7 columns, expected 9 or 10"):
+    path.write_text("1,7,10,20,30,40\n")
+    with pytest.raises(InputError, match="no seventh column"):
+        read_ground_truth(path)
+    path.write_text("1,-1,10,20,30,40,1\n")
+    with pytest.raises(InputError, match="holds no object ids, as detections do"):
         read_ground_truth(path)
     path.write_text("1,7,10,20,30,40,1,1,1\n1,7,12,20,30,40,1,1,1\n")
     with pytest.raises(InputError, match="object 7 twice in frame 1"):

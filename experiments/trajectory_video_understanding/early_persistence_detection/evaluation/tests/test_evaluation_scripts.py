@@ -438,3 +438,40 @@ def test_report_refuses_to_leave_out_a_required_stage(tmp_path, name):
     (folder / name).unlink()
     refuse(EVALUATION / "generate_report.py", "--results_dir", folder, "--output", folder / "FINAL_REPORT", naming=name)
     assert not (folder / "FINAL_REPORT.html").exists() and not (folder / "FINAL_REPORT.md").exists()
+
+
+FAILED = (
+    "[2026-01-02 03:04:05] stage detect failed with exit code 2\ncommand: python detect.py\n"
+    "last lines of logs/detect.log:\n    frames: 40/400 frames (1 s)\n    error: {message}\n"
+)
+
+
+def detection(folder: Path, **values: object) -> None:
+    """A summary.json as detect.py leaves it, of an empty video."""
+    counts = {"tracks": 0, "persistent": 0, "transient": 0, "undecided": 0}
+    summary = {
+        "stage": "detect", "schema_version": 1, "source": "video", "video": "street.mp4", "detections": "det.txt",
+        "first_judged_frame": 1, "last_judged_frame": 9, "counts": counts, "decided_by": "zero_shot",
+        "mean_decision_frame": None, "finetune": None, "comparison": {}, "notes": [], "ended_early": None,
+    }  # fmt: skip
+    (folder / "detection").mkdir()
+    (folder / "detection" / "summary.json").write_text(json.dumps(summary | values))
+
+
+def test_report_tells_why_the_detection_failed_and_not_what_an_earlier_one_found(tmp_path):
+    folder = results(tmp_path / "results")
+    detection(folder, video="of an earlier run.mp4")
+    (folder / "DETECT_FAILED.txt").write_text(FAILED.format(message="img1/000007.jpg <cannot> be read"))
+    markdown, html = report(folder)
+    assert "Detection on video failed (exit code 2)" in markdown and "img1/000007.jpg" in markdown
+    assert "&lt;cannot&gt; be read" in html and "<cannot>" not in html
+    assert "of an earlier run" not in markdown and "Detection on video was not run" not in markdown
+
+
+def test_report_shows_what_was_decided_before_a_video_ended_and_the_notes(tmp_path):
+    folder = results(tmp_path / "results")
+    detection(folder, ended_early="a.mp4 is truncated", notes=["2 rows of det.txt coincide"])
+    (folder / "DETECT_FAILED.txt").write_text(FAILED.format(message="a.mp4 is truncated"))
+    markdown, _ = report(folder)
+    assert "Detection on video failed (exit code 2)" in markdown and "street.mp4" in markdown
+    assert "2 rows of det.txt coincide" in markdown

@@ -5,8 +5,10 @@ import csv
 import dataclasses
 import io
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -18,6 +20,8 @@ from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.compute_gating import NEVER
 from run_directory import run_cli
 from video_tracks.mot import read_detections
+from video_tracks.tests.made_videos import encode
+from video_tracks.video import open_video, read_frames
 
 SCRIPT = Path(detect.__file__)
 SHARED = Path(__file__).resolve().parents[6] / "shared" / "data"
@@ -158,15 +162,12 @@ def test_synthetic_demo_says_so(files, tmp_path):
         ("det.txt", b"900,-1,2,3,10,10,1\n", "has 400 frames"),
         ("gt.txt", b"1,-1,2,3,10,10,1\n", "expected 9 or 10"),
         ("a.avi", b"nothing", "cannot be read as a video"),
-        ("a.avi", None, "is truncated"),
         ("model.pt", b"nothing", "not a checkpoint"),
     ],
 )
 def test_bad_input_is_one_line_with_exit_code_2_and_nothing_is_written(files, tmp_path, name, content, message):
     given = dict(files)
     given[name] = tmp_path / name
-    if content is None:
-        content = files[name].read_bytes()[: files[name].stat().st_size // 2]
     given[name].write_bytes(content)
     result = run(
         *("--model", given["model.pt"], "--video", given["a.avi"], "--detections", given["det.txt"]),
@@ -185,10 +186,247 @@ def test_bad_input_is_one_line_with_exit_code_2_and_nothing_is_written(files, tm
         ("--synthetic_demo", "--confidence_threshold", "0.5", "--output", "out"),
         ("--synthetic_demo", "--rule", "per_age", "--confidence_threshold", "0.9", "--output", "out"),
         ("--synthetic_demo", "--rule", "dice", "--output", "out"),
+        ("--video", "rtsp://127.0.0.1/a", "--finetune", "--output", "out"),
+        ("--video", "-", "--ground_truth", "gt.txt", "--output", "out"),
+        ("--video", "a.avi", "--associate", "--output", "out"),
     ],
 )
 def test_wrong_arguments_exit_with_2(files, args):
     assert run("--model", files["model.pt"], *args).returncode == 2
+
+
+def judge(files, output, *args, video=None, detections=None):
+    """(result, summary) of a run on the scene, or on parts of it."""
+    given = ("--video", video or files["a.avi"], "--detections", detections or files["det.txt"])
+    result = run("--model", files["model.pt"], *given, "--output", output, "--device", "cpu", *args)
+    path = output / "summary.json"
+    return result, json.loads(path.read_text()) if path.exists() else None
+
+
+def rows_of(files):
+    return [line.split(",") for line in files["det.txt"].read_text().splitlines()]
+
+
+def write_rows(path, rows):
+    path.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def plain(files, tmp_path_factory):
+    """The scene judged as it is: (summary, output folder)."""
+    output = tmp_path_factory.mktemp("plain") / "detection"
+    result, summary = judge(files, output)
+    assert result.returncode == 0, result.stderr
+    return summary, output
+
+
+def test_the_ids_of_a_file_are_followed_or_made_anew_and_that_is_said(files, tmp_path):
+    """Six tracks with gaps of 4 frames, which the association would break into pieces."""
+    rows = [
+        [frame, 100 + lane, 5 + frame % 50, 4 + 18 * lane, 12, 14, 0.9]
+        for lane in range(6)
+        for frame in range(2 + lane, 60)
+        if frame // 4 % 2 or frame == 2 + lane
+    ]
+    detections = write_rows(tmp_path / "tracked.txt", rows)
+    result, summary = judge(files, tmp_path / "own", detections=detections)
+    assert result.returncode == 0, result.stderr
+    assert [int(row["id"]) for row in read_csv(tmp_path / "own" / "decisions.csv")] == list(range(100, 106))
+    assert set(read_detections(tmp_path / "own" / "tracks.txt").track_id.tolist()) == set(range(100, 106))
+    said = "the track ids of tracked.txt are followed"
+    assert said in result.stdout and any(said in note for note in summary["notes"])
+
+    result, summary = judge(files, tmp_path / "anew", "--associate", detections=detections)
+    assert result.returncode == 0 and summary["counts"]["tracks"] > 6
+    assert 1 in [int(row["id"]) for row in read_csv(tmp_path / "anew" / "decisions.csv")]
+    said = "tracks are made of the boxes by SORT, although they have track ids"
+    assert said in result.stdout and any(said in note for note in summary["notes"])
+
+
+def test_a_detector_on_every_third_frame_judges_in_its_own_frames(files, tmp_path):
+    rows = [row for row in rows_of(files) if int(row[0]) % 3 == 1]
+    detections = write_rows(tmp_path / "det.txt", rows)
+    result, summary = judge(files, tmp_path / "out", "--detection_stride", 3, detections=detections)
+    assert result.returncode == 0, result.stderr
+    assert summary["num_detector_frames"] == 134 and summary["last_judged_frame"] == 400
+    assert any("not run on 266 of 400 frames" in note for note in summary["notes"])
+    for row in read_csv(tmp_path / "out" / "decisions.csv"):
+        assert int(row["birth_frame"]) % 3 == 1
+        if row["decision_frame"] and row["decision_seconds"]:  # 10 frames a second, of which every third is looked at
+            assert float(row["decision_seconds"]) == pytest.approx(0.3 * (int(row["decision_frame"]) - 1), abs=1e-3)
+
+
+def test_times_and_classes_stand_beside_the_frames(plain, files, tmp_path):
+    summary, output = plain
+    assert summary["first_judged_seconds"] == 0 and summary["last_judged_seconds"] == pytest.approx(39.9)
+    for row in read_csv(output / "decisions.csv"):
+        assert row["class"] == "" and float(row["birth_seconds"]) == pytest.approx((int(row["birth_frame"]) - 1) / 10)
+        if row["decision_frame"]:
+            assert float(row["decision_seconds"]) == pytest.approx((int(row["decision_frame"]) - 1) / 10)
+    lines = ["frame,x,y,w,h,score,class\n"]
+    kinds = ["car" if float(row[3]) < 40 else '"a, b"' for row in rows_of(files)]
+    lines += [f"{row[0]},{','.join(row[2:6])},0.9,{kind}\n" for row, kind in zip(rows_of(files), kinds, strict=True)]
+    (tmp_path / "det.csv").write_text("".join(lines))
+    result, _ = judge(files, tmp_path / "out", detections=tmp_path / "det.csv")
+    assert result.returncode == 0, result.stderr
+    classed = read_csv(tmp_path / "out" / "decisions.csv")
+    assert {row["class"] for row in classed} == {"car", "a, b"}
+    same = [[row[name] for name in row if name not in ("class",)] for row in classed]
+    assert same == [[row[name] for name in row if name != "class"] for row in read_csv(output / "decisions.csv")]
+
+
+def test_a_truncated_video_keeps_every_decision_warns_and_exits_with_3(plain, files, tmp_path):
+    cut = tmp_path / "cut.avi"
+    cut.write_bytes(files["a.avi"].read_bytes()[: files["a.avi"].stat().st_size // 2])
+    rows = [row for row in rows_of(files) if int(row[0]) <= 150]
+    result, summary = judge(files, tmp_path / "out", video=cut, detections=write_rows(tmp_path / "det.txt", rows))
+    assert result.returncode == 3, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("warning: ") and "cut.avi is truncated" in last and f"kept in {tmp_path / 'out'}" in last
+    stop = summary["last_judged_frame"]
+    assert 150 < stop < 250 and "truncated" in summary["ended_early"]
+    assert str(tmp_path) not in (tmp_path / "out" / "summary.json").read_text()
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= OUTPUTS
+    kept, whole = (read_csv(folder / "decisions.csv") for folder in (tmp_path / "out", plain[1]))
+    known = {row["id"]: row for row in whole}
+    assert kept and all(known[row["id"]]["birth_frame"] == row["birth_frame"] for row in kept)
+    decided_before = [row for row in kept if int(row["birth_frame"]) + 16 < 150]
+    assert len(decided_before) > 5 and all(known[row["id"]] == row for row in decided_before)
+
+
+def test_a_frame_that_cannot_be_used_keeps_what_was_decided_before_it(files, tmp_path):
+    folder = tmp_path / "img1"
+    folder.mkdir()
+    capture = cv2.VideoCapture(str(files["a.avi"]))
+    for index in range(60):
+        picture = capture.read()[1]
+        cv2.imwrite(str(folder / f"{index + 1:06d}.png"), picture if index != 50 else picture[:50])
+    rows = [row for row in rows_of(files) if int(row[0]) <= 60]
+    result, summary = judge(files, tmp_path / "out", video=folder, detections=write_rows(tmp_path / "det.txt", rows))
+    assert result.returncode == 2 and result.stderr.splitlines()[-1].startswith("error: frame 51 of ")
+    assert "the decisions of frames 1-50 are kept" in result.stderr
+    assert summary["last_judged_frame"] == 50 and read_csv(tmp_path / "out" / "decisions.csv")
+
+
+def test_missing_images_are_frames_without_a_picture(files, tmp_path):
+    folder = tmp_path / "img1"
+    folder.mkdir()
+    capture = cv2.VideoCapture(str(files["a.avi"]))
+    for index in range(60):
+        picture = capture.read()[1]
+        if index not in (9, 10, 30):
+            cv2.imwrite(str(folder / f"{index + 1:06d}.png"), picture)
+    rows = [row for row in rows_of(files) if int(row[0]) <= 60]
+    result, summary = judge(files, tmp_path / "out", video=folder, detections=write_rows(tmp_path / "det.txt", rows))
+    assert result.returncode == 0, result.stderr
+    assert summary["num_missing_pictures"] == 3 and any("3 frames have no picture" in note for note in summary["notes"])
+    tracks = read_detections(tmp_path / "out" / "tracks.txt")
+    assert len(tracks) == len(rows)  # every box is where the file has it
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "annotated.mp4"))
+    assert sum(capture.read()[0] for _ in range(61)) == 60
+
+
+def test_a_narrow_video_is_judged_and_shown(files, tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "strip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (40, 360))
+    for index in range(20):
+        writer.write(np.full((360, 40, 3), 5 * index, np.uint8))
+    writer.release()
+    rows = [[frame, -1, 5, 10 * frame, 20, 30, 1] for frame in range(1, 21)]
+    detections = write_rows(tmp_path / "det.txt", rows)
+    result, summary = judge(files, tmp_path / "out", video=tmp_path / "strip.avi", detections=detections)
+    assert result.returncode == 0 and result.stderr.count("warning") == 0, result.stderr
+    assert summary["counts"]["tracks"] == 1 and summary["annotated_video"]["file"] == "annotated.mp4"
+
+
+def test_finetuning_halves_the_frames_that_are_really_there(files, tmp_path):
+    """Two recordings joined by `cat`, whose container tells of one."""
+    capture = cv2.VideoCapture(str(files["a.avi"]))
+    frames = [capture.read()[1][..., ::-1] for _ in range(90)]
+    parts = [
+        encode(tmp_path / f"{number}.ts", np.stack(part)) for number, part in enumerate((frames[:45], frames[45:]))
+    ]
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    num_frames = sum(1 for _ in read_frames(open_video(joined)))
+    assert num_frames > 80
+    rows = [row for row in rows_of(files) if int(row[0]) <= num_frames]
+    detections = write_rows(tmp_path / "det.txt", rows)
+    result, summary = judge(files, tmp_path / "out", "--finetune", video=joined, detections=detections)
+    assert result.returncode == 0, result.stderr
+    assert (summary["first_judged_frame"], summary["last_judged_frame"]) == (num_frames // 2 + 1, num_frames)
+
+
+def as_process(*args, **settings):
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **settings
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_keeps_every_decision_so_far(files, tmp_path, number, code):
+    """A video that goes on long after its objects, so that the signal comes in its middle."""
+    folder = tmp_path / "img1"
+    folder.mkdir()
+    capture = cv2.VideoCapture(str(files["a.avi"]))
+    for index in range(40):
+        cv2.imwrite(str(folder / f"{index + 1:06d}.png"), capture.read()[1])
+    for index in range(41, 2000):
+        (folder / f"{index:06d}.png").symlink_to("000040.png")
+    rows = [row for row in rows_of(files) if int(row[0]) <= 40]
+    given = ("--model", files["model.pt"], "--video", folder, "--detections", write_rows(tmp_path / "det.txt", rows))
+    process = as_process(*given, "--output", tmp_path / "out", "--device", "cpu", text=True)
+    for line in process.stderr:
+        if line.startswith("frames: "):
+            break
+    process.send_signal(number)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == code, complaints
+    assert "are kept in" in complaints and "Traceback" not in complaints
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert 100 < summary["last_judged_frame"] < 2000 and signal.Signals(number).name in summary["ended_early"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= OUTPUTS
+    assert len(read_csv(tmp_path / "out" / "decisions.csv")) == summary["counts"]["tracks"] > 3
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_live_source_is_judged_until_it_ends_or_ctrl_c(scene, files, tmp_path, ends):
+    """Motion JPEG on standard input, as a camera's pipe gives it."""
+    given = ("--model", files["model.pt"], "--video", "-", "--output", tmp_path / "out", "--device", "cpu")
+    process = as_process(*given, stdin=subprocess.PIPE, start_new_session=True)
+    for number in range(400):
+        process.stdin.write(cv2.imencode(".jpg", scene[0][number % 60][..., ::-1])[1].tobytes())
+        process.stdin.flush()
+        time.sleep(0.02)
+        if number == 0:
+            time.sleep(2)  # until it asks for frames, none but the newest is kept
+        if process.poll() is not None:
+            break
+    if not ends:
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    _, complaints = process.communicate(timeout=60)
+    assert process.returncode == (0 if ends else 130), complaints
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["source"] == "live" and summary["video"] == "standard input"
+    assert summary["live"]["dropped_frames"] >= 0 and summary["live"]["reconnects"] == 0
+    assert summary["last_judged_frame"] > 5 and 0 < summary["last_judged_seconds"] < 60
+    assert (tmp_path / "out" / "decisions.csv").read_text().startswith("id,birth_frame")
+
+
+def test_where_it_cannot_write_is_said_before_the_model_is_loaded(files, tmp_path):
+    (tmp_path / "a file").write_text("")
+    (tmp_path / "out" / "tracks.txt").mkdir(parents=True)
+    for output, message in (
+        (tmp_path / "a file", "is a file; give a folder"),
+        (tmp_path / "a file" / "below", "is a file; give a folder"),
+        (tmp_path / ("x" * 300), "File name too long; give another"),
+        (Path("/proc/new"), "cannot write in /proc/new"),
+        (tmp_path / "out", "tracks.txt is a folder where a file is to be written"),
+    ):
+        result = run("--model", tmp_path / "none.pt", "--video", files["a.avi"], "--output", output)
+        assert result.returncode == 2 and message in result.stderr and result.stderr.count("\n") == 1, message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a file", "out"]
 
 
 @pytest.mark.skipif(not (PETS.is_dir() and VTEST.is_file()), reason=f"no PETS09-S2L1 in {SHARED}")

@@ -94,6 +94,133 @@ def test_wrong_input_is_refused_and_changes_nothing(model, frame, boxes, scores,
     assert session.next_frame == 0 and not session.records
 
 
+BLANK = np.zeros((60, 90, 3), np.uint8)
+
+
+def test_a_frame_that_the_detector_skipped_is_no_miss_and_costs_nothing(model, scene):
+    """Every 3rd frame of the scene alone, or with the skipped ones between: the very same judgements."""
+    frames, rows = scene
+    boxes = make_boxes(rows[:, 0], rows[:, 1:])
+    sparse, strided, told = Session(model), Session(model), []
+    for frame_index, frame in enumerate(frames[:120]):
+        if frame_index % 3:
+            before = {track.track_id: track for track in told}
+            told = strided.update(frame, None)
+            assert strided.observations == []
+            assert {track.track_id for track in told} == before.keys() and not any(track.seen for track in told)
+            for track in told:
+                earlier = before[track.track_id]
+                kept = ("age", "probability", "decision", "decision_frame")
+                assert all(getattr(track, name) == getattr(earlier, name) for name in kept)
+            continue
+        found = boxes.in_frame(frame_index)
+        sparse.update(frame, found.boxes)
+        told = strided.update(frame, found.boxes)
+    assert strided.next_frame == 120 and strided.stream.frames_stepped == sparse.stream.frames_stepped > 50
+    for track_id, record in strided.records.items():
+        other = sparse.records[track_id]
+        assert (record.birth_frame, record.first_step) == (3 * other.birth_frame, other.first_step)
+        assert len(record.probabilities) == len(other.probabilities)
+
+
+def test_a_held_box_goes_on_at_constant_velocity_and_keeps_its_size(model):
+    session = Session(model, "threshold", 1.0)
+    for x in (10.0, 13.0):
+        session.update(BLANK, [(x, 20, 12, 30)])
+    for held, boxes in ((1, None), (2, []), (3, None)):
+        (track,) = session.update(BLANK, boxes)
+        assert track.box == pytest.approx((13 + 3 * held, 20, 12, 30)) and not track.seen
+        assert track.age == (2 if held == 1 else 3)
+
+
+def test_a_decided_track_is_carried_over_skipped_frames_until_the_detector_looks_again(model):
+    session = Session(model, "threshold", 0.501)  # decides at once
+    session.update(BLANK, [(10, 20, 12, 30)])
+    (told,) = session.update(BLANK, [(12, 20, 12, 30)])
+    assert told.is_decided
+    (carried,) = session.update(BLANK, None)
+    assert carried.decision == told.decision and carried.box == pytest.approx((14, 20, 12, 30)) and carried.age == 2
+    assert session.update(BLANK, []) == [] == session.update(BLANK, None)
+
+
+def test_a_missing_picture_is_unseen_by_the_model_and_association_goes_on(model):
+    session, grey = Session(model, "threshold", 1.0), np.full((60, 90, 3), 128, np.uint8)
+    other = Session(model, "threshold", 1.0)
+    for frame in (None, None, BLANK):
+        (track,) = session.update(frame, [(10, 10, 20, 30)])
+        (same,) = other.update(grey if frame is None else frame, [(10, 10, 20, 30)])
+        assert track.seen and (track.track_id, track.probability) == (1, same.probability)
+    assert session.update(None, None)[0].age == 3 and session.next_frame == 4
+
+
+def test_times_are_told_and_may_not_go_back(model):
+    session, box = Session(model, "threshold", 1.0), [(10, 10, 20, 30)]
+    assert session.update(BLANK, box, seconds=5.0)[0].age_seconds == 0
+    assert session.update(BLANK, None, seconds=5.5)[0].age_seconds == pytest.approx(0.5)
+    assert session.update(BLANK, box)[0].age_seconds is None
+    for seconds, message in ((5.25, r"5\.25 s.* 5\.5 s"), (float("nan"), "nan")):
+        before = (session.next_frame, session.stream.num_video_frames, session.stream.frames_stepped)
+        for boxes in (box, None):
+            with pytest.raises(ValueError, match=message):
+                session.update(BLANK, boxes, seconds=seconds)
+        assert before == (session.next_frame, session.stream.num_video_frames, session.stream.frames_stepped)
+    for seconds in np.arange(5.5, 7, 0.1):
+        session.update(BLANK, box, seconds=float(seconds))
+    (record,) = session.records.values()
+    assert record.birth_seconds == 5.0 and record.decision is not None
+    assert record.decision_seconds == pytest.approx(5.5 + 0.1 * (16 - 3) - 5.0)
+
+
+def test_the_ids_of_a_tracker_are_followed(model):
+    session = Session(model)
+    assert session.update(BLANK, []) == []
+    (track,) = session.update(BLANK, [(10, 10, 20, 30)], track_ids=[119], class_ids=[4])
+    assert (track.track_id, track.class_id, track.age) == (119, 4, 1)
+    for _ in range(5):
+        session.update(BLANK, [])
+    told = session.update(BLANK, [(60, 5, 20, 30), (10, 5, 9, 9)], track_ids=[119, 3])
+    assert [(track.track_id, track.age) for track in told] == [(3, 1), (119, 7)]
+    with pytest.raises(ValueError, match="no track ids to follow"):
+        session.update(BLANK, [(60, 5, 20, 30)])
+
+
+def test_ids_that_come_after_boxes_without_are_refused_and_an_associator_of_ones_own_passes_them_over(model):
+    session = Session(model)
+    session.update(BLANK, [(60, 5, 20, 30)])
+    with pytest.raises(ValueError, match="earlier boxes had no track ids"):
+        session.update(BLANK, [(60, 5, 20, 30)], track_ids=[7])
+    assert session.next_frame == 1
+    anew = Session(model, associator=Associator())
+    assert anew.update(BLANK, [(60, 5, 20, 30)], track_ids=[7])[0].track_id == 1
+
+
+def test_boxes_of_two_classes_are_two_tracks(model):
+    session = Session(model)
+    session.update(BLANK, [(10, 10, 20, 30)], class_ids=[0])
+    told = session.update(BLANK, [(11, 10, 20, 30)], class_ids=[1])
+    assert [(track.track_id, track.class_id, track.age) for track in told if track.seen] == [(2, 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"boxes": None, "scores": [1.0]}, "scores without boxes"),
+        ({"boxes": None, "track_ids": [1]}, "track_ids without boxes"),
+        ({"boxes": None, "class_ids": [1]}, "class_ids without boxes"),
+        ({"boxes": [(1, 2, 3, 4)], "class_ids": [0, 1]}, "1 boxes and 2 class ids"),
+        ({"boxes": [(1, 2, 3, 4)], "class_ids": [0.5]}, "class ids must be whole"),
+        ({"boxes": [(1, 2, 3, 4)] * 2, "track_ids": [5, 5]}, "id 5 twice"),
+        ({"boxes": [(1, 2, 3, 4)], "track_ids": [0]}, "id 0"),
+    ],
+)
+def test_wrong_ids_and_classes_are_refused_and_change_nothing(model, given, message):
+    session = Session(model)
+    with pytest.raises(ValueError, match=message):
+        session.update(BLANK, **given)
+    assert session.next_frame == 0 and not session.records
+    assert session.update(BLANK, [(10, 10, 20, 30)])[0].track_id == 1  # nothing was chosen either
+
+
 def test_a_rule_that_the_model_lacks_is_refused_at_once(model):
     with pytest.raises(InputError, match="no rule per age"):
         Session(model, "per_age")

@@ -1,0 +1,152 @@
+"""What detect.py decides the tracks of: a video file or folder, a live source, or a rendered scene."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from persistence_augmented_dataset.synthetic.bayes import get_preset
+from persistence_augmented_dataset.synthetic.rendering import render_scene
+from persistence_augmented_dataset.synthetic.scenes import sample_scene
+from run_directory import InputError, public_path, require_readable, sha256_file
+from video_tracks.association import Association, Associator, FollowedIds
+from video_tracks.boxes import BoxTable, make_boxes
+from video_tracks.detections import Detections, DetectionSource, detection_options, load_detections, load_truth
+from video_tracks.live_sources import is_live, open_live
+from video_tracks.video import UNKNOWN_FPS, Frame, Video, open_video, read_frames
+
+DEMO_SCENE = (987_654_321, 2, 0)  # a seed that no data set is made with
+DEMO_FPS = 7.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Frames, what was detected in them, and what is known of them."""
+
+    open_frames: Callable[[], Iterator[Frame]]  # from the first frame on; of a live source once only
+    expected_frames: int  # about as many as there will be; 0 where nothing tells
+    fps: float
+    detections: DetectionSource
+    truth: BoxTable | None
+    description: dict[str, Any]
+    notes: tuple[str, ...] = ()  # what was assumed, in words for the user
+    close: Callable[[], dict[str, Any]] = dict  # ends a live source; what it tells of itself
+
+
+def open_source(args: argparse.Namespace) -> Source:
+    """The video, live source or rendered scene that the command line names. Raises InputError."""
+    if args.synthetic_demo:
+        return _synthetic_source()
+    if names_live_source(args.video):
+        return _live_source(args)
+    for path in (args.video, args.detections, args.ground_truth):
+        if path is not None:
+            require_readable(path)
+    video = open_video(args.video)
+    detections, truth, about, notes = _open_boxes(args, video)
+    return Source(
+        lambda: read_frames(video),
+        video.expected_frames or 0,
+        video.fps,
+        detections,
+        truth,
+        {"source": "video", "video": public_path(video.path), **_picture(video), **about},
+        # a result may be published, folder names of this machine not
+        (*(note.replace(str(video.path), public_path(video.path)) for note in video.notes), *notes),
+    )
+
+
+def names_live_source(name: str) -> bool:
+    """Whether this is an address, the number of a camera or standard input; a file called by a number is a file."""
+    return is_live(name) and not (name.isdecimal() and Path(name).exists())
+
+
+def _live_source(args: argparse.Namespace) -> Source:
+    live = open_live(args.video)
+    video = Video(Path(args.video), UNKNOWN_FPS, live.width, live.height, None)
+    detections, truth, about, notes = _open_boxes(args, video)
+
+    def close() -> dict[str, Any]:
+        live.close()
+        notes = []
+        if live.dropped:
+            notes.append(f"{live.dropped} frames came while earlier ones were judged and were left out")
+        if live.reconnects:
+            notes.append(f"the source was lost and came back {live.reconnects} times")
+        return {"live": {"dropped_frames": live.dropped, "reconnects": live.reconnects}, "notes": notes}
+
+    description = {"source": "live", "video": live.name, **_picture(video), **about}
+    return Source(live.frames, 0, video.fps, detections, truth, description, notes, close)
+
+
+def _picture(video: Video) -> dict[str, Any]:
+    return {"width": video.width, "height": video.height, "fps": video.fps}
+
+
+def _open_boxes(
+    args: argparse.Namespace, video: Video
+) -> tuple[DetectionSource, BoxTable | None, dict[str, Any], tuple[str, ...]]:
+    """Detections, ground truth, what summary.json says of them, notes."""
+    truth, notes = None, []
+    if args.ground_truth is not None:
+        truth, told = load_truth(args.ground_truth, video, args.box_scale, args.ground_truth_first_frame)
+        notes += [f"{args.ground_truth.name}: {note}" for note in told]
+    if args.detections is None:
+        about = {"detections": "background subtraction", "detections_sha256": None, "box_scale": 1.0}
+        return Detections(None), truth, about, tuple(notes)
+    file = load_detections(args.detections, video, detection_options(args))
+    notes = [f"{args.detections.name}: {note}" for note in file.notes] + notes
+    about = {
+        "detections": public_path(args.detections),
+        "detections_sha256": None if args.detections.is_dir() else sha256_file(args.detections),
+        "detections_format": file.format,
+        "box_scale": file.box_scale,
+    }
+    return file, truth, about, tuple(notes)
+
+
+def _synthetic_source() -> Source:
+    scene = sample_scene(get_preset("standard"), DEMO_SCENE)
+    frames = render_scene(scene)
+    tracks = scene.tracks()
+    seen = [(track.birth_frame + age, *track.boxes[age]) for track in tracks for age in np.flatnonzero(track.detected)]
+    table = np.array(seen)
+    description = {
+        "source": "synthetic",
+        "video": f"a rendered scene of preset {scene.preset.name}, seed {DEMO_SCENE[0]}, in no training data",
+        "width": frames.shape[2],
+        "height": frames.shape[1],
+        "fps": DEMO_FPS,
+        "detections": "true boxes, where visible",
+        "detections_sha256": None,
+        "box_scale": 1.0,
+    }
+    detections = Detections(make_boxes(table[:, 0], table[:, 1:]))
+
+    def open_frames() -> Iterator[Frame]:
+        return (Frame(index, index / DEMO_FPS, pixels) for index, pixels in enumerate(frames))
+
+    return Source(open_frames, len(frames), DEMO_FPS, detections, None, description)
+
+
+def count_frames(source: Source) -> int:
+    """Frames that can really be read: containers tell another number for joined or cut files."""
+    count = 0
+    try:
+        for _ in source.open_frames():
+            count += 1
+    except InputError:  # it comes again when the frames are judged, after those that are good
+        pass
+    return count
+
+
+def choose_associator(source: Source, associate: bool) -> tuple[Association, str]:
+    """What makes tracks of the detections, and a note that says so; `associate`: anew, although there are ids."""
+    if source.detections.has_track_ids and not associate:
+        return FollowedIds(), f"the track ids of {source.description['detections']} are followed (--associate: anew)"
+    has_ids = ", although they have track ids (--associate)" if source.detections.has_track_ids else ""
+    return Associator(), f"tracks are made of the boxes by SORT{has_ids}"
