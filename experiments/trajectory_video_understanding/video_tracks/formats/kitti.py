@@ -21,6 +21,7 @@ from video_tracks.formats.rows import (
     is_number,
     number_in,
     separator_of,
+    shown,
     split_fields,
     text_lines,
     whole_in,
@@ -53,7 +54,7 @@ def read(path: Path) -> Rows:
 def _add_label(collector: RowCollector, number: int, fields: list[str]) -> None:
     where = collector.where(number)
     if is_number(fields[2]):
-        raise InputError(f"{where} has {fields[2]} where a type is expected, such as Car")
+        raise InputError(f"{where} has {shown(fields[2])} where a type is expected, such as Car")
     collector.add(
         number,
         whole_in(fields[0], "frame", where),

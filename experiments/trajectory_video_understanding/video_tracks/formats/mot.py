@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from run_directory import InputError
 
 from video_tracks.formats.named_columns import match_columns
@@ -87,5 +86,5 @@ def _class_name(fields: list[str], where: str) -> str:
     if not is_number(fields[7]):
         return fields[7]
     value = number_in(fields[7], where)
-    in_world = len(fields) == 10 and not np.isin(fields[8:], ("-1", "-1.0", "-1.000000e+00")).all()
-    return "" if in_world or value < 0 or value >= 1e6 or value != int(value) else str(int(value))
+    in_world = len(fields) == 10 and any(number_in(field, where) != -1 for field in fields[8:])
+    return str(int(value)) if not in_world and 0 <= value < 1e6 and value.is_integer() else ""

@@ -269,6 +269,20 @@ def test_sinks_of_supervision_are_read(tmp_path):
         assert file.table.track_id.tolist() == BOXES[:, 1].tolist()
 
 
+def test_the_class_of_mot_text_is_its_eighth_column_unless_a_point_in_the_world_begins_there(tmp_path):
+    classes = (
+        ("2,-1,-1", "2"),
+        ("2.0e+00,-1.0e+00,-1.0e+00", "2"),
+        ("car,-1,-1", "car"),
+        ("-4.1,-7.3,0", ""),
+        ("2", "2"),
+    )
+    for tail, name in classes:
+        table = read_boxes(write(tmp_path, f"1,-1,10,20,30,40,0.9,{tail}\n")).table
+        assert table.class_names == ((name,) if name else ())
+    assert read_boxes(write(tmp_path, "1,-1,10,20,30,40,0.9,nan\n")).table.class_names == ()
+
+
 def test_a_score_that_is_missing_or_minus_one_everywhere_is_taken_as_one_and_said(tmp_path):
     for text in (mot(columns=6), mot().replace("0.6,", "-1,").replace("0.7,", "-1,").replace("0.8,", "-1,")):
         file = read_boxes(write(tmp_path, text))

@@ -1,7 +1,4 @@
-"""Whatever a file holds, it is read or refused in one line: no other exception, no hang, little memory.
-
-A long run: `pytest --hypothesis-profile=hours test_fuzz.py`.
-"""
+"""Whatever a file holds, it is read or refused in one line: no other exception, no hang, little memory."""
 
 import json
 import resource
@@ -13,11 +10,9 @@ from hypothesis import strategies as st
 from run_directory import InputError
 from video_tracks.formats import FORMATS, read_boxes, read_truth
 
-settings.register_profile("hours", max_examples=1_000_000, deadline=None)
+# more with `--hypothesis-profile=hours` (conftest.py), for as long as one likes
 FUZZ = settings(
-    max_examples=150 if settings.get_current_profile_name() != "hours" else 1_000_000,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
+    max_examples=max(250, settings.default.max_examples), deadline=None, suppress_health_check=list(HealthCheck)
 )
 VALID = {
     "mot": "1,-1,10,20,30,40,0.9,-1,-1,-1\n2,-1,11,20,30,40,0.8,-1,-1,-1\n",
