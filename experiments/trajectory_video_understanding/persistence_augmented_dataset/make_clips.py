@@ -23,11 +23,15 @@ The splits are contiguous segments of the video. A track is left out where its c
 and where it is seen in two segments; the numbers are printed and stand in manifest.json. So no track and no frame is in
 two splits; an object that comes back under another track can be. With GROUND_TRUTH those are counted
 (`objects_in_two_splits`: 6 of the 19 people of PETS09-S2L1 with `det/det.txt`).
+
+Of a damaged video the clips of what can be read are kept: a warning says so, and the exit code is 3.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +40,7 @@ from video_tracks.association import MAX_LOST_FRAMES, TRACKERS, Associator
 from video_tracks.detections import Detections, load_boxes
 from video_tracks.live_crops import UNSEEN
 from video_tracks.mot import read_detections, read_ground_truth
-from video_tracks.video import open_video, read_frames
+from video_tracks.video import TruncatedVideo, Video, open_video, read_frames
 
 from persistence_augmented_dataset.real.track_labels import (
     TARGETS,
@@ -52,6 +56,8 @@ from persistence_augmented_dataset.real.video_clips import (
     split_video,
     write_clips,
 )
+
+DAMAGED_VIDEO_EXIT_CODE = 3  # something was made, of a part of the video
 
 
 def parse_args() -> argparse.Namespace:
@@ -88,15 +94,34 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def pictures(video: Video, damage: list[str]) -> Iterator[np.ndarray | None]:
+    """The picture of every frame from index 0 on, RGB (H, W, 3), None where it is missing.
+
+    Where the video is damaged, what is wrong with it is appended to `damage` after the last one.
+    """
+    for _ in range(video.first_index):
+        yield None
+    try:
+        for frame in read_frames(video):
+            yield frame.pixels
+    except TruncatedVideo as error:
+        damage.append(str(error))
+
+
 def main() -> None:
     """Make the dataset that the command line describes."""
     args = parse_args()
     video = open_video(args.video)
+    for note in video.notes:
+        print(f"note: {note}", file=sys.stderr)
     boxes = load_boxes(read_detections, args.detections, video, args.box_scale)
     truth = load_boxes(read_ground_truth, args.ground_truth, video, args.box_scale)
     associator = Associator(args.tracker, args.max_lost_frames)
-    with progress(read_frames(video), video.num_frames, f"reading {video.name}", "frames") as frames:
+    damage: list[str] = []
+    with progress(pictures(video, damage), video.num_frames, f"reading {video.name}", "frames") as frames:
         followed = follow_tracks(frames, Detections(boxes), associator, args.unseen)
+    if damage:
+        print(f"warning: {damage[0]}; the clips are of the frames that could be read", file=sys.stderr)
 
     targets = {"outlives_clip": outlives_clip(followed.tracks, followed.num_frames)}
     if truth is not None:
@@ -107,7 +132,7 @@ def main() -> None:
         "calibration": args.calibration_fraction,
         "test": args.test_fraction,
     }
-    segments = split_video(followed.num_frames, fractions)
+    segments = split_video(followed.num_frames, fractions, video.first_index)
     assigned, left_out = assign_segments(followed.tracks, segments)
     left_out["ambiguous"] = int(((assigned >= 0) & (labels < 0)).sum())
     repeated = None
@@ -120,6 +145,8 @@ def main() -> None:
         "num_tracks": len(followed.tracks),
         "left_out": left_out,
         "objects_in_two_splits": repeated,
+        "video_notes": list(video.notes),
+        "video_damage": damage,
         "targets_of_all_tracks": {
             name: {kind: int((label == value).sum()) for kind, value in KINDS.items()}
             for name, label in targets.items()
@@ -137,6 +164,8 @@ def main() -> None:
     print("  left out: " + ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in left_out.items()))
     if repeated is not None:
         print(f"  {repeated} annotated objects are in two splits or more, under different tracks")
+    if damage:
+        raise SystemExit(DAMAGED_VIDEO_EXIT_CODE)
 
 
 if __name__ == "__main__":

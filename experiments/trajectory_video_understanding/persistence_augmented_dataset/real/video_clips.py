@@ -43,23 +43,31 @@ class VideoTracks:
 
 
 def follow_tracks(
-    frames: Iterable[np.ndarray], detections: Detections, associator: Associator, unseen: str = "blank"
+    frames: Iterable[np.ndarray | None], detections: Detections, associator: Associator, unseen: str = "blank"
 ) -> VideoTracks:
-    """Associate and cut a stretch of video in one causal pass over its frames, from frame 0 on."""
+    """Associate and cut a stretch of video in one causal pass over its frames, from frame 0 on.
+
+    In a frame without a picture (None) no track is detected, whatever a file says of it: nothing can be cut out.
+    """
     history, live = TrackHistory(), LiveCrops(unseen=unseen)
     pixels: dict[int, np.ndarray] = {}
     crops: dict[int, np.ndarray] = {}
     num_frames = 0
+    latest: np.ndarray | None = None  # its border is what a track without a picture is blank with
     for frame_index, frame in enumerate(frames):
-        observations = associator.update(*detections.update(frame_index, frame))
+        num_frames = frame_index + 1
+        latest = latest if frame is None else frame
+        if latest is None:
+            continue
+        found = (np.empty((0, 4)), np.empty(0)) if frame is None else detections.update(frame_index, frame)
+        observations = associator.update(*found)
         history.add(frame_index, observations)
-        for crop in live.update(frame, observations):
+        for crop in live.update(latest, observations):
             if crop.age == 1:
                 pixels[crop.track_id] = np.zeros((NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3), np.uint8)
                 crops[crop.track_id] = np.zeros((NUM_FRAMES, 3), np.float32)
             pixels[crop.track_id][crop.age - 1] = crop.pixels
             crops[crop.track_id][crop.age - 1 :] = crop.window  # past the video's end: where it was last
-        num_frames = frame_index + 1
     tracks = history.tracks()
     if not tracks:
         return VideoTracks(

@@ -272,7 +272,6 @@ def test_ground_truth_target_is_another_question(files, tmp_path):
         ({"detections": "1,-1,500,20,30,40,0.9\n"}, "give --box_scale"),
         ({"detections": "1,-1,50,20,30,40,0.9\n"}, "would be empty"),
         ({"video": b"not a video"}, "cannot be read as a video"),
-        ({"truncated": True}, "is truncated"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing_behind(files, tmp_path, change, message):
@@ -283,14 +282,45 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(files, tmp_path, change
     if "video" in change:
         video = tmp_path / "b.avi"
         video.write_bytes(change["video"])
-    if "truncated" in change:
-        data, video = video.read_bytes(), tmp_path / "c.avi"
-        video.write_bytes(data[: len(data) // 2])
     result = run("--video", video, "--detections", detections, "--output_dir", tmp_path / "d")
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert [line for line in result.stderr.splitlines() if "error" in line] == [result.stderr.splitlines()[-1]]
     assert not (tmp_path / "d").exists()
+
+
+def test_of_a_damaged_video_the_readable_part_is_kept_and_the_exit_code_is_3(files, tmp_path):
+    video, detections, _ = files
+    data, cut = video.read_bytes(), tmp_path / "c.avi"
+    cut.write_bytes(data[: data.rindex(b"00dc", 0, data.rindex(b"idx1")) + 100])  # within the last frame
+    result = run("--video", cut, "--detections", detections, "--output_dir", tmp_path / "d")
+    assert result.returncode == 3, result.stderr
+    assert [line for line in result.stderr.splitlines() if line.startswith(f"warning: {cut} is truncated or damaged")]
+    manifest = read_manifest(tmp_path / "d")
+    assert 119 <= manifest["segments"][-1]["stop"] <= 120 and "truncated" in manifest["video_damage"][0]
+
+
+def test_a_missing_image_is_a_blank_frame_and_moves_no_other(scene, tmp_path):
+    frames, boxes = scene
+    whole, gap, late = tmp_path / "whole", tmp_path / "gap", tmp_path / "late"
+    for folder, missing in ((whole, ()), (gap, (35,)), (late, range(20))):
+        folder.mkdir()
+        for index, frame in enumerate(frames):
+            if index not in missing:
+                cv2.imwrite(str(folder / f"{index + 1:06d}.png"), frame[..., ::-1])
+    followed = {
+        folder: follow(make_clips.pictures(make_clips.open_video(folder), []), boxes) for folder in (whole, gap, late)
+    }
+    for one, other in zip(followed[whole].tracks, followed[gap].tracks, strict=True):
+        assert one.birth_frame == other.birth_frame
+    row = next(row for row, track in enumerate(followed[gap].tracks) if track.birth_frame == 30)
+    differing = (followed[whole].pixels[row] != followed[gap].pixels[row]).any(axis=(1, 2, 3))
+    assert np.flatnonzero(differing).tolist() == [5]
+    assert not followed[gap].tracks[row].detected[5]
+    assert (followed[gap].pixels[row][5] == followed[gap].pixels[row][5, 0, 0]).all()
+    assert [track.birth_frame for track in followed[late].tracks][1:] == [
+        track.birth_frame for track in followed[whole].tracks
+    ][1:]
 
 
 @pytest.mark.skipif(not (PETS.is_dir() and VTEST.is_file()), reason=f"no PETS09-S2L1 in {SHARED}")
