@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import numpy as np
 from run_directory import InputError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".jp2")
+PNG_PICTURE = (b"IHDR", b"PLTE", b"IDAT")
 FEWEST_IMAGES_FRACTION = 0.01  # of the numbers from first to last: with fewer these are times or ids
 # words of pictures that go with frames; where there are as many of them as frames, they are still none
 COMPANIONS = re.compile(
@@ -171,8 +173,9 @@ def read_image(path: Path) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions or remove it") from None
-    if _is_cut(data):
-        raise InputError(f"{path} is cut short; write it again, or remove it: its frame then has no picture")
+    damage = _damage(data)
+    if damage is not None:
+        raise InputError(f"{path} {damage}; write it again, or remove it: its frame then has no picture")
     require_one_page(path)
     image = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
@@ -202,9 +205,21 @@ def _decode(data: bytes, flags: int) -> np.ndarray | None:
         return None
 
 
-def _is_cut(data: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end: the decoders fill up the rest with grey and say nothing."""
+def _damage(data: bytes) -> str | None:
+    """What is wrong with a JPEG or PNG: the decoders fill up what is missing with grey and give the picture."""
     tail = data[-65536:]  # cameras append previews and notes of their own
     if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in tail
-    return data.startswith(b"\x89PNG") and b"IEND" not in tail
+        return None if b"\xff\xd9" in tail else "is cut short"
+    if not data.startswith(b"\x89PNG"):
+        return None
+    position = 8
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        name, end = data[position + 4 : position + 8], position + 8 + length
+        if name == b"IEND":
+            return None
+        # only of what makes the picture: writers of notes are careless
+        if name in PNG_PICTURE and zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return "is damaged or cut short"
+        position = end + 4
+    return "is cut short"

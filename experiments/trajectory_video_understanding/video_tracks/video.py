@@ -13,6 +13,7 @@ import heapq
 import itertools
 import math
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def open_video(path: str | Path, first_frame: int | None = None) -> Video:
     InputError when the source is missing, empty or unreadable, or holds no video.
     """
     path = Path(path)
-    if path.is_dir():
+    if stat.S_ISDIR(_mode(path)):
         return _open_folder(path, first_frame)
     if first_frame is not None:
         raise InputError(f"{path} is no folder of images, its frames have no numbers; leave first_frame out")
@@ -139,10 +140,18 @@ def _range_and_note(path: Path, pictures: list[np.ndarray]) -> tuple[ValueRange 
     return chosen, (note,)
 
 
+def _mode(path: Path) -> int:
+    """The kind of a file. Raises InputError where there is none, or it cannot be reached."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} does not exist; give a video file or a folder of images") from None
+    except OSError as error:  # a folder on the way that is closed, links in a circle
+        raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions") from None
+
+
 def _require_file(path: Path) -> None:
-    if not path.exists():
-        raise InputError(f"{path} does not exist; give a video file or a folder of images")
-    if not path.is_file():
+    if not stat.S_ISREG(_mode(path)):
         raise InputError(f"{path} is neither a file nor a folder; give a video file or a folder of images")
     try:
         with path.open("rb") as file:
@@ -341,7 +350,7 @@ class _Decoder:
             while self._lost and self._lost[0] < latest:
                 yield heapq.heappop(self._lost), None
             self.num_pictures += 1
-            yield seconds, _picture(frame, self._reformatter)
+            yield seconds, rgb_picture(frame, self._reformatter)
 
     def damage(self) -> str | None:
         """What is wrong with the file, in words, once all frames were given; None for a whole one."""
@@ -409,7 +418,7 @@ def _container_errors(format_name: str) -> Iterator[list]:
         av.logging.set_level(None)
 
 
-def _picture(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+def rgb_picture(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     """A decoded frame as RGB (H, W, 3), turned upright: uint8, or uint16 for grey and RGB of more than 8 bits."""
     layout = frame.format
     is_grey = layout.name.startswith(("gray", "ya"))

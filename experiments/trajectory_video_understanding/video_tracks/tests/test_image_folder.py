@@ -136,8 +136,13 @@ def test_images_that_are_cut_short_or_stacked_are_refused(tmp_path):
             cv2.imwrite(str(folder / f"{number}.{suffix}"), noise)
         data = (folder / f"2.{suffix}").read_bytes()
         (folder / f"2.{suffix}").write_bytes(data[: len(data) // 2])
-        with pytest.raises(InputError, match=rf"2\.{suffix} is cut short"):
+        with pytest.raises(InputError, match=rf"2\.{suffix} is (damaged or )?cut short"):
             list(read_frames(open_video(folder)))
+    data = bytearray((tmp_path / "png" / "1.png").read_bytes())
+    data[len(data) // 2] ^= 1  # one bit, which shears the rest of the picture
+    (tmp_path / "png" / "2.png").write_bytes(bytes(data))
+    with pytest.raises(InputError, match=r"2\.png is damaged"):
+        list(read_frames(open_video(tmp_path / "png")))
     stack = tmp_path / "stack"
     stack.mkdir()
     cv2.imwritemulti(str(stack / "1.tif"), [noise, noise])

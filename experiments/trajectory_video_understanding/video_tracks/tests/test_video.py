@@ -186,15 +186,19 @@ def test_a_file_or_folder_without_permission_is_refused_in_one_line(tmp_path):
         "    except InputError as error:\n"
         "        print(error)\n"
     )
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    tmp_path.chmod(0o755)
-    command = [sys.executable, "-c", code, path, folder]
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.name.startswith(("pytest-", "popen-", "test_")):
+            parent.chmod(0o755)
+    command = [sys.executable, "-c", code, path, folder, folder / "1.png"]
     said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     folder.chmod(0o755)
+    (tmp_path / "circle").symlink_to("circle")
+    with pytest.raises(InputError, match="circle cannot be read"):
+        open_video(tmp_path / "circle")
     assert said.stderr == ""
     assert said.stdout.splitlines() == [
-        f"{name} cannot be read (Permission denied); change its permissions" for name in (path, folder)
+        f"{name} cannot be read (Permission denied); change its permissions"
+        for name in (path, folder, folder / "1.png")
     ]
 
 
