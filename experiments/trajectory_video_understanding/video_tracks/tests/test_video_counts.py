@@ -149,6 +149,16 @@ def test_a_file_that_lacks_its_last_bytes_is_told_from_a_whole_one(whole, tmp_pa
         assert read_all(path)[1] is not None, suffix
 
 
+def test_a_file_that_is_cut_between_two_frames_is_told_by_its_index_alone(tmp_path):
+    path = encode(tmp_path / "a.mp4", moving_square(), "mjpeg", "yuvj420p", muxing={"movflags": "faststart"})
+    data = path.read_bytes()
+    starts = [at for at in range(len(data) - 2) if data[at : at + 3] == b"\xff\xd8\xff"]
+    path.write_bytes(data[: starts[30]])
+    frames, error = read_all(path)
+    assert [frame.index for frame in frames if frame.pixels is not None] == list(range(30))
+    assert "its index names 10 frames past its last byte" in str(error)
+
+
 def test_a_frame_that_does_not_decode_is_a_gap_and_moves_no_later_frame(whole, tmp_path):
     path = encode(tmp_path / "a.mp4", moving_square(), "mjpeg", "yuvj420p", muxing={"movflags": "faststart"})
     expected = list(opencv_frames(path))
