@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 ONE_BY_ONE = "test_remote_faults.py"  # minutes in all, and nothing that its tests share is costly
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # started in the background: the scripts that tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # would inherit it, and not hear Ctrl-C
 
 
 class ByFile(LoadScopeScheduling):

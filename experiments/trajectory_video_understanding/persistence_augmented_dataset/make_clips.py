@@ -53,7 +53,7 @@ from run_directory import (
 )
 from video_tracks.association import MAX_LOST_FRAMES, TRACKERS, Associator
 from video_tracks.detections import (
-    Detections,
+    BackgroundDetections,
     DetectionSource,
     add_detection_flags,
     detection_options,
@@ -139,7 +139,7 @@ def main() -> None:
     video = open_video(args.video)
     for note in video.notes:
         print(f"note: {note}", file=sys.stderr)
-    detections: DetectionSource = Detections(None)
+    detections: DetectionSource = BackgroundDetections(str(args.video))
     truth, notes = None, []
     if args.detections is not None:
         detections = file = load_detections(args.detections, video, detection_options(args))
@@ -153,6 +153,9 @@ def main() -> None:
     damage: list[str] = []
     with progress(pictures(video, damage), video.num_frames, f"reading {video.name}", "frames") as frames:
         followed = follow_tracks(frames, detections, associator, args.unseen)
+    if isinstance(detections, BackgroundDetections):
+        notes += detections.notes()
+        print(*detections.notes(), sep="\n", end="\n" if detections.notes() else "")
     if damage:
         print(f"warning: {damage[0]}; the clips are of the frames that could be read", file=sys.stderr)
     if truth is not None:

@@ -25,6 +25,10 @@ GRID = (6, 8)  # cells, rows and columns
 FEWEST_FRAMES = 9  # shifts that a verdict takes: it stands before background subtraction reports anything
 WINDOW_FRAMES = 45  # shifts that it is of at most, so that a lorry that fills the picture does not move the camera
 FEWEST_POINTS = 6
+WINDOW_PX = (15, 15)  # of what is compared around a point
+FOLLOWED_FRACTION = 0.4  # of the corners: 0.5 and more of real videos in nine frames of ten, 0.12 of noise
+ALIKE = 0.8  # correlation of a point that was found again. Noise, of which any two pictures have something that
+# matches, stays below; what moves before a camera that is carried has 0.9 and more
 STILL_PX = 0.5  # a point that moves less stands still: noise moves half of them by 0.3 px at most on still cameras
 # of the points, the median of the window, for the camera to move. Still: 0.14 on vtest.avi, 0.48 at most on seven more.
 # Moving: 1.00 on a pan, 0.92 on ETH-Sunnyday, whose camera is carried. Between them lies SBI2015 HighwayI, still but so
@@ -49,6 +53,12 @@ class _Motion:
     """Flow of the followed points, float32 (n, 2) in px of the grey copy."""
 
     flow: np.ndarray
+    followed_fraction: float = 0.0  # of the corners; the rest were not found again
+
+    @property
+    def is_known(self) -> bool:
+        """Whether enough was found again to speak of the picture, and not of the few things that move in it."""
+        return len(self.flow) >= FEWEST_POINTS and self.followed_fraction >= FOLLOWED_FRACTION
 
     @property
     def shift(self) -> np.ndarray:
@@ -131,7 +141,7 @@ class CameraMotion:
     @property
     def moving_fraction(self) -> float:
         """Share of the points that do not stand still, the median of the last frames."""
-        known = [motion.moving_fraction for motion in self._window if len(motion.flow) >= FEWEST_POINTS]
+        known = [motion.moving_fraction for motion in self._window if motion.is_known]
         return float(np.median(known)) if 2 * len(known) > len(self._window) else 0.0
 
     def _moves(self) -> bool:
@@ -142,6 +152,11 @@ class CameraMotion:
         away = float(np.abs(self._position).max())
         return agreeing >= AGREEING_FRACTION and away <= LARGEST_SHAKE_FRACTION * WIDTH_PX
 
+    @property
+    def offset(self) -> np.ndarray:
+        """Where the picture of the present frame lies in the first, float64 (2,) px: right, down."""
+        return self._position * self._scale
+
     def steady(self, pixels: np.ndarray) -> np.ndarray:
         """The present frame (H, W, 3): laid over the first while the camera shakes, as it is otherwise.
 
@@ -149,7 +164,7 @@ class CameraMotion:
         """
         if not self.is_shaking:
             return pixels
-        dx, dy = self._position * self._scale
+        dx, dy = self.offset
         back = np.array([[1, 0, -dx], [0, 1, -dy]], np.float64)
         return cv2.warpAffine(
             pixels, back, pixels.shape[1::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
@@ -161,12 +176,27 @@ def _follow(earlier: np.ndarray, later: np.ndarray, guess: np.ndarray) -> _Motio
     points = _corners(earlier)
     if len(points) == 0:
         return _Motion(np.empty((0, 2), np.float32))
-    settings: dict[str, Any] = {"winSize": (15, 15), "maxLevel": 3, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
+    settings: dict[str, Any] = {"winSize": WINDOW_PX, "maxLevel": 3, "flags": cv2.OPTFLOW_USE_INITIAL_FLOW}
     start = points + guess.astype(np.float32)
     found, found_there, _ = cv2.calcOpticalFlowPyrLK(earlier, later, points, start.copy(), **settings)
     back, found_back, _ = cv2.calcOpticalFlowPyrLK(later, earlier, found, points.copy(), **settings)
     kept = (found_there[:, 0] > 0) & (found_back[:, 0] > 0) & (np.abs(back - points).max(axis=1) < 1)
-    return _Motion((found - points)[kept])
+    kept[kept] = _likeness(earlier, points[kept], later, found[kept]) >= ALIKE
+    return _Motion((found - points)[kept], float(kept.mean()))
+
+
+def _likeness(earlier: np.ndarray, points: np.ndarray, later: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Correlation of what is around each point with what is around where it was found, (n,), -1..1."""
+
+    def patches(grey: np.ndarray, centres: np.ndarray) -> np.ndarray:
+        cut = [cv2.getRectSubPix(grey, WINDOW_PX, (float(x), float(y)), patchType=cv2.CV_32F) for x, y in centres]
+        flat = np.array(cut, np.float64).reshape(len(cut), -1)
+        flat -= flat.mean(axis=1, keepdims=True)
+        return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-9)
+
+    if len(points) == 0:
+        return np.empty(0)
+    return (patches(earlier, points) * patches(later, found)).sum(axis=1)
 
 
 def _corners(grey: np.ndarray) -> np.ndarray:

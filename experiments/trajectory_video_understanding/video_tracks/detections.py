@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 from run_directory import InputError, non_negative_int, positive_int
 
 from video_tracks.boxes import BoxTable
+from video_tracks.camera_motion import CameraMotion
 from video_tracks.formats import BOX_FORMATS, FORMATS, BoxFile, FramesRun, Picture
 from video_tracks.formats.cleaning import clip_to_picture
 from video_tracks.formats.reading import box_file, truth_file
@@ -193,11 +194,16 @@ class BackgroundDetector:
         self._background = cv2.createBackgroundSubtractorMOG2(history=200, varThreshold=32, detectShadows=True)
         self._frames_seen = 0
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether the background is known, so that what moves is reported."""
+        return self._frames_seen > self.WARM_UP_FRAMES
+
     def update(self, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Boxes float64 (n, 4) xywh and scores (n,), the share of each box that moves, of one frame (H, W, 3)."""
         moving: np.ndarray = (self._background.apply(frame) > self.SHADOW).astype(np.uint8)
         self._frames_seen += 1
-        if self._frames_seen <= self.WARM_UP_FRAMES:
+        if not self.has_learned:
             return np.empty((0, 4)), np.empty(0)
         reach = max(3, round(0.012 * max(frame.shape[:2])) | 1)  # bridges the gaps within one object
         moving = cv2.morphologyEx(moving, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
@@ -208,43 +214,84 @@ class BackgroundDetector:
         return patches[:, :4], patches[:, 4] / (patches[:, 2] * patches[:, 3])
 
 
-class Detections:
-    """The boxes of each frame: those of a table, or those that background subtraction finds; a `DetectionSource`."""
+class MovingCamera(InputError):
+    """Background subtraction was asked for, and the camera moves from the start."""
+
+
+class BackgroundDetections:
+    """What moves before a camera that stands still or shakes: a `DetectionSource`.
+
+    A shake is undone before the background is subtracted. A camera that moves from the start is refused; one that sets
+    out later has its frames passed over, since all of them would be full of candidates.
+    """
 
     class_names: tuple[str, ...] = ()
     has_track_ids = False
 
-    def __init__(self, boxes: BoxTable | None):
-        self._boxes = boxes
-        self._detector = BackgroundDetector() if boxes is None else None
-
-    def update(self, frame_index: int, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes (n, 4) and scores (n,) of this frame; frames come in order."""
-        if self._detector is not None:
-            return self._detector.update(frame)
-        assert self._boxes is not None  # else there is a detector
-        found = self._boxes.in_frame(frame_index)
-        return found.boxes, found.score
+    def __init__(self, name: str):
+        self._name = name  # of the video, for the error
+        self._motion, self._detector = CameraMotion(), BackgroundDetector()
+        self._has_looked = False
+        self._num_left_out = self._num_steadied = 0
 
     def at(self, frame_index: int, pixels: np.ndarray | None) -> FrameDetections | None:
-        """The same, as a `DetectionSource` gives it."""
-        if pixels is None and self._detector is not None:
+        """The candidates of a frame; None without a picture and where the camera moves.
+
+        Raises MovingCamera where it does before the first frame that could have had candidates.
+        """
+        if pixels is None:
             return None
-        boxes, scores = self.update(frame_index, np.empty((0, 0, 3), np.uint8) if pixels is None else pixels)
+        self._motion.update(pixels)
+        steady = self._motion.steady(pixels)
+        boxes, scores = self._detector.update(steady)
+        if self._motion.is_moving:
+            if not self._has_looked:
+                raise MovingCamera(f"the camera of {self._name} {self._motion.reason}")
+            self._num_left_out += 1
+            return None
+        self._has_looked |= self._detector.has_learned
+        if self._motion.is_shaking:
+            self._num_steadied += 1
+            boxes, scores = self._as_in_the_frame(boxes, scores, pixels)
         unknown = np.full(len(boxes), -1)
         return FrameDetections(boxes, scores, unknown, unknown)
 
+    def _as_in_the_frame(
+        self, boxes: np.ndarray, scores: np.ndarray, pixels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes of the steadied picture where they are in the frame itself, cut at its border."""
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1) + np.tile(self._motion.offset, 2)
+        height, width = pixels.shape[:2]
+        corners = corners.clip(0, [width, height, width, height])
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        inside = (boxes[:, 2:] > 0).all(axis=1)
+        return boxes[inside], scores[inside]
 
-def load_boxes(read: Any, path: Path | None, video: Video, box_scale: float | None) -> BoxTable | None:
-    """Boxes of a MOT file through `read`, scaled to the video; None without a file.
+    def notes(self) -> list[str]:
+        """What became of the frames so far in which the camera did not stand still."""
+        notes = []
+        if self._num_steadied:
+            notes.append(f"the camera shakes: {self._num_steadied} frames were laid over the first")
+        if self._num_left_out:
+            notes.append(
+                f"the camera moves: in {self._num_left_out} frames nothing was looked for, because background "
+                f"subtraction needs a camera that stands still; give detections"
+            )
+        return notes
 
-    Raises InputError when they do not belong to this video: outside its picture or past its end.
-    """
-    if path is None:
-        return None
-    boxes, _ = fit_boxes(read(path), path, video, box_scale)
-    _refuse_past_end(boxes, path, video)
-    return boxes
+
+@dataclasses.dataclass(frozen=True)
+class TableDetections:
+    """The boxes of a table, of somebody who looked at every frame: a `DetectionSource`."""
+
+    table: BoxTable
+    class_names: tuple[str, ...] = ()
+    has_track_ids: bool = False
+
+    def at(self, frame_index: int, pixels: np.ndarray | None = None) -> FrameDetections:
+        """The boxes of a frame."""
+        found = self.table.in_frame(frame_index)
+        return FrameDetections(found.boxes, found.score, found.track_id, found.class_id)
 
 
 def _refuse_past_end(boxes: BoxTable, path: Path, video: Video) -> None:
@@ -287,16 +334,6 @@ def outside_fraction(boxes: BoxTable, video: Video) -> float:
     centre = boxes.boxes[:, :2] + boxes.boxes[:, 2:] / 2
     outside = (centre < 0) | (centre >= [video.width, video.height])
     return float(outside.any(axis=1).mean()) if len(boxes) else 0.0
-
-
-def fit_boxes(
-    boxes: BoxTable, boxes_path: str | Path, video: Video, box_scale: float | None = None
-) -> tuple[BoxTable, float]:
-    """Boxes of the file `boxes_path`, scaled to the video, and the scale. Raises InputError when most lie outside."""
-    scale = choose_box_scale(video, find_sequence_info(boxes_path), box_scale)
-    scaled = boxes.scaled(scale)
-    _refuse_outside(scaled, boxes_path, video, scale)
-    return scaled, scale
 
 
 def _refuse_outside(scaled: BoxTable, boxes_path: str | Path, video: Video, scale: float) -> None:

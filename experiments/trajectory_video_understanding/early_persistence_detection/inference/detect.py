@@ -78,7 +78,7 @@ from run_directory import (
 from video_tracks.association import Association
 from video_tracks.boxes import BoxTable
 from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
-from video_tracks.detections import add_detection_flags
+from video_tracks.detections import MovingCamera, add_detection_flags
 from video_tracks.live_crops import UNSEEN
 from video_tracks.mot import write_tracks
 from video_tracks.video import Frame, TruncatedVideo
@@ -312,7 +312,8 @@ def main() -> None:
         judged, taught, finetuning = decide(model, source, associator, args, device)
         closed = source.close()
     with judged.annotated:
-        if judged.stop == judged.start and judged.ended_by is not None:
+        nothing_seen = judged.stop == judged.start or isinstance(judged.ended_by, MovingCamera)
+        if judged.ended_by is not None and nothing_seen:
             raise judged.ended_by
         with undisturbed():
             write_tables(args.output, judged, taught, source.detections.class_names)

@@ -15,7 +15,14 @@ from persistence_augmented_dataset.synthetic.scenes import sample_scene
 from run_directory import InputError, public_path, require_readable, sha256_file
 from video_tracks.association import Association, Associator, FollowedIds
 from video_tracks.boxes import BoxTable, make_boxes
-from video_tracks.detections import Detections, DetectionSource, detection_options, load_detections, load_truth
+from video_tracks.detections import (
+    BackgroundDetections,
+    DetectionSource,
+    TableDetections,
+    detection_options,
+    load_detections,
+    load_truth,
+)
 from video_tracks.live_sources import is_live, open_live
 from video_tracks.video import UNKNOWN_FPS, Frame, Video, open_video, read_frames
 
@@ -34,7 +41,7 @@ class Source:
     truth: BoxTable | None
     description: dict[str, Any]
     notes: tuple[str, ...] = ()  # what was assumed, in words for the user
-    close: Callable[[], dict[str, Any]] = dict  # ends a live source; what it tells of itself
+    close: Callable[[], dict[str, Any]] = dict  # ends a live source; what is known of the source at its end
 
 
 def open_source(args: argparse.Namespace) -> Source:
@@ -47,7 +54,7 @@ def open_source(args: argparse.Namespace) -> Source:
         if path is not None:
             require_readable(path)
     video = open_video(args.video)
-    detections, truth, about, notes = _open_boxes(args, video)
+    detections, truth, about, notes = _open_boxes(args, video, str(video.path))
     return Source(
         lambda: read_frames(video),
         video.expected_frames or 0,
@@ -57,6 +64,7 @@ def open_source(args: argparse.Namespace) -> Source:
         {"source": "video", "video": public_path(video.path), **_picture(video), **about},
         # a result may be published, folder names of this machine not
         (*(note.replace(str(video.path), public_path(video.path)) for note in video.notes), *notes),
+        lambda: {"notes": _notes_at_the_end(detections)},
     )
 
 
@@ -68,11 +76,11 @@ def names_live_source(name: str) -> bool:
 def _live_source(args: argparse.Namespace) -> Source:
     live = open_live(args.video)
     video = Video(Path(args.video), UNKNOWN_FPS, live.width, live.height, None)
-    detections, truth, about, notes = _open_boxes(args, video)
+    detections, truth, about, notes = _open_boxes(args, video, live.name)
 
     def close() -> dict[str, Any]:
         live.close()
-        notes = []
+        notes = _notes_at_the_end(detections)
         if live.dropped:
             notes.append(f"{live.dropped} frames came while earlier ones were judged and were left out")
         if live.reconnects:
@@ -83,12 +91,17 @@ def _live_source(args: argparse.Namespace) -> Source:
     return Source(live.frames, 0, video.fps, detections, truth, description, notes, close)
 
 
+def _notes_at_the_end(detections: DetectionSource) -> list[str]:
+    """What only the frames told; notes on a file are known from the start."""
+    return detections.notes() if isinstance(detections, BackgroundDetections) else []
+
+
 def _picture(video: Video) -> dict[str, Any]:
     return {"width": video.width, "height": video.height, "fps": video.fps}
 
 
 def _open_boxes(
-    args: argparse.Namespace, video: Video
+    args: argparse.Namespace, video: Video, name: str
 ) -> tuple[DetectionSource, BoxTable | None, dict[str, Any], tuple[str, ...]]:
     """Detections, ground truth, what summary.json says of them, notes."""
     truth, notes = None, []
@@ -97,7 +110,7 @@ def _open_boxes(
         notes += [f"{args.ground_truth.name}: {note}" for note in told]
     if args.detections is None:
         about = {"detections": "background subtraction", "detections_sha256": None, "box_scale": 1.0}
-        return Detections(None), truth, about, tuple(notes)
+        return BackgroundDetections(name), truth, about, tuple(notes)
     file = load_detections(args.detections, video, detection_options(args))
     notes = [f"{args.detections.name}: {note}" for note in file.notes] + notes
     about = {
@@ -125,7 +138,7 @@ def _synthetic_source() -> Source:
         "detections_sha256": None,
         "box_scale": 1.0,
     }
-    detections = Detections(make_boxes(table[:, 0], table[:, 1:]))
+    detections = TableDetections(make_boxes(table[:, 0], table[:, 1:]))
 
     def open_frames() -> Iterator[Frame]:
         return (Frame(index, index / DEMO_FPS, pixels) for index, pixels in enumerate(frames))

@@ -16,7 +16,7 @@ from run_directory import run_cli
 from video_tracks.association import Associator
 from video_tracks.boxes import BoxTable, make_boxes, pairwise_iou
 from video_tracks.crops import cut_clips
-from video_tracks.detections import load_detections, load_truth
+from video_tracks.detections import TableDetections, load_detections, load_truth
 from video_tracks.track import Track
 from video_tracks.video import open_video, read_pixels
 
@@ -95,7 +95,7 @@ def run(*args):
 
 
 def follow(frames, boxes, unseen="blank"):
-    return make_clips.follow_tracks(frames, make_clips.Detections(boxes), Associator(), unseen)
+    return make_clips.follow_tracks(frames, TableDetections(boxes), Associator(), unseen)
 
 
 def test_streamed_crops_equal_those_cut_offline(scene):

@@ -135,6 +135,13 @@ def test_a_flat_picture_moves_nowhere_and_costs_little():
     assert (time.perf_counter() - began) / len(frames) < 0.1  # 3 ms on one core; a bound, not a figure
 
 
+def test_noise_is_no_motion():
+    rng, motion = np.random.default_rng(2), CameraMotion()
+    for _ in range(30):
+        motion.update(rng.integers(0, 255, (192, 192, 3), np.uint8))
+        assert not motion.is_moving and not motion.is_shaking
+
+
 def test_the_verdict_is_causal():
     places = 150 + np.arange(30)[:, None] * np.array([4.0, 0.0])
     other = places.copy()

@@ -7,10 +7,13 @@ import cv2
 import numpy as np
 import pytest
 from run_directory import InputError
+from video_tracks.boxes import make_boxes
 from video_tracks.detections import (
+    BackgroundDetections,
     DetectionOptions,
-    Detections,
     DetectionSource,
+    MovingCamera,
+    TableDetections,
     add_detection_flags,
     detection_options,
     load_detections,
@@ -104,7 +107,56 @@ def test_flags_become_options():
     assert detection_options(parser.parse_args([])) == DetectionOptions()
 
 
-def test_a_table_and_background_subtraction_are_sources_too(video):
-    source: DetectionSource = Detections(None)
+def test_a_table_and_background_subtraction_are_sources_too():
+    source: DetectionSource = BackgroundDetections("a.avi")
     assert len(source.at(0, np.zeros((120, 160, 3), np.uint8)).boxes) == 0
     assert source.at(1, None) is None and not source.has_track_ids
+    table: DetectionSource = TableDetections(make_boxes(np.array([1, 1]), np.array([[1, 2, 3, 4], [5, 6, 7, 8]])))
+    assert table.at(1, None).boxes.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]] and len(table.at(0, None).boxes) == 0
+
+
+def wall(size: int = 900) -> np.ndarray:
+    """Something to look at, (size, size, 3)."""
+    rng = np.random.default_rng(3)
+    coarse = rng.uniform(0, 255, (size // 12, size // 12, 3)).astype(np.uint8)
+    return cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC)
+
+
+def views(places) -> list[np.ndarray]:
+    """What a camera sees that looks at (x, y) of the wall, 320 x 240."""
+    return [wall()[int(y) : int(y) + 240, int(x) : int(x) + 320] for x, y in places]
+
+
+def test_a_camera_that_pans_from_the_start_is_refused_before_any_candidate():
+    source = BackgroundDetections("pan.mp4")
+    with pytest.raises(MovingCamera, match=r"camera of pan\.mp4 moves as a whole .* give detections"):
+        for index, frame in enumerate(views([(8 * step, 100) for step in range(30)])):
+            assert len(source.at(index, frame).boxes) == 0
+
+
+def test_a_camera_that_sets_out_later_has_its_frames_passed_over():
+    places = [(8 * max(step - 60, 0), 100) for step in range(120)]
+    source = BackgroundDetections("late.mp4")
+    found = [source.at(index, frame) for index, frame in enumerate(views(places))]
+    assert all(len(one.boxes) == 0 for one in found[:60])
+    left_out = sum(one is None for one in found)
+    assert 20 < left_out < 60 and found[-1] is None
+    assert f"in {left_out} frames nothing was looked for" in source.notes()[0]
+
+
+def test_of_a_shaking_camera_boxes_are_where_the_object_is_in_the_frame():
+    rng = np.random.default_rng(4)
+    places = 200 + rng.integers(-5, 6, (50, 2))
+    places[0] = 200
+    source = BackgroundDetections("shake.mp4")
+    errors = []
+    for index, (view, (x, y)) in enumerate(zip(views(places), places, strict=True)):
+        frame = view.copy()
+        left, top = 300 + 4 * index - x, 320 - y  # it stands on the wall at (300 + 4 t, 320)
+        if index > 12:
+            frame[top : top + 40, left : left + 40] = rng.integers(0, 255, 3)  # flickers, so as not to be learned
+        found = source.at(index, frame).boxes
+        if index > 15 and len(found):
+            errors.append(np.abs(found[:, :2] + found[:, 2:] / 2 - [left + 20, top + 20]).max(axis=1).min())
+    assert len(errors) > 25 and np.median(errors) < 3  # of the shake itself it would be 5
+    assert "the camera shakes" in source.notes()[0]

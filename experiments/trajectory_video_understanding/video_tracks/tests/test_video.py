@@ -10,9 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from run_directory import InputError
-from video_tracks.boxes import make_boxes
-from video_tracks.detections import fit_boxes, outside_fraction
-from video_tracks.mot import read_detections
+from video_tracks.detections import DetectionOptions, load_detections, outside_fraction
 from video_tracks.tests.made_videos import encode, moving_square
 from video_tracks.video import TruncatedVideo, open_video, read_frames, read_pixels
 
@@ -100,29 +98,29 @@ def test_folder_with_a_broken_or_differently_sized_image_is_refused(tmp_path, re
 def test_boxes_of_a_larger_picture_are_scaled_by_seqinfo_or_refused(tmp_path, red_frames):
     video = open_video(write_video(tmp_path / "a.avi", red_frames))
     path = tmp_path / "det.txt"
-    boxes = make_boxes(np.zeros(3), np.array([[160, 100, 30, 40], [200, 80, 10, 10], [20, 20, 10, 10]]))
+    path.write_text("1,-1,160,100,30,40,1\n1,-1,200,80,10,10,1\n1,-1,20,20,10,10,1\n")
     with pytest.raises(InputError, match=r"det\.txt lie outside the 64x48 picture .* give --box_scale"):
-        fit_boxes(boxes, path, video)
-    scaled, scale = fit_boxes(boxes, path, video, box_scale=0.25)
-    assert scale == 0.25 and scaled.boxes[0].tolist() == [40, 25, 7.5, 10]
+        load_detections(path, video)
+    scaled = load_detections(path, video, DetectionOptions(box_scale=0.25))
+    assert scaled.box_scale == 0.25 and scaled.table.boxes[0].tolist() == [40, 25, 7.5, 10]
     seqinfo = "[Sequence]\nname=A\nframeRate=7\nseqLength=40\nimWidth=256\nimHeight={}\n"
     (tmp_path / "seqinfo.ini").write_text(seqinfo.format(192))
-    assert fit_boxes(boxes, path, video)[1] == 0.25
+    assert load_detections(path, video).box_scale == 0.25
     (tmp_path / "seqinfo.ini").write_text(seqinfo.format(100))
     with pytest.raises(InputError, match="another shape"):
-        fit_boxes(boxes, path, video)
+        load_detections(path, video)
     with pytest.raises(InputError, match="expected a positive number"):
-        fit_boxes(boxes, path, video, box_scale=-1)
+        load_detections(path, video, DetectionOptions(box_scale=-1))
 
 
 def test_boxes_of_another_sequence_of_the_same_shape_are_refused(tmp_path, red_frames):
     video = open_video(write_video(tmp_path / "a.avi", red_frames))
     path = tmp_path / "det.txt"
-    boxes = make_boxes(np.zeros(1), np.array([[20, 20, 10, 10]]))
+    path.write_text("1,-1,20,20,10,10,1\n")
     (tmp_path / "seqinfo.ini").write_text("[Sequence]\nname=B\nframeRate=7\nseqLength=20\nimWidth=128\nimHeight=96\n")
     with pytest.raises(InputError, match=r"a\.avi has 40 frames, the seqinfo\.ini .* says 20 .* or --box_scale"):
-        fit_boxes(boxes, path, video)
-    assert fit_boxes(boxes, path, video, box_scale=0.5)[1] == 0.5
+        load_detections(path, video)
+    assert load_detections(path, video, DetectionOptions(box_scale=0.5)).box_scale == 0.5
 
 
 AWKWARD_NAMES = (
@@ -207,6 +205,6 @@ def test_real_video_and_its_detections_at_five_eighths():
     video = open_video(VTEST)
     assert (video.width, video.height, video.expected_frames) == (480, 360, 795)
     path = PETS / "det" / "det.txt"
-    boxes, scale = fit_boxes(read_detections(path), path, video)
-    assert scale == 0.625
-    assert outside_fraction(boxes, video) < 0.01
+    found = load_detections(path, video)
+    assert found.box_scale == 0.625
+    assert outside_fraction(found.table, video) < 0.01

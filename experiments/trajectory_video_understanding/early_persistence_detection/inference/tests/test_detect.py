@@ -414,6 +414,23 @@ def test_a_live_source_is_judged_until_it_ends_or_ctrl_c(scene, files, tmp_path,
     assert (tmp_path / "out" / "decisions.csv").read_text().startswith("id,birth_frame")
 
 
+def test_a_panning_camera_without_detections_is_refused_and_with_them_judged(files, tmp_path):
+    rng = np.random.default_rng(3)
+    wall = cv2.resize(rng.integers(0, 255, (20, 60, 3), np.uint8), (720, 240), interpolation=cv2.INTER_CUBIC)
+    folder = tmp_path / "pan"
+    folder.mkdir()
+    for index in range(40):
+        cv2.imwrite(str(folder / f"{index + 1}.png"), wall[:, 8 * index : 8 * index + 320])
+    given = ("--model", files["model.pt"], "--video", folder, "--device", "cpu")
+    refused = run(*given, "--output", tmp_path / "out")
+    assert refused.returncode == 2 and refused.stderr.count("error:") == 1
+    assert f"the camera of {folder} moves as a whole" in refused.stderr and "give detections" in refused.stderr
+    assert not (tmp_path / "out" / "summary.json").exists() and not (tmp_path / "out" / "annotated.mp4").exists()
+    (tmp_path / "det.txt").write_text("".join(f"{frame},-1,100,80,40,60,0.9\n" for frame in range(1, 41)))
+    judged = run(*given, "--detections", tmp_path / "det.txt", "--output", tmp_path / "out")
+    assert judged.returncode == 0, judged.stderr
+
+
 def test_where_it_cannot_write_is_said_before_the_model_is_loaded(files, tmp_path):
     (tmp_path / "a file").write_text("")
     (tmp_path / "out" / "tracks.txt").mkdir(parents=True)

@@ -13,7 +13,7 @@ from persistence_augmented_dataset.real.video_clips import follow_tracks
 from run_directory import InputError
 from video_tracks.association import Associator
 from video_tracks.boxes import make_boxes
-from video_tracks.detections import Detections
+from video_tracks.detections import BackgroundDetections, TableDetections
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ def followed():
     ]
     table = np.array(sorted(rows))
     frames = (rng.integers(60, 120, (120, 120, 3)).astype(np.uint8) for _ in range(500))
-    return follow_tracks(frames, Detections(make_boxes(table[:, 0], table[:, 1:])), Associator())
+    return follow_tracks(frames, TableDetections(make_boxes(table[:, 0], table[:, 1:])), Associator())
 
 
 def test_both_kinds_weigh_the_same():
@@ -67,6 +67,6 @@ def test_the_given_model_and_the_tokenizer_stay_and_the_copy_learns_to_count_hit
 
 
 def test_too_few_tracks_are_refused_with_the_counts():
-    empty = follow_tracks(iter(np.zeros((60, 64, 64, 3), np.uint8)), Detections(None), Associator())
+    empty = follow_tracks(iter(np.zeros((60, 64, 64, 3), np.uint8)), BackgroundDetections("a.avi"), Associator())
     with pytest.raises(InputError, match="hold 0 persistent and 0 transient tracks, --finetune needs 5 of each"):
         make_splits(empty)
