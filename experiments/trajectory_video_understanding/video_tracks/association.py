@@ -22,6 +22,8 @@ from video_tracks.track import Observation, Track, TrackHistory
 
 TRACKERS = ("sort", "bytetrack")
 MAX_LOST_FRAMES = 1  # frames a track may go unseen and still go on; SORT's own choice
+# of a detection and where its track is expected, from one frame to the next. Over n frames, n - 1 of them skipped, an
+# object moves n times as far, and a newborn's velocity is not known: then an n-th is enough
 MIN_IOU = 0.3
 REFERENCE_FPS = 30.0  # the rate in which `trackers` counts its buffer; given as the frame rate, it counts frames
 
@@ -48,9 +50,13 @@ class Association(Protocol):
     ) -> list[Observation]:
         """The tracks that one frame's detections belong to, sorted by id. ValueError, nothing changed, if it cannot."""
 
+    def skip(self) -> None:
+        """Pass a frame on which the detector was not run."""
+
 
 class Associator:
-    """Online association: `observations = associator.update(boxes, scores)`, once per frame, empty frames included.
+    """Online association: `observations = associator.update(boxes, scores)`, once per frame, empty frames included, or
+    `associator.skip()` where the detector was not run.
 
     Every detection starts a track unless it continues one; with "bytetrack", detections scored below `high_score`
     only continue tracks and belong to none otherwise. A track's detections are of one class: each class is associated
@@ -66,6 +72,11 @@ class Associator:
         self._of_class: dict[int, _ClassAssociator] = {}
         self._ids: dict[object, int] = {}  # tracklet -> our id, for the tracklets that are alive
         self._num_born = 0
+        self._gap = 1  # frames since the detector was run last
+
+    def skip(self) -> None:
+        """Pass a frame on which the detector was not run: nothing is missed, and objects move on."""
+        self._gap += 1
 
     def update(
         self,
@@ -87,10 +98,10 @@ class Associator:
         alive: dict[object, int] = {}
         for kind, associator in self._of_class.items():
             rows = np.flatnonzero(kinds == kind)
-            found += [
-                (int(rows[index]), tracklet) for tracklet, index in associator.update(boxes[rows], scores[rows]).items()
-            ]
+            own = associator.update(boxes[rows], scores[rows], MIN_IOU / self._gap)
+            found += [(int(rows[index]), tracklet) for tracklet, index in own.items()]
             alive |= {tracklet: self._ids.get(tracklet, 0) for tracklet in associator.tracklets}
+        self._gap = 1
         newborns = set()
         for row, tracklet in sorted(found, key=lambda pair: pair[0]):
             if not alive[tracklet]:
@@ -125,8 +136,9 @@ class _ClassAssociator:
             self._tracker = ByteTrackTracker(**common, high_conf_det_threshold=high)
         self.tracklets: list[Any] = []  # that are alive
 
-    def update(self, boxes: np.ndarray, scores: np.ndarray) -> dict[object, int]:
+    def update(self, boxes: np.ndarray, scores: np.ndarray, min_iou: float) -> dict[object, int]:
         """The tracklets that are seen, newborns included, and the row of the detection of each."""
+        self._tracker.minimum_iou_threshold = min_iou
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         indices = np.arange(len(boxes))
         tracked = self._tracker.update(sv.Detections(xyxy=corners, confidence=scores, data={"index": indices}))
@@ -158,6 +170,9 @@ class FollowedIds:
 
     def __init__(self) -> None:
         self._seen: set[int] = set()
+
+    def skip(self) -> None:
+        """Pass a frame on which the detector was not run."""
 
     def update(
         self,

@@ -183,6 +183,8 @@ class Session:
     def _skip(self, seconds: float | None) -> list[TrackStatus]:
         self.observations = []
         self.next_frame += 1
+        if self.associator is not None:
+            self.associator.skip()
         for stream in (self.stream, *self.beside.values()):
             stream.skip()
         for held in self._in_view.values():

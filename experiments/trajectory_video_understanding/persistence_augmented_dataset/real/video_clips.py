@@ -60,6 +60,7 @@ def follow_tracks(
         found = detections.at(frame_index, frame)
         if found is None:
             live.skip()
+            associator.skip()
             continue
         observations = associator.update(*found)
         history.add(len(run), observations)

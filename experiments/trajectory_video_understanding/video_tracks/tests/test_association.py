@@ -145,6 +145,36 @@ def test_number_of_tracks_on_pets(detector, expected):
     assert sum(int(track.detected.sum()) for track in tracks) == len(boxes)
 
 
+def num_tracks(boxes, num_frames, stride, skips):
+    """Of a detector that looks at every `stride`-th frame; whether the association is told of the others."""
+    associator, ids = Associator(), set()
+    for frame_index in range(0, num_frames, stride):
+        found = boxes.in_frame(frame_index)
+        ids |= {seen.track_id for seen in associator.update(found.boxes, found.score)}
+        for _ in range(stride - 1 if skips else 0):
+            associator.skip()
+    return len(ids)
+
+
+@pytest.mark.parametrize("tracker", TRACKERS)
+def test_over_skipped_frames_an_object_may_move_further(tracker):
+    told, untold = Associator(tracker), Associator(tracker)
+    for step, box in enumerate(walker(12, step=13.0)):  # of 20 px: 0.21 of it overlaps
+        assert [seen.track_id for seen in told.update(box[None], np.ones(1))] == [1]
+        assert [seen.track_id for seen in untold.update(box[None], np.ones(1))] == [step + 1]
+        told.skip()
+    for step in range(2):  # what is skipped counts for the next frame only
+        assert told.update(walker(1, x=400 + 13.0 * step), np.ones(1))[0].newborn
+
+
+@pytest.mark.skipif(not PETS.is_dir(), reason=f"no MOT15 files in {SHARED}")
+@pytest.mark.parametrize("stride", [3, 5])
+def test_a_detector_on_every_nth_frame_makes_no_more_tracks_than_one_on_all(stride):
+    boxes = read_detections(PETS / "det" / "det.txt")
+    told, untold = (num_tracks(boxes, 795, stride, skips) for skips in (True, False))
+    assert told < 190 < untold  # 190: on every frame
+
+
 def random_detections(rng, num_frames=40):
     """(boxes, scores, class ids of three kinds) of every frame, crowded enough that classes overlap."""
     frames = []
