@@ -48,8 +48,11 @@
 #   --preset NAME         the clips: standard, easy or hard (default: standard)
 #   --video FILE          the video to decide tracks on (default: the PETS sequence beside the repository when it is
 #                         there, a rendered scene otherwise); on a host: a file there
-#   --detections FILE     its detections, MOT Challenge text; without them moving objects are found in the video
-#   --ground_truth FILE   its ground truth, MOT Challenge text, to judge the decisions by
+#   --detections FILE     its detections, a file or folder in any format of the guide; without them moving objects are
+#                         found in the video
+#   --ground_truth FILE   its ground truth, to judge the decisions by
+#   --format, --box_format, --first_frame, --ground_truth_first_frame, --detection_stride, --box_scale
+#                         what the files do not say of themselves, as for detect.py, whose --help explains them
 #   --rule NAME           what decides in evaluation, pictures and on the video: threshold, per_age or certified
 #                         (default: threshold, at confidence 0.95; all three are in the report)
 #   --eps E               the share of answers that the certified rule may spoil by stopping early (default: 0.05 with
@@ -90,7 +93,7 @@ host='' key='' ssh_config='' accept_new_host_key='' remote_dir='' repository='' 
 sync_interval='' heartbeat='' since='' follow=''
 num_clips='' epochs='' batch_size='' video='' detections='' ground_truth=''
 extractor='' preset='' device=auto seed=0 rule=threshold eps='' compare=''
-standard_data='' blind_data='' model='' flags=() detect_code=0
+standard_data='' blind_data='' model='' flags=() box_flags=() detect_code=0
 
 main() {
   parse_arguments "$@"
@@ -162,6 +165,7 @@ check_inputs() { # of `detect`, which comes after hours: what it would refuse is
   local given=(--video "$video" --output "$results_dir/detection")
   [ -z "$detections" ] || given+=(--detections "$detections")
   [ -z "$ground_truth" ] || given+=(--ground_truth "$ground_truth")
+  given+=(${box_flags[@]+"${box_flags[@]}"})
   "$python" -m video_tracks.check_inputs "${given[@]}" || exit $?
 }
 
@@ -276,6 +280,7 @@ detect() {
       inputs+=("$ground_truth")
       source+=(--ground_truth "$ground_truth")
     fi
+    source+=(${box_flags[@]+"${box_flags[@]}"})
   else
     source=(--synthetic_demo)
   fi
@@ -453,6 +458,11 @@ parse_arguments() {
         eps=$2
         shift
         ;;
+      --format | --box_format | --first_frame | --ground_truth_first_frame | --detection_stride | --box_scale)
+        [ -n "${2:-}" ] || fail "$1 needs a value"
+        box_flags+=("$1" "$2")
+        shift
+        ;;
       --extractor | --device | --until | --host | --remote_dir | --repository | --branch)
         [ -n "${2:-}" ] || fail "$1 needs a name"
         printf -v "${1#--}" '%s' "$2"
@@ -497,6 +507,8 @@ check_remote_arguments() {
 
 check_video_arguments() {
   [ -n "$video" ] || [ -z "$detections$ground_truth" ] || fail '--detections and --ground_truth go with --video; give it too'
+  [ -n "$detections$ground_truth" ] || [ ${#box_flags[@]} -eq 0 ] ||
+    fail "${box_flags[0]} is about --detections or --ground_truth; give them too"
 }
 
 study_flags() { # sets `flags` to what the host's own run of this script gets
@@ -507,6 +519,7 @@ study_flags() { # sets `flags` to what the host's own run of this script gets
   for name in num_clips epochs batch_size eps until video detections ground_truth; do
     [ -z "${!name}" ] || flags+=("--$name" "${!name}")
   done
+  flags+=(${box_flags[@]+"${box_flags[@]}"})
 }
 
 absolute_path() {

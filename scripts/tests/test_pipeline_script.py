@@ -109,6 +109,8 @@ def test_help_names_every_flag():
         (["--local", "--quick", "--full"], "not both"),
         (["--local", "--video", "no such file.mp4"], "no such file.mp4"),
         (["--local", "--detections", str(PIPELINE)], "--video"),
+        (["--local", "--first_frame", "0"], "--detections"),
+        (["--local", "--box_format"], "--box_format"),
     ],
 )
 def test_wrong_command_line_is_one_line_and_exit_2(arguments: list[str], message: str):
@@ -280,6 +282,26 @@ def test_a_detection_that_went_well_is_followed_by_the_rest(tmp_path: Path):
     assert result.returncode == 0 and stages == ["detect", "report", "verify"] and "--finish" in result.stdout
 
 
+def one_video(folder: Path) -> Path:
+    """Twelve grey frames."""
+    writer = cv2.VideoWriter(str(folder / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (80, 60))
+    for _ in range(12):
+        writer.write(np.full((60, 80, 3), 90, np.uint8))
+    writer.release()
+    return folder / "a.avi"
+
+
+def test_what_a_file_of_boxes_does_not_say_is_said_to_the_pipeline(tmp_path: Path):
+    (tmp_path / "det.txt").write_text("".join(f"{frame},-1,2,3,30,20,1\n" for frame in range(12)))
+    command = ["bash", PIPELINE, "--local", "--smoke", "--results_dir", tmp_path / "R", "--data_dir", tmp_path / "D"]
+    command += ["--video", one_video(tmp_path), "--detections", tmp_path / "det.txt", "--until", "generate_standard"]
+    refused = run(*command)
+    assert refused.returncode == 2 and "give --first_frame 0" in refused.stderr and not (tmp_path / "R").exists()
+    plan = run(*command[:-2], "--first_frame", "0", "--dry-run").stdout
+    assert "--first_frame 0" in next(line for line in plan.splitlines() if "detect.py" in line)
+    assert run(*command, "--first_frame", "0").returncode == 0
+
+
 @pytest.mark.parametrize(
     ("detections", "message"),
     [("1,-1,nan,2,3,4,1\n", "det.txt line 1"), ("900,-1,2,3,10,10,1\n", "frame 900"), (None, "det.txt does not exist")],
@@ -287,10 +309,7 @@ def test_a_detection_that_went_well_is_followed_by_the_rest(tmp_path: Path):
 def test_a_wrong_input_of_the_last_stage_is_refused_before_anything_is_made(
     tmp_path: Path, detections: str | None, message: str
 ):
-    writer = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (80, 60))
-    for _ in range(12):
-        writer.write(np.full((60, 80, 3), 90, np.uint8))
-    writer.release()
+    one_video(tmp_path)
     if detections is not None:
         (tmp_path / "det.txt").write_text(detections)
     command = ["bash", PIPELINE, "--local", "--smoke", "--results_dir", tmp_path / "R", "--data_dir", tmp_path / "D"]
