@@ -17,19 +17,6 @@ from pathlib import Path
 
 from run_directory import InputError, write_text
 
-from video_tracks.boxes import BoxTable
-from video_tracks.formats import read_boxes, read_truth
-
-
-def read_detections(path: str | Path) -> BoxTable:
-    """Detections of a file of any format, in its own px. Raises InputError naming file and line."""
-    return read_boxes(path).table
-
-
-def read_ground_truth(path: str | Path) -> BoxTable:
-    """Ground truth of a file of any format, in its own px; rows flagged 0 are `ignored`. Raises InputError."""
-    return read_truth(path).table
-
 
 def write_tracks(path: str | Path, rows: Iterable[tuple[int, int, Sequence[float], float]]) -> None:
     """Write (frame_index from 0, track id, xywh, score) as ten-column MOT text, atomically, sorted by frame and id."""

@@ -46,7 +46,6 @@ STAGE_FILES = {
     "comparison": StageFile("comparison/extractor_comparison.json", "compare_extractors", "compare_extractors.py"),
     "report": StageFile("success_criteria.json", "report", "generate_report.py"),
 }
-OF_COMPARE = ("windows", "comparison")  # stages of the pipeline's --compare only
 PREDICTIONS = "evaluation/predictions.csv"
 EVALUATION_PICTURES = (
     "evaluation/confusion_matrix.png",

@@ -47,7 +47,9 @@ def read(path: Path) -> Rows:
         elif len(fields) in LABEL_COLUMNS:
             _add_label(collector, number, fields)
         else:
-            raise InputError(f"{where} has {len(fields)} columns; expected KITTI rows, such as {EXAMPLE}")
+            raise InputError(
+                f"{where} has {len(fields)} columns; expected KITTI rows, such as {EXAMPLE} or {DETECTION_EXAMPLE}"
+            )
     return dataclasses.replace(collector.rows(Layout("xyxy", certain=True), first_frame=0), empty_is_outside=True)
 
 

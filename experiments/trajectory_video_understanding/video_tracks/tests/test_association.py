@@ -8,7 +8,7 @@ from run_directory import InputError
 from video_tracks.association import TRACKERS, Associator, FollowedIds, associate
 from video_tracks.boxes import make_boxes
 from video_tracks.detections import BackgroundDetector
-from video_tracks.mot import read_detections
+from video_tracks.formats import read_boxes
 from video_tracks.track import TrackHistory
 
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
@@ -139,7 +139,7 @@ def test_background_subtraction_finds_what_moves():
 @pytest.mark.skipif(not PETS.is_dir(), reason=f"no MOT15 files in {SHARED}")
 @pytest.mark.parametrize(("detector", "expected"), [("det", 190), ("det_acf", 600)])
 def test_number_of_tracks_on_pets(detector, expected):
-    boxes = read_detections(PETS / detector / "det.txt")
+    boxes = read_boxes(PETS / detector / "det.txt").table
     tracks = associate(boxes, 795, Associator())
     assert abs(len(tracks) - expected) < 0.1 * expected
     assert sum(int(track.detected.sum()) for track in tracks) == len(boxes)
@@ -170,7 +170,7 @@ def test_over_skipped_frames_an_object_may_move_further(tracker):
 @pytest.mark.skipif(not PETS.is_dir(), reason=f"no MOT15 files in {SHARED}")
 @pytest.mark.parametrize("stride", [3, 5])
 def test_a_detector_on_every_nth_frame_makes_no_more_tracks_than_one_on_all(stride):
-    boxes = read_detections(PETS / "det" / "det.txt")
+    boxes = read_boxes(PETS / "det" / "det.txt").table
     told, untold = (num_tracks(boxes, 795, stride, skips) for skips in (True, False))
     assert told < 190 < untold  # 190: on every frame
 

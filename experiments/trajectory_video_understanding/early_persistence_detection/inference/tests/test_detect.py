@@ -19,7 +19,7 @@ from early_persistence_detection.models.calibration import PerAgeRule
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.compute_gating import NEVER
 from run_directory import run_cli
-from video_tracks.mot import read_detections
+from video_tracks.formats import read_boxes
 from video_tracks.tests.made_videos import encode
 from video_tracks.video import open_video, read_frames
 
@@ -93,7 +93,7 @@ def test_summary_tracks_and_decisions_agree(finished):
     frames = [int(row["decision_frame"]) for row in rows if row["decision_frame"]]
     assert summary["mean_decision_frame"]["value"] == pytest.approx(np.mean(frames))
     assert sum(frames) <= summary["frames_stepped"] <= summary["frames_total"]
-    tracks = read_detections(output / "tracks.txt")
+    tracks = read_boxes(output / "tracks.txt").table
     assert set(tracks.track_id.tolist()) == {int(row["id"]) for row in rows}
     for row in rows:
         own = tracks.frame_index[tracks.track_id == int(row["id"])]
@@ -233,7 +233,7 @@ def test_the_ids_of_a_file_are_followed_or_made_anew_and_that_is_said(files, tmp
     result, summary = judge(files, tmp_path / "own", detections=detections)
     assert result.returncode == 0, result.stderr
     assert [int(row["id"]) for row in read_csv(tmp_path / "own" / "decisions.csv")] == list(range(100, 106))
-    assert set(read_detections(tmp_path / "own" / "tracks.txt").track_id.tolist()) == set(range(100, 106))
+    assert set(read_boxes(tmp_path / "own" / "tracks.txt").table.track_id.tolist()) == set(range(100, 106))
     said = "the track ids of tracked.txt are followed"
     assert said in result.stdout and any(said in note for note in summary["notes"])
 
@@ -321,7 +321,7 @@ def test_missing_images_are_frames_without_a_picture(files, tmp_path):
     result, summary = judge(files, tmp_path / "out", video=folder, detections=write_rows(tmp_path / "det.txt", rows))
     assert result.returncode == 0, result.stderr
     assert summary["num_missing_pictures"] == 3 and any("3 frames have no picture" in note for note in summary["notes"])
-    tracks = read_detections(tmp_path / "out" / "tracks.txt")
+    tracks = read_boxes(tmp_path / "out" / "tracks.txt").table
     assert len(tracks) == len(rows)  # every box is where the file has it
     capture = cv2.VideoCapture(str(tmp_path / "out" / "annotated.mp4"))
     assert sum(capture.read()[0] for _ in range(61)) == 60
