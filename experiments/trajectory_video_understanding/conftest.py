@@ -10,10 +10,9 @@ import torch
 from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.checkpoint import save_model
 from early_persistence_detection.models.early_persistence_classifier import (
-    ClassifierConfig,
     EarlyPersistenceClassifier,
 )
-from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.tests.untrained_model import untrained_model
 
 NUM_VIDEO_FRAMES = 400
 LANES = 5
@@ -28,17 +27,11 @@ WALKERS = sorted(
 
 @pytest.fixture(scope="session")
 def model() -> EarlyPersistenceClassifier:
-    torch.manual_seed(0)
-    model = EarlyPersistenceClassifier(
-        TokenizerConfig(channels=(8, 16, 24)), ClassifierConfig(width=32, num_heads=4, state_width=24)
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.5)
+    model = untrained_model(gain=1.5)
     # so scaled that some tracks are decided early and some never
     scale = torch.linspace(3, 8, 16)
     model.set_calibration(Calibration(tuple(scale.tolist()), tuple((-0.4 * scale).tolist()), 0.8))
-    return model.eval()
+    return model
 
 
 @pytest.fixture(scope="session")

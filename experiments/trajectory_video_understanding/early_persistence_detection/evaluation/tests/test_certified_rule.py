@@ -16,8 +16,6 @@ from early_persistence_detection.inference import detect
 from early_persistence_detection.models.calibration import Calibration, fit_platt
 from early_persistence_detection.models.checkpoint import load_model, load_torch, save_model, save_torch
 from early_persistence_detection.models.compute_gating import NEVER, decide
-from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
-from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.prediction import predict, predict_uncalibrated_logits
 from early_persistence_detection.models.stopping.certification import (
     CalibrationClips,
@@ -25,6 +23,7 @@ from early_persistence_detection.models.stopping.certification import (
     certify,
     design_scenes,
 )
+from early_persistence_detection.models.tests.untrained_model import untrained_model
 from early_persistence_detection.training import calibrate
 from persistence_augmented_dataset import generate_dataset
 from persistence_augmented_dataset.dataset import load_split
@@ -45,13 +44,7 @@ def made(tmp_path_factory):
         sizes = ("--num_clips", 8, "--calibration_clips", 120, "--test_clips", 40)
         where = ("--output_dir", folder / "data", "--workers", 1)
         run(monkeypatch, generate_dataset.main, "--preset", "standard", *sizes, "--seed", 3, *where)
-    torch.manual_seed(0)
-    config = ClassifierConfig(width=32, num_heads=4, state_width=24)
-    model = EarlyPersistenceClassifier(TokenizerConfig(channels=(8, 16, 24)), config)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2)
-    save_model(folder / "final_model.pt", model)
+    save_model(folder / "final_model.pt", untrained_model(gain=2))
     return folder
 
 

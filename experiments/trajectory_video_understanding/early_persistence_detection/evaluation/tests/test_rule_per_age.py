@@ -12,10 +12,9 @@ from early_persistence_detection.evaluation.judging import Judged, judge_per_age
 from early_persistence_detection.models.calibration import PerAgeRule
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.compute_gating import decide
-from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
-from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.prediction import predict
 from early_persistence_detection.models.stopping.rules import fit_per_age
+from early_persistence_detection.models.tests.untrained_model import untrained_model
 from early_persistence_detection.training import calibrate
 from persistence_augmented_dataset import generate_dataset
 from persistence_augmented_dataset.dataset import load_split
@@ -29,13 +28,7 @@ def test_calibrate_stores_the_rule_that_is_cheapest_on_its_own_split_and_evaluat
         ["generate", "--preset", "standard", *sizes, "--seed", "3", "--output_dir", str(data), "--workers", "1"],
     )
     generate_dataset.main()
-    torch.manual_seed(0)
-    config = ClassifierConfig(width=32, num_heads=4, state_width=24)
-    untrained = EarlyPersistenceClassifier(TokenizerConfig(channels=(8, 16, 24)), config)
-    with torch.no_grad():
-        for parameter in untrained.parameters():
-            parameter.mul_(2)  # so that p differs from clip to clip
-    save_model(tmp_path / "final_model.pt", untrained)
+    save_model(tmp_path / "final_model.pt", untrained_model(gain=2))
     paths = ("--model", str(tmp_path / "final_model.pt"), "--data_dir", str(data), "--output_dir", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["calibrate", *paths, "--alpha", "0.999", "--device", "cpu"])
     calibrate.main()

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.compute_gating import (
     NEVER,
     Gate,
@@ -14,9 +13,9 @@ from early_persistence_detection.models.compute_gating import (
     gate,
     run_gated_stream,
 )
-from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
-from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
+from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tests.untrained_model import random_pixels, surer_with_age, untrained_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -34,26 +33,7 @@ THRESHOLDS = st.one_of(st.floats(0.501, 1.0), st.sampled_from([0.95, 1.0]))
 
 @pytest.fixture(scope="module")
 def model() -> EarlyPersistenceClassifier:
-    """Small, untrained, and scaled so that its confidence varies from clip to clip and grows with age."""
-    torch.manual_seed(0)
-    model = EarlyPersistenceClassifier(
-        TokenizerConfig(channels=(8, 16, 24)), ClassifierConfig(width=32, num_heads=4, state_width=24)
-    )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(1.5)
-        model.eval()
-        raw = torch.logit(model(frames_to_input(random_pixels(64, seed=9))))
-    scale = torch.linspace(1, 2.5, NUM_FRAMES) / raw.std(dim=0)
-    model.set_calibration(Calibration(tuple(scale.tolist()), tuple((-scale * raw.mean(dim=0)).tolist()), 0.9))
-    return model
-
-
-def random_pixels(count: int, seed: int) -> np.ndarray:
-    """Clips of very different brightness, so that an untrained model tells them apart."""
-    random = np.random.default_rng(seed)
-    level = random.integers(0, 200, (count, 1, 1, 1, 3))
-    return (level + random.integers(0, 56, (count, NUM_FRAMES, 64, 64, 3))).astype(np.uint8)
+    return surer_with_age(untrained_model(gain=1.5))
 
 
 def slow_decide(sequence: list[float], threshold: list[float], last_frame: int) -> tuple[int, int, float]:

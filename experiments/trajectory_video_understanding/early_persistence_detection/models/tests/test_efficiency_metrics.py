@@ -5,9 +5,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.compute_gating import run_gated_stream
-from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
+from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.efficiency_metrics import (
     _fastest,
     count_flops,
@@ -18,8 +17,8 @@ from early_persistence_detection.models.efficiency_metrics import (
     measure_latency,
     measure_wallclock,
 )
-from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tests.untrained_model import random_pixels, surer_with_age, untrained_model
 
 NUM_FRAMES = 16
 WIDTH = 32
@@ -28,22 +27,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def model() -> EarlyPersistenceClassifier:
-    """Small, untrained, and scaled so that its confidence varies from clip to clip and grows with age."""
-    torch.manual_seed(0)
-    model = EarlyPersistenceClassifier(
-        TokenizerConfig(channels=(8, 16, 24)), ClassifierConfig(width=WIDTH, num_heads=4, state_width=24)
-    ).eval()
-    with torch.inference_mode():
-        raw = torch.logit(model(frames_to_input(random_pixels(64, seed=9))))
-        scale = torch.linspace(1, 2.5, NUM_FRAMES) / raw.std(dim=0)
-        model.set_calibration(Calibration(tuple(scale.tolist()), tuple((-scale * raw.mean(dim=0)).tolist()), 0.9))
-    return model
-
-
-def random_pixels(count: int, seed: int) -> np.ndarray:
-    random = np.random.default_rng(seed)
-    level = random.integers(0, 200, (count, 1, 1, 1, 3))
-    return (level + random.integers(0, 56, (count, NUM_FRAMES, 64, 64, 3))).astype(np.uint8)
+    return surer_with_age(untrained_model())
 
 
 @torch.inference_mode()
