@@ -51,7 +51,8 @@
 #   --detections FILE     its detections, a file or folder in any format of the guide; without them moving objects are
 #                         found in the video
 #   --ground_truth FILE   its ground truth, to judge the decisions by
-#   --format, --box_format, --first_frame, --ground_truth_first_frame, --detection_stride, --box_scale
+#   --format, --box_format, --first_frame, --detection_stride, --box_scale, --ground_truth_first_frame,
+#   --ground_truth_box_format
 #                         what the files do not say of themselves, as for detect.py, whose --help explains them
 #   --rule NAME           what decides in evaluation, pictures and on the video: threshold, per_age or certified
 #                         (default: threshold, at confidence 0.95; all three are in the report)
@@ -458,7 +459,7 @@ parse_arguments() {
         eps=$2
         shift
         ;;
-      --format | --box_format | --first_frame | --ground_truth_first_frame | --detection_stride | --box_scale)
+      --format | --box_format | --first_frame | --detection_stride | --box_scale | --ground_truth_first_frame | --ground_truth_box_format)
         [ -n "${2:-}" ] || fail "$1 needs a value"
         box_flags+=("$1" "$2")
         shift

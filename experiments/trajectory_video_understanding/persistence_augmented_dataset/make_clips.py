@@ -56,9 +56,11 @@ from video_tracks.detections import (
     BackgroundDetections,
     DetectionSource,
     add_detection_flags,
+    check_detection_flags,
     detection_options,
     load_detections,
     load_truth,
+    truth_options,
 )
 from video_tracks.live_crops import UNSEEN
 from video_tracks.video import TruncatedVideo, Video, open_video, read_frames
@@ -108,6 +110,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--test_fraction", type=fraction, default=0.2, help="of the video, its end (default: 0.2)")
     parser.add_argument("--force", action="store_true", help="replace the dataset in the folder")
     args = parser.parse_args()
+    check_detection_flags(parser, args)
     if args.target == "ground_truth" and args.ground_truth is None:
         parser.error("--target ground_truth needs --ground_truth")
     held_out = (args.calibration_fraction, args.test_fraction)
@@ -145,7 +148,7 @@ def main() -> None:
         detections = file = load_detections(args.detections, video, detection_options(args))
         notes += [f"{args.detections}: {note}" for note in file.notes]
     if args.ground_truth is not None:
-        truth, told = load_truth(args.ground_truth, video, args.box_scale, args.ground_truth_first_frame)
+        truth, told = load_truth(args.ground_truth, video, truth_options(args))
         notes += [f"{args.ground_truth}: {note}" for note in told]
     for note in notes:
         print(note)

@@ -25,6 +25,7 @@ MAX_LOST_FRAMES = 1  # frames a track may go unseen and still go on; SORT's own 
 # of a detection and where its track is expected, from one frame to the next. Over n frames, n - 1 of them skipped, an
 # object moves n times as far, and a newborn's velocity is not known: then an n-th is enough
 MIN_IOU = 0.3
+LONGEST_GAP = 10  # frames that this goes on for: beyond, whatever touches would do
 REFERENCE_FPS = 30.0  # the rate in which `trackers` counts its buffer; given as the frame rate, it counts frames
 
 
@@ -98,7 +99,7 @@ class Associator:
         alive: dict[object, int] = {}
         for kind, associator in self._of_class.items():
             rows = np.flatnonzero(kinds == kind)
-            own = associator.update(boxes[rows], scores[rows], MIN_IOU / self._gap)
+            own = associator.update(boxes[rows], scores[rows], MIN_IOU / min(self._gap, LONGEST_GAP))
             found += [(int(rows[index]), tracklet) for tracklet, index in own.items()]
             alive |= {tracklet: self._ids.get(tracklet, 0) for tracklet in associator.tracklets}
         self._gap = 1
@@ -203,6 +204,8 @@ def checked_detections(
     boxes, scores = np.asarray(boxes, np.float64).reshape(-1, 4), np.asarray(scores, np.float64)
     if not np.isfinite(boxes).all() or (boxes[:, 2:] <= 0).any():
         raise ValueError("boxes must be finite and of positive size")
+    if scores.shape != (len(boxes),) or not np.isfinite(scores).all():
+        raise ValueError(f"there are {len(boxes)} boxes and {scores.size} scores; expected one finite score a box")
     kinds = np.full(len(boxes), -1) if class_ids is None else whole_numbers(class_ids, "class ids")
     if len(kinds) != len(boxes):
         raise ValueError(f"there are {len(boxes)} boxes and {len(kinds)} class ids; expected one a box")

@@ -14,7 +14,14 @@ from pathlib import Path
 
 from run_directory import CommandLine, positive_float, require_readable, require_writable, run_cli
 
-from video_tracks.detections import add_detection_flags, detection_options, load_detections, load_truth
+from video_tracks.detections import (
+    add_detection_flags,
+    check_detection_flags,
+    detection_options,
+    load_detections,
+    load_truth,
+    truth_options,
+)
 from video_tracks.video import open_video
 
 
@@ -27,7 +34,9 @@ def parse_args() -> argparse.Namespace:
     add_detection_flags(parser)
     parser.add_argument("--box_scale", type=positive_float, help="as for detect.py")
     parser.add_argument("--output", type=Path, help="folder of the results, which is tried and left as it is")
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_detection_flags(parser, args)
+    return args
 
 
 def main() -> None:
@@ -42,7 +51,7 @@ def main() -> None:
     if args.detections is not None:
         load_detections(args.detections, video, detection_options(args))
     if args.ground_truth is not None:
-        load_truth(args.ground_truth, video, args.box_scale, args.ground_truth_first_frame)
+        load_truth(args.ground_truth, video, truth_options(args))
 
 
 if __name__ == "__main__":

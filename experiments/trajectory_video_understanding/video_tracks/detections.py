@@ -19,7 +19,7 @@ from video_tracks.boxes import BoxTable
 from video_tracks.camera_motion import CameraMotion
 from video_tracks.formats import BOX_FORMATS, FORMATS, BoxFile, FramesRun, Picture
 from video_tracks.formats.cleaning import clip_to_picture
-from video_tracks.formats.reading import box_file, truth_file
+from video_tracks.formats.reading import TRUTH_PREFIX, box_file, truth_file
 from video_tracks.formats.registry import read_rows
 from video_tracks.formats.rows import Rows
 from video_tracks.mot import SequenceInfo, find_sequence_info
@@ -83,6 +83,9 @@ def add_detection_flags(parser: argparse.ArgumentParser) -> None:
         "--ground_truth_first_frame", type=non_negative_int, metavar="N", help="the same of GROUND_TRUTH"
     )
     parser.add_argument(
+        "--ground_truth_box_format", choices=BOX_FORMATS, metavar="KIND", help="as --box_format, of GROUND_TRUTH"
+    )
+    parser.add_argument(
         "--detection_stride",
         type=positive_int,
         metavar="N",
@@ -90,9 +93,28 @@ def add_detection_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_detection_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit as `parser.error` does where a flag is about a file that is not given: it would change nothing."""
+    of_detections = ("format", "box_format", "first_frame", "detection_stride")
+    for file, names in (
+        ("detections", of_detections),
+        ("ground_truth", ("ground_truth_first_frame", "ground_truth_box_format")),
+    ):
+        for name in names:
+            if getattr(args, name) is not None and getattr(args, file) is None:
+                parser.error(f"--{name} is about --{file}; give it too")
+
+
 def detection_options(args: argparse.Namespace) -> DetectionOptions:
     """What the flags of `add_detection_flags`, and --box_scale, say."""
     return DetectionOptions(args.format, args.box_format, args.first_frame, args.detection_stride, args.box_scale)
+
+
+def truth_options(args: argparse.Namespace) -> DetectionOptions:
+    """The same of the ground truth."""
+    return DetectionOptions(
+        box_format=args.ground_truth_box_format, first_frame=args.ground_truth_first_frame, box_scale=args.box_scale
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,14 +159,14 @@ def load_detections(path: str | Path, video: Video, options: DetectionOptions | 
 
 
 def load_truth(
-    path: str | Path, video: Video, box_scale: float | None = None, first_frame: int | None = None
+    path: str | Path, video: Video, options: DetectionOptions | None = None
 ) -> tuple[BoxTable, tuple[str, ...]]:
     """Ground truth of a video, fitted to it as detections are, and what was assumed. Raises InputError."""
-    path = Path(path)
-    rows, name = read_rows(path)
-    scale, picture = _scale_and_picture(rows, path, video, box_scale)
-    file = truth_file(rows, name, None, first_frame, picture)
-    table, notes = _fit(file, path, video, scale)
+    path, options = Path(path), options or DetectionOptions()
+    rows, name = read_rows(path, options.format)
+    scale, picture = _scale_and_picture(rows, path, video, options.box_scale)
+    file = truth_file(rows, name, options.box_format, options.first_frame, picture)
+    table, notes = _fit(file, path, video, scale, TRUTH_PREFIX)
     return table, (*file.notes, *notes)
 
 
@@ -163,11 +185,13 @@ def _scale_and_picture(rows: Rows, path: Path, video: Video, box_scale: float | 
     return scale, (round(video.width / scale), round(video.height / scale))
 
 
-def _fit(file: BoxFile, path: Path, video: Video, scale: float) -> tuple[BoxTable, tuple[str, ...]]:
+def _fit(
+    file: BoxFile, path: Path, video: Video, scale: float, flag_prefix: str = ""
+) -> tuple[BoxTable, tuple[str, ...]]:
     """The boxes in the video's picture, and what became of those that leave it."""
     scaled = file.table.scaled(scale)
     _refuse_outside(scaled, path, video, scale)
-    _refuse_past_end(scaled, path, video)
+    _refuse_past_end(scaled, path, video, flag_prefix)
     fitted, num_outside, num_cut = clip_to_picture(scaled, video.width, video.height)
     notes = []
     if scale != 1:
@@ -294,12 +318,12 @@ class TableDetections:
         return FrameDetections(found.boxes, found.score, found.track_id, found.class_id)
 
 
-def _refuse_past_end(boxes: BoxTable, path: Path, video: Video) -> None:
+def _refuse_past_end(boxes: BoxTable, path: Path, video: Video, flag_prefix: str) -> None:
     """Raise InputError where boxes lie in frames that the video does not have."""
     if video.num_frames and boxes.num_frames > video.num_frames * (1 + MISSING_FRAMES_FRACTION):
         raise InputError(
             f"{path} holds boxes up to frame {boxes.num_frames}, {video.path} has {video.num_frames} frames; "
-            f"give the boxes of this video, or --first_frame if they number the first frame otherwise"
+            f"give the boxes of this video, or --{flag_prefix}first_frame if they number the first frame otherwise"
         )
 
 

@@ -78,7 +78,7 @@ from run_directory import (
 from video_tracks.association import Association
 from video_tracks.boxes import BoxTable
 from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
-from video_tracks.detections import MovingCamera, add_detection_flags
+from video_tracks.detections import MovingCamera, add_detection_flags, check_detection_flags
 from video_tracks.live_crops import UNSEEN
 from video_tracks.mot import write_tracks
 from video_tracks.video import Frame, TruncatedVideo
@@ -154,6 +154,7 @@ def parse_args() -> argparse.Namespace:
     add_device(parser)
     add_seed(parser, "of the fine-tuning")
     args = parser.parse_args()
+    check_detection_flags(parser, args)
     if args.rule != "threshold" and args.confidence_threshold is not None:
         parser.error(f"--rule {args.rule} has its own thresholds; leave --confidence_threshold out")
     if args.rule == "certified" and args.finetune:

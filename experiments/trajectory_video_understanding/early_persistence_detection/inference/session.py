@@ -24,7 +24,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
-from video_tracks.association import Association, Associator, FollowedIds
+from video_tracks.association import Association, Associator, FollowedIds, checked_detections
 from video_tracks.clip import UNDECIDED, verdict_name
 from video_tracks.crops import MAX_SPEED, SteadyMotion, box_centre
 from video_tracks.track import Observation
@@ -252,7 +252,8 @@ def _refuse_without_boxes(**given: ArrayLike | None) -> None:
 def _check_frame(frame: np.ndarray | None) -> None:
     if frame is None:
         return
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+    is_array = isinstance(frame, np.ndarray) and frame.dtype == np.uint8
+    if not is_array or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
         found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise ValueError(f"the frame is {found}, expected uint8 (H, W, 3), RGB")
 
@@ -263,9 +264,6 @@ def _checked(boxes: ArrayLike, scores: ArrayLike | None) -> tuple[np.ndarray, np
         boxes = boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes are {boxes.shape}, expected (n, 4): x, y, width, height in px")
-    if not np.isfinite(boxes).all() or (boxes[:, 2:] <= 0).any():
-        raise ValueError("boxes must be finite and of positive size")
-    scores = np.ones(len(boxes)) if scores is None else np.asarray(scores, np.float64).reshape(-1)
-    if scores.shape != (len(boxes),) or not np.isfinite(scores).all():
-        raise ValueError(f"there are {len(boxes)} boxes and {len(scores)} scores; expected one finite score a box")
+    scores = np.ones(len(boxes)) if scores is None else np.asarray(scores, np.float64)
+    checked_detections(boxes, scores, None)
     return boxes, scores

@@ -22,6 +22,7 @@ from video_tracks.detections import (
     detection_options,
     load_detections,
     load_truth,
+    truth_options,
 )
 from video_tracks.live_sources import is_live, open_live
 from video_tracks.video import UNKNOWN_FPS, Frame, Video, open_video, read_frames
@@ -75,7 +76,7 @@ def names_live_source(name: str) -> bool:
 
 def _live_source(args: argparse.Namespace) -> Source:
     live = open_live(args.video)
-    video = Video(Path(args.video), UNKNOWN_FPS, live.width, live.height, None)
+    video = Video(Path(live.name), UNKNOWN_FPS, live.width, live.height, None)
     detections, truth, about, notes = _open_boxes(args, video, live.name)
 
     def close() -> dict[str, Any]:
@@ -106,7 +107,7 @@ def _open_boxes(
     """Detections, ground truth, what summary.json says of them, notes."""
     truth, notes = None, []
     if args.ground_truth is not None:
-        truth, told = load_truth(args.ground_truth, video, args.box_scale, args.ground_truth_first_frame)
+        truth, told = load_truth(args.ground_truth, video, truth_options(args))
         notes += [f"{args.ground_truth.name}: {note}" for note in told]
     if args.detections is None:
         about = {"detections": "background subtraction", "detections_sha256": None, "box_scale": 1.0}

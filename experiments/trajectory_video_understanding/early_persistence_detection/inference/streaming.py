@@ -14,7 +14,14 @@ import torch
 from video_tracks.live_crops import LiveCrop, LiveCrops
 from video_tracks.track import Observation
 
-from early_persistence_detection.models.compute_gating import Decisions, Gate, Threshold, gate, names_persistent
+from early_persistence_detection.models.compute_gating import (
+    Decisions,
+    Gate,
+    Threshold,
+    check_threshold,
+    gate,
+    names_persistent,
+)
 from early_persistence_detection.models.stream import StreamModel, StreamState, frames_to_input
 
 
@@ -56,6 +63,7 @@ class TrackStream:
         threshold: Threshold,
         unseen: str = "blank",
     ):
+        check_threshold(threshold, model.num_frames)
         self.model, self.threshold = model, threshold
         self.records: dict[int, TrackRecord] = {}
         self.frames_stepped = 0  # track frames that went through the model

@@ -27,7 +27,7 @@ from early_persistence_detection.models.compute_gating import (
     decide,
 )
 from early_persistence_detection.models.stopping.certification import Certificate
-from early_persistence_detection.models.stopping.rules import fit_per_age
+from early_persistence_detection.models.stopping.rules import RULES, fit_per_age
 
 THRESHOLDS = np.round(np.concatenate([np.arange(0.70, 0.99, 0.01), np.arange(0.99, 1.0, 0.001)]), 3)
 MIN_CLIPS_PER_CLASS = 20  # of each kind, to be calibrated on
@@ -103,10 +103,12 @@ class Calibration:
     def thresholds_of(self, rule: str, path: str | Path, confidence_threshold: float | None = None) -> Threshold:
         """What `decide` takes for one of RULES; `confidence_threshold` (default: this one's) is for "threshold".
 
-        Raises InputError, which names the model's `path`, where there is no such rule.
+        Raises InputError, which names the model's `path` where it has no such rule.
         """
+        if rule not in RULES:
+            raise InputError(f"unknown rule {rule!r}; choose one of {', '.join(RULES)}")
         if rule == "threshold":
-            return confidence_threshold or self.confidence_threshold
+            return self.confidence_threshold if confidence_threshold is None else confidence_threshold
         if rule == "per_age":
             if self.per_age is None:
                 raise InputError(f"{path} has no rule per age; make one with calibrate.py, or leave --rule out")

@@ -27,7 +27,7 @@ def boxes_in_px(
 
     Raises InputError where the numbers contradict the layout, or a box has no size.
     """
-    layout = rows.layout if box_format is None else requested(box_format, rows.layout)
+    layout = rows.layout if box_format is None else requested(box_format, rows.layout, rows.flag_prefix)
     if box_format is None:
         _refuse_contradictions(rows, picture)
     boxes = to_xywh(rows.numbers, layout.kind)
@@ -36,7 +36,8 @@ def boxes_in_px(
         width, height = boxes[bad[0], 2:]
         raise InputError(
             f"{rows.place(bad[0])} has a box of {width:g} x {height:g}{' px' * (not layout.normalized)}, "
-            f"expected a positive size; remove the row, or give --box_format ({', '.join(KINDS)}) if that is wrong"
+            f"expected a positive size; remove the row, or give --{rows.flag_prefix}box_format ({', '.join(KINDS)}) if "
+            f"that is wrong"
         )
     if not layout.normalized:
         return boxes, ()
@@ -48,10 +49,10 @@ def boxes_in_px(
     return boxes * [width, height, width, height], (f"fractions of a picture of {width}x{height} px",)
 
 
-def requested(box_format: str, own: Layout) -> Layout:
+def requested(box_format: str, own: Layout, flag_prefix: str = "") -> Layout:
     """What the user says; "normalized" alone leaves the order as the format has it. Raises InputError."""
     if box_format not in BOX_FORMATS:
-        raise InputError(f"--box_format {box_format} is unknown; choose one of {', '.join(BOX_FORMATS)}")
+        raise InputError(f"--{flag_prefix}box_format {box_format} is unknown; choose one of {', '.join(BOX_FORMATS)}")
     kind = box_format.removeprefix("normalized").removeprefix("-") or own.kind
     return Layout(kind, box_format.startswith("normalized"), True)
 
@@ -66,7 +67,7 @@ def to_xywh(numbers: np.ndarray, kind: str) -> np.ndarray:
 
 def _refuse_contradictions(rows: Rows, picture: tuple[int, int] | None) -> None:
     """Raise InputError where the numbers are not what the layout says."""
-    numbers, layout = rows.numbers, rows.layout
+    numbers, layout, flag = rows.numbers, rows.layout, f"--{rows.flag_prefix}box_format"
     fractions = np.abs(numbers).max() <= FRACTION_LIMIT
     if layout.normalized:
         outside = np.flatnonzero(np.abs(numbers).max(axis=1) > FRACTION_LIMIT)
@@ -74,11 +75,11 @@ def _refuse_contradictions(rows: Rows, picture: tuple[int, int] | None) -> None:
             largest = np.abs(numbers[outside[0]]).max()
             raise InputError(
                 f"{rows.place(outside[0])} holds {largest:g} where a fraction of the picture is expected; "
-                f"give --box_format {layout.kind} if the numbers are px"
+                f"give {flag} {layout.kind} if the numbers are px"
             )
     elif fractions:
         raise InputError(
-            f"{rows.path} looks normalised: no box is larger than 1 px; give --box_format normalized (fractions of "
+            f"{rows.path} looks normalised: no box is larger than 1 px; give {flag} normalized (fractions of "
             f"the picture, {layout.kind}), or normalized-cxcywh if x and y are the centre"
         )
     elif layout.kind == "xywh" and not layout.certain:
@@ -86,7 +87,7 @@ def _refuse_contradictions(rows: Rows, picture: tuple[int, int] | None) -> None:
         if kind:
             raise InputError(
                 f"{rows.path} looks like {IN_WORDS[kind]} where left, top, width, height are expected; give "
-                f"--box_format {kind}, or --box_format xywh if it is not so"
+                f"{flag} {kind}, or {flag} xywh if it is not so"
             )
 
 

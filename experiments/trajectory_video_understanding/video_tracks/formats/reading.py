@@ -17,6 +17,7 @@ from video_tracks.formats.runs import FramesRun, frames_run
 
 Picture = tuple[int, int]  # width, height, px
 FLAGGED = ("mot", "visdrone")  # formats whose ground truth marks rows to ignore with a score of 0
+TRUTH_PREFIX = "ground_truth_"  # of the flags of a file of ground truth
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,7 @@ def box_file(
     """`read_boxes` of rows that are read already."""
     notes = list(rows.notes)
     listed = _frame_index(rows, rows.listed, first_frame)
+    declared = len(listed) > len(np.unique(rows.frame))  # before rows go: a frame of regions only is no empty one
     if rows.ignored.any():
         notes.append(f"{_boxes(int(rows.ignored.sum()))} of regions that are no object left out")
         rows = rows.select(~rows.ignored)
@@ -76,7 +78,6 @@ def box_file(
         notes.append(f"{_boxes(num_empty)} cut to nothing at the picture's border left out")
     if not len(rows):
         raise InputError(f"{rows.path} holds no box that is an object; give the file that the detector wrote")
-    declared = len(listed) > len(np.unique(rows.frame))
     table, told = _table(rows, box_format, first_frame, picture)
     has_scores, score_note = _judge_scores(rows)
     if not has_scores:
@@ -120,7 +121,7 @@ def truth_file(
     flagged = rows.score == 0 if name in FLAGGED else np.zeros(len(rows), bool)
     if name == "mot" and np.isnan(rows.score).any():
         raise InputError(f"{path} has no seventh column, which says what to ignore; give the sequence's full gt.txt")
-    rows = dataclasses.replace(rows, ignored=rows.ignored | flagged)
+    rows = dataclasses.replace(rows, ignored=rows.ignored | flagged, flag_prefix=TRUTH_PREFIX)
     if rows.ignored.all():
         raise InputError(f"{path} flags every row to be ignored (column 7 is 0); give the sequence's full gt.txt")
     if (rows.track_id[~rows.ignored] < 0).all():
@@ -158,10 +159,11 @@ def _frame_index(rows: Rows, frames: np.ndarray, first_frame: int | None) -> np.
     if len(early) or (frames < first).any():
         where = rows.place(early[0]) if len(early) else str(rows.path)
         frame = rows.frame[early[0]] if len(early) else frames.min()
+        flag = f"--{rows.flag_prefix}first_frame"
         if first_frame is None and frame == 0:
-            fix = "frames count from 1; give --first_frame 0 if the file counts them from 0"
+            fix = f"frames count from 1; give {flag} 0 if the file counts them from 0"
         else:
-            fix = f"expected {first} or more; give the number of the video's first frame as --first_frame"
+            fix = f"expected {first} or more; give the number of the video's first frame as {flag}"
         raise InputError(f"{where} has frame {frame}; {fix}")
     return frames - first
 

@@ -53,6 +53,7 @@ class Rows:
     listed: np.ndarray  # int64, ascending: the frames that the file names, with boxes or without
     picture: tuple[int, int] | None = None  # width, height, px; where the file says it
     notes: tuple[str, ...] = ()
+    flag_prefix: str = ""  # of the flags that say what this file does not, for errors: "ground_truth_"
     empty_is_outside: bool = False  # the format cuts boxes at the picture, so that one without a size lies outside
 
     def __len__(self) -> int:

@@ -28,7 +28,7 @@ class FramesRun:
     def __contains__(self, frame_index: object) -> bool:
         if self.listed is not None:
             return frame_index in self.listed
-        return isinstance(frame_index, int) and frame_index % self.stride == self.offset
+        return isinstance(frame_index, (int, np.integer)) and frame_index % self.stride == self.offset
 
     @property
     def every_frame(self) -> bool:

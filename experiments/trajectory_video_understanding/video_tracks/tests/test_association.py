@@ -167,6 +167,19 @@ def test_over_skipped_frames_an_object_may_move_further(tracker):
         assert told.update(walker(1, x=400 + 13.0 * step), np.ones(1))[0].newborn
 
 
+def test_over_a_long_gap_a_touch_is_not_enough():
+    associator = Associator()
+    associator.update(walker(1), np.ones(1))
+    for _ in range(300):
+        associator.skip()
+    assert associator.update(walker(1, x=10 + 19.8), np.ones(1))[0].newborn  # 0.005 overlaps
+
+
+def test_as_many_scores_as_boxes():
+    with pytest.raises(ValueError, match="2 boxes and 1 scores"):
+        Associator().update(walker(2), np.ones(1))
+
+
 @pytest.mark.skipif(not PETS.is_dir(), reason=f"no MOT15 files in {SHARED}")
 @pytest.mark.parametrize("stride", [3, 5])
 def test_a_detector_on_every_nth_frame_makes_no_more_tracks_than_one_on_all(stride):

@@ -91,7 +91,7 @@ def test_ground_truth_is_fitted_the_same_way(tmp_path, video):
     path = write(tmp_path, "0,1,-10,20,30,40,1,1,1", "1,1,5,20,30,40,0,1,1")
     with pytest.raises(InputError, match="frame 0"):
         load_truth(path, video)
-    truth, notes = load_truth(path, video, first_frame=0)
+    truth, notes = load_truth(path, video, DetectionOptions(first_frame=0))
     assert truth.boxes.tolist() == [[0, 20, 20, 40], [5, 20, 30, 40]] and truth.ignored.tolist() == [False, True]
     assert "1 of 2 boxes cut" in " ".join(notes)
 
@@ -160,3 +160,16 @@ def test_of_a_shaking_camera_boxes_are_where_the_object_is_in_the_frame():
             errors.append(np.abs(found[:, :2] + found[:, 2:] / 2 - [left + 20, top + 20]).max(axis=1).min())
     assert len(errors) > 25 and np.median(errors) < 3  # of the shake itself it would be 5
     assert "the camera shakes" in source.notes()[0]
+
+
+def test_what_is_wrong_with_ground_truth_names_the_flags_of_ground_truth(tmp_path, video):
+    with pytest.raises(InputError, match="give --ground_truth_first_frame 0"):
+        load_truth(write(tmp_path, "0,1,10,20,30,40,1,1,1"), video)
+    with pytest.raises(InputError, match="--ground_truth_box_format normalized"):
+        load_truth(write(tmp_path, "1,1,0.1,0.2,0.3,0.4,1,1,1"), video)
+    truth, _ = load_truth(
+        write(tmp_path, "1,1,0.25,0.5,0.25,0.5,1,1,1"), video, DetectionOptions(box_format="normalized")
+    )
+    assert truth.boxes.tolist() == [[40, 60, 40, 60]]
+    with pytest.raises(InputError, match="or --ground_truth_first_frame"):
+        load_truth(write(tmp_path, "500,1,5,20,30,40,1,1,1"), video)

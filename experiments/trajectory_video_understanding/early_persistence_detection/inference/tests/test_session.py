@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import early_persistence_detection as epd
 import numpy as np
 import pytest
 import torch
+from early_persistence_detection import models
 from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.streaming import TrackStream
 from run_directory import InputError
@@ -80,6 +82,8 @@ def test_scores_may_be_left_out_and_a_frame_may_be_empty(model):
         (np.zeros((6, 9), np.uint8), [], None, r"uint8 \(6, 9\), expected uint8 \(H, W, 3\)"),
         (np.zeros((6, 9, 3)), [], None, "float64"),
         ("picture.png", [], None, "str"),
+        (np.zeros((0, 9, 3), np.uint8), [(1, 2, 3, 4)], None, r"uint8 \(0, 9, 3\)"),
+        (np.zeros((6, 9, 3), np.uint8), [(1, 2, 3, 4)] * 4, [[0.5, 0.4], [0.3, 0.2]], "finite score"),
         (np.zeros((6, 9, 3), np.uint8), [(1, 2, 3)], None, r"\(1, 3\), expected \(n, 4\)"),
         (np.zeros((6, 9, 3), np.uint8), [(1, 2, 3, np.nan)], None, "finite"),
         (np.zeros((6, 9, 3), np.uint8), [(1, 2, 0, 4)], None, "positive size"),
@@ -92,8 +96,11 @@ def test_wrong_input_is_refused_and_changes_nothing(model, frame, boxes, scores,
     with pytest.raises(ValueError, match=message):
         session.update(frame, boxes, scores)
     assert session.next_frame == 0 and not session.records
+    (track,) = session.update(np.zeros((6, 9, 3), np.uint8), [(1, 2, 3, 4)])
+    assert track.track_id == 1 and track.age == 1
 
 
+FORMAT_3 = Path(models.__file__).parent / "tests" / "data" / "model_of_format_3.checkpoint"
 BLANK = np.zeros((60, 90, 3), np.uint8)
 
 
@@ -224,6 +231,20 @@ def test_wrong_ids_and_classes_are_refused_and_change_nothing(model, given, mess
 def test_a_rule_that_the_model_lacks_is_refused_at_once(model):
     with pytest.raises(InputError, match="no rule per age"):
         Session(model, "per_age")
+
+
+@pytest.mark.parametrize("rule", ["per-age", "Certified", ""])
+def test_a_rule_that_nobody_has_is_refused_and_not_taken_for_another(rule):
+    certified = epd.load_model(FORMAT_3)
+    assert certified.calibration.certificate is not None
+    with pytest.raises(InputError, match="choose one of threshold, per_age, certified"):
+        Session(certified, rule)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 7.0, 0.0])
+def test_a_confidence_that_is_none_is_refused(model, threshold):
+    with pytest.raises(ValueError, match=r"must lie in \(0.5, 1\]"):
+        Session(model, confidence_threshold=threshold)
 
 
 def test_the_door_opens_to_all_it_names():

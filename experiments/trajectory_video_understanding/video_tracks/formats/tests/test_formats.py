@@ -564,3 +564,13 @@ def test_cases_from_the_field_agree_with_the_common_detections():
         np.testing.assert_allclose(read_boxes(cases / name / "det.txt", **options).table.boxes, common.boxes, atol=0.01)
     assert read_boxes(cases / "det-own-track-ids" / "det.txt").has_track_ids
     assert read_boxes(cases / "det-every-5th" / "det.txt").detection_stride == 5
+
+
+def test_a_frame_that_holds_regions_only_was_looked_at_and_so_was_an_empty_one(tmp_path):
+    row = "{} {} {} 0 0 -1.79 10 20 30 60 2.0 1.8 4.4 -4.6 1.9 13.4 -2.1\n"
+    kinds = {3: (-1, "DontCare"), 7: None}
+    given = [(frame, *kinds.get(frame, (1, "Car"))) for frame in range(10) if kinds.get(frame, 1)]
+    path = write(tmp_path, "".join(row.format(*one) for one in given))
+    run = read_boxes(path).frames_run
+    assert all(frame in run for frame in range(12))
+    assert np.int64(3) in run
