@@ -101,11 +101,13 @@ main() {
   load_settings "$env_file"
   if [ -n "$local_mode" ]; then
     check_local_arguments
+    check_until
     local_run "$@"
   elif [ -n "$verb" ]; then
     remote_verb "$verb"
   else
     check_remote_arguments
+    check_until
     study_flags
     if [ -n "$dry_run" ]; then
       show_plan "${flags[@]}"
@@ -510,6 +512,16 @@ check_video_arguments() {
   [ -n "$video" ] || [ -z "$detections$ground_truth" ] || fail '--detections and --ground_truth go with --video; give it too'
   [ -n "$detections$ground_truth" ] || [ ${#box_flags[@]} -eq 0 ] ||
     fail "${box_flags[0]} is about --detections or --ground_truth; give them too"
+}
+
+check_until() { # a name that no stage has would be waited for to the end
+  [ -n "$until" ] || return 0
+  local asked=$until names
+  until=''
+  names=$(stage_names)
+  until=$asked
+  names=${names% }
+  [[ " $names " == *" $until "* ]] || fail "--until: this run has no stage '$until'; give one of ${names// /, }"
 }
 
 study_flags() { # sets `flags` to what the host's own run of this script gets

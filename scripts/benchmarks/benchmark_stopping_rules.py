@@ -22,7 +22,7 @@ stopped by any age, over ages with at least 200 of them. `broken` is the share o
 calibration clips, exact posteriors, each clip a scene of its own, whose rule breaks its promise on a population of
 200,000; at most 0.1 is promised. The third table counts the same for p that is made to break promises: distorted
 posteriors, with one and with four clips in a scene, and worlds where each conditional promise is false
-(models/certificate_adversaries.py).
+(models/stopping/adversaries.py).
 
 Peers: TEASER of aeon if it is installed (pip install aeon). --peers DIR: a folder with checkouts named ml_edm
 (github.com/ML-EDM/ml_edm), FIRMBOUND (Akinori-F-Ebihara/FIRMBOUND) and etc (liranringel/etc), and what they import

@@ -1,7 +1,6 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # variables are shared with the scripts that source this
 # The sizes of the study. Half of the calibration clips calibrate, the other half test the certified rule; default_eps is
-# what so many can show of it. Model size, steps and epochs go with them in training/train_early_persistence.py,
-# which gets --profile. Needs common.sh and `python` from setup.sh.
+# what so many can show of it. Model size, steps and epochs go with them in training/profiles.py, by --profile. Needs common.sh and `python` from setup.sh.
 
 profile='' profile_reason=''
 train_clips='' calibration_clips='' test_clips='' blind_train_clips='' blind_test_clips=''
@@ -27,7 +26,7 @@ choose_profile() { # quick, full or nothing; training clips or nothing. Sets wha
       profile_reason="because --$1 was given"
       ;;
     *)
-      if [ ! -x "$python" ]; then # a plan before anything is installed
+      if [ -n "${dry_run:-}" ] && ! "$python" -c 'import torch' 2>/dev/null; then # a plan before anything is installed
         guess_profile
       elif "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
         profile=full

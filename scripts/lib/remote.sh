@@ -35,7 +35,7 @@ show_plan() { # --dry-run: nothing is contacted
   printf '%s\n' 'Nothing is started. This would happen:' \
     "1. ssh ${host:-HOST}: make or update the clone of $repository in $remote_dir, at commit $commit" \
     '2. there, as a job that outlives the link:' \
-    "   $(printf '%s ' bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local --publish "$branch" --results_dir run --data_dir data "$@")" \
+    "   $(printf '%q ' bash scripts/run_magvit_early_persistence_pipeline_ec2.sh --local --publish "$branch" --results_dir run --data_dir data "$@")" \
     "   stages: $(stage_names)" \
     "3. each stage's result files are committed to $branch and pushed; never weights, data or .env" \
     "4. every $sync_interval s: results to $local_results" \
@@ -48,9 +48,10 @@ show_plan() { # --dry-run: nothing is contacted
   fi
 }
 
-stage_names() { # as the host's own run would tell its plan
+stage_names() { # as the run itself would tell its plan
   (
-    dry_run=yes publish_to=$branch results_dir=run data_dir=data
+    [ -n "$local_mode" ] || publish_to=$branch
+    dry_run=yes results_dir=run data_dir=data
     name_files
     all_stages
   ) | sed -n 's/^ *[0-9]*\. //p' | tr '\n' ' '
@@ -125,7 +126,7 @@ leave() {
   trap '' INT TERM HUP
   [ -z "$sync_job" ] || kill "$sync_job" 2>/dev/null || true
   printf '\n'
-  say "The run goes on, on $host. Come back with: $0 attach    End it with: $0 stop"
+  say "The run goes on, on $host. Come back with: $0 --host $host attach    End it with: $0 --host $host stop"
   exit 130
 }
 
@@ -197,7 +198,7 @@ finish_watching() { # the last sync comes after the end of the job, however that
 sync_surely() { # with growing waits; what cannot be brought is said
   local wait=1
   while ! sync_results 2>"$work/sync.log"; do
-    [ "$wait" -le 16 ] || fail "the results could not be brought ($(tail -n 1 "$work/sync.log")); try again with: $0 sync"
+    [ "$wait" -le 16 ] || fail "the results could not be brought ($(tail -n 1 "$work/sync.log")); try again with: $0 --host $host sync"
     say "The sync failed ($(tail -n 1 "$work/sync.log")); trying again in $wait s"
     nap "$wait"
     wait=$((wait * 2))
@@ -227,7 +228,7 @@ pull_branch() { # from the remote, or from the host itself when its commits coul
 }
 
 remote_verb() { # verb and its own flags
-  local verb=$1 code=0
+  local verb=$1
   shift
   open_link "$accept_new_host_key"
   case $verb in

@@ -52,6 +52,10 @@ def test_help_teaches(script: Path):
 
 def test_help_names_every_flag():
     shown = run("bash", PIPELINE, "--help").stdout
+    cases = PIPELINE.read_text().split("parse_arguments() {")[1].split("\n}")[0]
+    taken = {word for line in re.findall(r"^ {6}([-\w| ]+)\)", cases, re.MULTILINE) for word in line.split(" | ")}
+    taken -= {"-h", "--follow"}  # second spellings
+    assert len(taken) > 40 and not {word for word in taken if not re.search(rf"{word}(?![\w-])", shown)}
     for flag in [
         *("status", "logs", "attach", "stop", "sync", "verify"),
         *("--host", "--key", "--ssh_config", "--accept_new_host_key", "--remote_dir", "--repository", "--branch"),
@@ -100,6 +104,8 @@ def test_help_names_every_flag():
         (["--local", "--eps", "2"], "2"),
         (["--local", "--eps", "0.00"], "0.00"),
         (["--local", "--bogus"], "--bogus"),
+        (["--local", "--smoke", "--until", "nosuchstage"], "generate_standard, "),
+        (["--local", "--smoke", "--preset", "easy", "--until", "generate_standard"], "generate_easy, "),
         (["--local", "extra"], "extra"),
         (["--local", "--epochs"], "--epochs"),
         (["--local", "--epochs", "0"], "--epochs"),
