@@ -439,3 +439,14 @@ def test_the_scripts_and_the_code_name_the_same_extractors_profiles_and_rules():
     assert set(PROFILES) == {"smoke", "quick", "full"}
     script = (SCRIPTS / "run_magvit_early_persistence_pipeline_ec2.sh").read_text()
     assert "|".join(RULES) in script
+
+
+def test_the_hosts_run_gets_what_a_file_of_boxes_does_not_say(tmp_path: Path):
+    given = ["--video", "/a.mp4", "--detections", "/det.txt", "--first_frame", "0", "--box_format", "xyxy"]
+    shown = settings_of(tmp_path, "PIPELINE_HOST=x\n", *given).stdout
+    assert "--detections /det.txt" in shown and "--first_frame 0" in shown and "--box_format xyxy" in shown
+
+
+def test_what_is_about_boxes_is_refused_without_them(tmp_path: Path):
+    refused = settings_of(tmp_path, "PIPELINE_HOST=x\n", "--video", "/a.mp4", "--first_frame", "0")
+    assert refused.returncode == 2 and "--first_frame is about --detections or --ground_truth" in refused.stderr

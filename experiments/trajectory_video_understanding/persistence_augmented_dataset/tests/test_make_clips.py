@@ -383,3 +383,26 @@ def test_real_video_gives_clips_of_both_kinds_in_every_split(tmp_path):
     for name in manifest["splits"]:
         labels = load_split(tmp_path / "d", name).metadata["label"]
         assert 0.2 < labels.mean() < 0.8
+
+
+def test_over_frames_that_the_detector_skipped_a_track_may_move_further():
+    class EverySecond(TableDetections):
+        def at(self, frame_index, pixels=None):
+            return None if frame_index % 2 else super().at(frame_index)
+
+    steps = np.arange(12)
+    boxes = np.stack([10 + 13.0 * steps, *np.tile([[20.0], [20], [40]], 12)], axis=1)  # 0.21 of it overlaps
+    frames = np.zeros((24, 90, 200, 3), np.uint8)
+    followed = make_clips.follow_tracks(frames, EverySecond(make_boxes(2 * steps, boxes)), Associator())
+    [track] = followed.tracks
+    assert track.detected.all() and len(track.detected) == 12
+
+
+def test_what_only_the_frames_told_stands_in_the_manifest_too(scene, files, tmp_path, capsys, monkeypatch):
+    told = ["the camera shakes: 3 frames were laid over the first"]
+    found = TableDetections(scene[1])
+    monkeypatch.setattr(make_clips.BackgroundDetections, "at", lambda _, index, pixels: found.at(index))
+    monkeypatch.setattr(make_clips.BackgroundDetections, "notes", lambda _: told)
+    result = run("--video", files[0], "--output_dir", tmp_path / "d")
+    assert result.returncode == 0, result.stderr
+    assert told[0] in read_manifest(tmp_path / "d")["notes"] and told[0] in capsys.readouterr().out

@@ -151,3 +151,13 @@ def test_the_verdict_is_causal():
         shifts = one.update(frame), two.update(changed)
         if index <= 15:
             assert shifts[0] == shifts[1] and one.is_moving == two.is_moving
+
+
+def test_a_thing_that_moves_before_noise_does_not_move_the_camera():
+    """What can be followed moves as one, and is a sixth of the corners: that tells nothing of the picture."""
+    rng, motion = np.random.default_rng(2), CameraMotion()
+    for index in range(30):
+        frame = rng.integers(0, 255, (240, 320, 3), np.uint8)
+        frame[40:200, 40:280] = scene()[100:260, 100 + 4 * index : 340 + 4 * index]
+        motion.update(frame)
+        assert not motion.is_moving and not motion.is_shaking

@@ -156,6 +156,7 @@ def test_of_a_shaking_camera_boxes_are_where_the_object_is_in_the_frame():
         if index > 12:
             frame[top : top + 40, left : left + 40] = rng.integers(0, 255, 3)  # flickers, so as not to be learned
         found = source.at(index, frame).boxes
+        assert (found[:, :2] >= 0).all() and (found[:, :2] + found[:, 2:] <= [320, 240]).all()
         if index > 15 and len(found):
             errors.append(np.abs(found[:, :2] + found[:, 2:] / 2 - [left + 20, top + 20]).max(axis=1).min())
     assert len(errors) > 25 and np.median(errors) < 3  # of the shake itself it would be 5
@@ -173,3 +174,9 @@ def test_what_is_wrong_with_ground_truth_names_the_flags_of_ground_truth(tmp_pat
     assert truth.boxes.tolist() == [[40, 60, 40, 60]]
     with pytest.raises(InputError, match="or --ground_truth_first_frame"):
         load_truth(write(tmp_path, "500,1,5,20,30,40,1,1,1"), video)
+
+
+def test_px_where_fractions_are_expected_are_refused(tmp_path, video):
+    (tmp_path / "clip_1.txt").write_text("0 0.5 0.5 0.25 0.5 0.9\n0 0.5 0.5 40 60 0.9\n")
+    with pytest.raises(InputError, match="holds 60 where a fraction of the picture is expected"):
+        load_detections(tmp_path, video)

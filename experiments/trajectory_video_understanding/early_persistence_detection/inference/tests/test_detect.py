@@ -19,6 +19,7 @@ from early_persistence_detection.models.calibration import PerAgeRule
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.compute_gating import NEVER
 from run_directory import run_cli
+from video_tracks.detections import BackgroundDetections
 from video_tracks.formats import read_boxes
 from video_tracks.tests.made_videos import encode
 from video_tracks.video import open_video, read_frames
@@ -495,3 +496,19 @@ def test_the_rule_per_age_decides_and_a_model_without_one_is_refused(files, tmp_
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["rule"] == "per_age" and summary["confidence_threshold"] is None
     assert summary["mean_decision_frame"]["value"] == 3
+
+
+def test_what_only_the_frames_told_stands_in_the_summary(files, tmp_path, monkeypatch):
+    monkeypatch.setattr(BackgroundDetections, "notes", lambda _: ["the camera shakes: 3 frames"])
+    result = run(
+        "--model", files["model.pt"], "--video", files["a.avi"], "--output", tmp_path / "out", "--device", "cpu"
+    )
+    assert result.returncode == 0, result.stderr
+    assert "the camera shakes: 3 frames" in json.loads((tmp_path / "out" / "summary.json").read_text())["notes"]
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--first_frame", "0"), ("--ground_truth_box_format", "xyxy")])
+def test_a_flag_about_a_file_that_is_not_given_is_refused(files, tmp_path, flag, value):
+    given = ("--model", files["model.pt"], "--video", files["a.avi"], "--output", tmp_path / "out")
+    result = run(*given, flag, value)
+    assert result.returncode == 2 and f"{flag} is about --" in result.stderr

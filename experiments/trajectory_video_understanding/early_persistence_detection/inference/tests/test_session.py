@@ -270,3 +270,20 @@ def test_the_package_alone_loads_nothing_heavy_and_a_session_no_training():
     assert before == "[]"
     assert "persistence_augmented_dataset" not in after and "optuna" not in after and "jinja2" not in after
     assert torch.__name__ in after
+
+
+def test_over_frames_that_the_detector_skipped_a_track_may_move_further(model):
+    session = Session(model, confidence_threshold=1.0)
+    for x in (10.0, 23.0, 36.0, 49.0):  # of 20 px: 0.21 of it overlaps, which is a track of its own from frame to frame
+        (track,) = session.update(BLANK, [(x, 10, 20, 40)])
+        assert track.track_id == 1 and track.seen
+        session.update(BLANK, None)
+
+
+def test_the_streams_beside_pass_the_frames_that_the_detector_skipped_too(model):
+    beside = TrackStream(model, 1.0)
+    session = Session(model, confidence_threshold=1.0, beside={"same": beside})
+    for x in (10, 13, None, None, 22):
+        session.update(BLANK, None if x is None else [(x, 10, 20, 40)])
+    assert beside.num_video_frames == session.stream.num_video_frames == 5
+    assert beside.records == session.records
