@@ -75,7 +75,7 @@ from run_directory import (
     write_json,
     write_text,
 )
-from video_tracks.association import Association
+from video_tracks.association import Association, choose_associator
 from video_tracks.boxes import BoxTable
 from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
 from video_tracks.detections import MovingCamera, add_detection_flags, check_detection_flags
@@ -90,7 +90,6 @@ from early_persistence_detection.inference.judging_video import JudgedVideo
 from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.sources import (
     Source,
-    choose_associator,
     count_frames,
     names_live_source,
     open_source,
@@ -307,7 +306,9 @@ def main() -> None:
     source = open_source(args)
     with contextlib.ExitStack() as opened:
         opened.callback(source.close)  # a live source has a process of its own
-        associator, association_note = choose_associator(source, args.associate)
+        associator, association_note = choose_associator(
+            source.detections.has_track_ids, source.description["detections"], args.associate
+        )
         device = resolve_device(args.device)
         model = load_model(args.model, device)
         judged, taught, finetuning = decide(model, source, associator, args, device)

@@ -398,6 +398,35 @@ def test_over_frames_that_the_detector_skipped_a_track_may_move_further():
     assert track.detected.all() and len(track.detected) == 12
 
 
+def test_track_ids_of_the_file_are_followed_unless_tracks_are_to_be_made_anew(files, tmp_path):
+    """Every walker is lost for three frames, over which SORT does not carry a track on."""
+    video, detections, _ = files
+    rows = [line.split(",") for line in detections.read_text().splitlines()]
+    ids = {row[3]: 1 + index for index, row in enumerate(rows)}  # the y of its lane
+    kept = [[row[0], str(ids[row[3]]), *row[2:]] for row in rows if int(row[0]) % 10 > 2]
+    (tmp_path / "det.txt").write_text("".join(",".join(row) + "\n" for row in kept))
+    common = ("--video", video, "--detections", tmp_path / "det.txt", "--output_dir", tmp_path / "d", "--force")
+    followed = {int(row[1]) for row in kept}
+    for flags, said in (
+        ((), "the track ids of det.txt are followed"),
+        (("--associate",), "by SORT, although they have track ids"),
+        (("--associate", "--tracker", "bytetrack"), "by ByteTrack, although"),
+    ):
+        result = run(*common, *flags)
+        assert result.returncode == 0, result.stderr
+        manifest, ids_kept = read_manifest(tmp_path / "d"), load_split(tmp_path / "d", "train").metadata["track_id"]
+        assert (manifest["num_tracks"] == len(followed)) == (not flags)
+        assert (set(ids_kept.tolist()) <= followed) == (not flags)
+        assert any(said in note for note in manifest["notes"])
+    refused = run(*common, "--tracker", "sort")
+    assert refused.returncode == 2 and "holds track ids, which are followed; leave --tracker out" in refused.stderr
+
+
+def test_associate_without_detections_is_refused(files, tmp_path):
+    refused = run("--video", files[0], "--output_dir", tmp_path / "d", "--associate")
+    assert refused.returncode == 2 and "--associate is about the track ids" in refused.stderr
+
+
 def test_what_only_the_frames_told_stands_in_the_manifest_too(scene, files, tmp_path, capsys, monkeypatch):
     told = ["the camera shakes: 3 frames were laid over the first"]
     found = TableDetections(scene[1])
