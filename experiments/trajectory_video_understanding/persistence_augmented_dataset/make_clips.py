@@ -146,7 +146,7 @@ def main() -> None:
     require_writable(args.output_dir)
     for path in filter(None, (args.video, args.detections, args.ground_truth)):
         require_readable(path)
-    video = open_video(args.video)
+    video = open_video(args.video, args.video_first_frame)
     for note in video.notes:
         print(f"note: {note}", file=sys.stderr)
     detections: DetectionSource = BackgroundDetections(str(args.video))

@@ -65,7 +65,14 @@ class DetectionOptions:
 
 
 def add_detection_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say how files of boxes are to be read, for every script that takes --detections."""
+    """The flags that say how files of boxes and their video go together, for every script that takes --detections."""
+    parser.add_argument(
+        "--video_first_frame",
+        type=non_negative_int,
+        metavar="N",
+        help="number in the name of the image that is frame 1, of a folder of images (default: 1, or 0 where there is "
+        "an image 0)",
+    )
     parser.add_argument("--format", choices=FORMATS, help="of DETECTIONS (default: recognised by content)")
     parser.add_argument(
         "--box_format",
@@ -192,6 +199,7 @@ def _fit(
     scaled = file.table.scaled(scale)
     _refuse_outside(scaled, path, video, scale)
     _refuse_past_end(scaled, path, video, flag_prefix)
+    _refuse_without_pictures(scaled, path, video, flag_prefix)
     fitted, num_outside, num_cut = clip_to_picture(scaled, video.width, video.height)
     notes = []
     if scale != 1:
@@ -324,6 +332,17 @@ def _refuse_past_end(boxes: BoxTable, path: Path, video: Video, flag_prefix: str
         raise InputError(
             f"{path} holds boxes up to frame {boxes.num_frames}, {video.path} has {video.num_frames} frames; "
             f"give the boxes of this video, or --{flag_prefix}first_frame if they number the first frame otherwise"
+        )
+
+
+def _refuse_without_pictures(boxes: BoxTable, path: Path, video: Video, flag_prefix: str) -> None:
+    """Raise InputError where no box lies in a frame whose image is in the video's folder."""
+    if video.images and not np.isin(boxes.frame_index, video.image_indices).any():
+        first, last = boxes.frame_index.min() + 1, boxes.frame_index.max() + 1
+        raise InputError(
+            f"{path} holds boxes of frames {first}-{last}, the images of {video.path} are frames "
+            f"{video.image_indices[0] + 1}-{video.image_indices[-1] + 1}, and none of them has a box; give the boxes "
+            f"of this video, or --video_first_frame or --{flag_prefix}first_frame if they are numbered otherwise"
         )
 
 

@@ -93,7 +93,7 @@ def open_video(path: str | Path, first_frame: int | None = None) -> Video:
     if stat.S_ISDIR(_mode(path)):
         return _open_folder(path, first_frame)
     if first_frame is not None:
-        raise InputError(f"{path} is no folder of images, its frames have no numbers; leave first_frame out")
+        raise InputError(f"{path} is no folder of images, its frames have no numbers; leave --video_first_frame out")
     _require_file(path)
     with _container(path) as (container, stream):
         expected, fps = _expected_frames(path, container, stream), float(stream.guessed_rate or 0)

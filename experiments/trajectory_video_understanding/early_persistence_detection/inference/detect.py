@@ -160,7 +160,11 @@ def parse_args() -> argparse.Namespace:
         parser.error("--rule certified holds for the model as it was calibrated; leave --finetune out")
     if args.synthetic_demo and (args.detections or args.ground_truth or args.finetune):
         parser.error("--synthetic_demo takes no --detections, --ground_truth or --finetune")
+    if args.synthetic_demo and args.video_first_frame is not None:
+        parser.error("--synthetic_demo has no images with numbers; leave --video_first_frame out")
     if args.video is not None and names_live_source(args.video):
+        if args.video_first_frame is not None:
+            parser.error("a live video has no images with numbers; leave --video_first_frame out")
         if args.finetune:
             parser.error("a live video has no first half to learn on; leave --finetune out")
         if args.ground_truth:

@@ -53,7 +53,7 @@ def open_source(args: argparse.Namespace) -> Source:
     for path in (args.video, args.detections, args.ground_truth):
         if path is not None:
             require_readable(path)
-    video = open_video(args.video)
+    video = open_video(args.video, args.video_first_frame)
     detections, truth, about, notes = _open_boxes(args, video, str(video.path))
     return Source(
         lambda: read_frames(video),

@@ -341,6 +341,16 @@ def test_a_missing_image_is_a_blank_frame_and_moves_no_other(scene, tmp_path):
     ][1:]
 
 
+def test_the_image_that_is_frame_1_is_said_by_a_flag(scene, files, tmp_path):
+    for index, frame in enumerate(scene[0]):
+        cv2.imwrite(str(tmp_path / f"{index + 501:06d}.png"), frame[..., ::-1])
+    common = ("--video", tmp_path, "--detections", files[1], "--output_dir", tmp_path / "d")
+    refused = run(*common)
+    assert refused.returncode == 2 and "--video_first_frame" in refused.stderr.splitlines()[-1]
+    assert run(*common, "--video_first_frame", 501).returncode == 0
+    assert read_manifest(tmp_path / "d")["num_tracks"] == 8
+
+
 def test_frames_that_the_detector_skipped_are_passed_over(files, tmp_path):
     video = open_video(files[0])
     rows = [f"{frame},-1,{10 + frame / 2},20,30,40,0.9\n" for frame in range(1, 121, 2)]

@@ -64,6 +64,26 @@ def test_boxes_mostly_outside_or_past_the_end_are_refused(tmp_path, video):
         load_detections(write(tmp_path, "500,-1,5,20,30,40,0.7"), video)
 
 
+def images(folder: Path, numbers: range) -> Path:
+    """A folder of pictures 160 x 120 with these numbers in their names."""
+    folder.mkdir()
+    for number in numbers:
+        cv2.imwrite(str(folder / f"{number:06d}.jpg"), np.zeros((120, 160, 3), np.uint8))
+    return folder
+
+
+def test_boxes_none_of_which_lies_in_a_frame_that_has_an_image_are_refused(tmp_path):
+    folder = images(tmp_path / "img1", range(31, 41))
+    path = write(tmp_path, "1,1,5,20,30,40,0.7,1,1", "10,1,5,20,30,40,0.7,1,1")
+    with pytest.raises(InputError, match=r"of frames 1-10, .* are frames 31-40, .*--video_first_frame or --first_f"):
+        load_detections(path, open_video(folder))
+    with pytest.raises(InputError, match="or --ground_truth_first_frame"):
+        load_truth(path, open_video(folder))
+    assert len(load_detections(path, open_video(folder, first_frame=31)).at(0).boxes) == 1
+    path = write(tmp_path, "1,1,5,20,30,40,0.7,1,1", "31,1,5,20,30,40,0.7,1,1")
+    assert len(load_detections(path, open_video(folder)).at(30).boxes) == 1  # one picture is enough
+
+
 def test_a_frame_off_the_stride_is_none_and_one_on_it_without_boxes_is_empty(tmp_path, video):
     path = write(tmp_path, *(f"{frame},-1,{frame},20,30,40,0.9" for frame in range(1, 37, 5)))
     found = load_detections(path, video)
