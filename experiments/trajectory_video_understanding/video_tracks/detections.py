@@ -158,10 +158,11 @@ def load_detections(path: str | Path, video: Video, options: DetectionOptions | 
     path, options = Path(path), options or DetectionOptions()
     rows, name = read_rows(path, options.format)
     scale, picture = _scale_and_picture(rows, path, video, options.box_scale)
-    file = box_file(rows, name, options.box_format, options.first_frame, picture, options.detection_stride)
+    first, told = _first_frame(rows, video, options.first_frame)
+    file = box_file(rows, name, options.box_format, first, picture, options.detection_stride)
     table, notes = _fit(file, path, video, scale)
     return FileDetections(
-        table, file.has_track_ids, file.has_scores, file.frames_run, name, scale, (*file.notes, *notes)
+        table, file.has_track_ids, file.has_scores, file.frames_run, name, scale, (*file.notes, *told, *notes)
     )
 
 
@@ -172,9 +173,26 @@ def load_truth(
     path, options = Path(path), options or DetectionOptions()
     rows, name = read_rows(path, options.format)
     scale, picture = _scale_and_picture(rows, path, video, options.box_scale)
-    file = truth_file(rows, name, options.box_format, options.first_frame, picture)
+    first, told = _first_frame(rows, video, options.first_frame, TRUTH_PREFIX)
+    file = truth_file(rows, name, options.box_format, first, picture)
     table, notes = _fit(file, path, video, scale, TRUTH_PREFIX)
-    return table, (*file.notes, *notes)
+    return table, (*file.notes, *told, *notes)
+
+
+def _first_frame(
+    rows: Rows, video: Video, requested: int | None, flag_prefix: str = ""
+) -> tuple[int | None, tuple[str, ...]]:
+    """The number that the file gives to the first frame, None where its format says it, and a note.
+
+    Names of labels or pictures number frames as the images of the video's folder do.
+    """
+    if requested is not None or not rows.frames_from_names or video.first_number in (None, rows.first_frame):
+        return requested, ()
+    note = (
+        f"the number in a name is that of the image, so that {video.first_number} is the first frame "
+        f"(--{flag_prefix}first_frame {rows.first_frame} if names count from {rows.first_frame})"
+    )
+    return video.first_number, (note,)
 
 
 def _scale_and_picture(rows: Rows, path: Path, video: Video, box_scale: float | None) -> tuple[float, Picture]:

@@ -33,6 +33,7 @@ class NumberedImages:
     paths: tuple[Path, ...]
     indices: tuple[int, ...]  # frame index of each path, from 0, ascending
     notes: tuple[str, ...]
+    first_number: int | None = None  # in the name of the image that is frame index 0; None where names have none
 
 
 def find_images(folder: Path, first_frame: int | None = None) -> NumberedImages:
@@ -58,7 +59,7 @@ def find_images(folder: Path, first_frame: int | None = None) -> NumberedImages:
     notes += _gaps(folder, sorted(numbered), first)
     order = sorted(numbered)
     return NumberedImages(
-        tuple(numbered[number] for number in order), tuple(number - first for number in order), tuple(notes)
+        tuple(numbered[number] for number in order), tuple(number - first for number in order), tuple(notes), first
     )
 
 

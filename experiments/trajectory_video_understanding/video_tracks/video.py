@@ -66,6 +66,7 @@ class Video:
     image_indices: tuple[int, ...] = ()  # the frame index of each, ascending; what is left out has no picture
     value_range: ValueRange | None = None  # of pixels of more than 8 bits, fixed from the first frames
     notes: tuple[str, ...] = ()  # what was assumed, in words for the user
+    first_number: int | None = None  # in the name of the image of frame index 0; None where names have no numbers
 
     @property
     def name(self) -> str:
@@ -127,6 +128,7 @@ def _open_folder(path: Path, first_frame: int | None) -> Video:
         images.indices,
         value_range,
         images.notes + notes,
+        images.first_number,
     )
 
 
