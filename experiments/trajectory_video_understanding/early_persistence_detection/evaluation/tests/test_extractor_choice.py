@@ -64,6 +64,14 @@ def test_an_answer_that_never_moves_has_no_faithfulness_and_is_reported_all_the_
     assert seen["attention_faithfulness"] is None and seen["num_clips_in_faithfulness"] > 0
 
 
+@pytest.mark.parametrize("name", ["evaluation/predictions.csv", "efficiency_metrics.json"])
+def test_an_output_that_cannot_be_written_is_told_before_the_model_is_read(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir(parents=True)
+    flags = ("--model", tmp_path / "no.pt", "--test_data", tmp_path, "--output", tmp_path / "evaluation")
+    with pytest.raises(InputError, match=rf"{name} is a folder where a file is to be written"):
+        called(monkeypatch, evaluate_model, *flags)
+
+
 @pytest.mark.parametrize(("module", "data"), [(evaluate_model, "--test_data"), (visualize_attention, "--data")])
 def test_a_checkpoint_of_another_extractor_is_refused(made, tmp_path, monkeypatch, module, data):
     flags = ("--model", made / "model.pt", data, made / "data", "--output", tmp_path / "out", "--device", "cpu")
