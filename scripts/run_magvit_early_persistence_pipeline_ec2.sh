@@ -51,6 +51,8 @@
 #   --detections FILE     its detections, a file or folder in any format of the guide; without them moving objects are
 #                         found in the video
 #   --ground_truth FILE   its ground truth, to judge the decisions by
+#   --video_first_frame N of a folder of images: the number in the name of the one that is frame 1 (default: 1, or 0
+#                         where there is an image 0)
 #   --format, --box_format, --first_frame, --detection_stride, --box_scale, --ground_truth_first_frame,
 #   --ground_truth_box_format
 #                         what the files do not say of themselves, as for detect.py, whose --help explains them
@@ -92,7 +94,7 @@ source "$root/scripts/lib/remote.sh"
 verb='' local_mode='' dry_run='' asked_profile='' results_dir='' data_dir='' until='' publish_to='' env_file=''
 host='' key='' ssh_config='' accept_new_host_key='' remote_dir='' repository='' branch='' local_results=''
 sync_interval='' heartbeat='' since='' follow=''
-num_clips='' epochs='' batch_size='' video='' detections='' ground_truth=''
+num_clips='' epochs='' batch_size='' video='' video_first_frame='' detections='' ground_truth=''
 extractor='' preset='' device=auto seed=0 rule=threshold eps='' compare=''
 standard_data='' blind_data='' model='' flags=() box_flags=() detect_code=0
 
@@ -166,6 +168,7 @@ name_files() { # a dataset's folder tells what is in it, so another size or seed
 check_inputs() { # of `detect`, which comes after hours: what it would refuse is refused before anything is made
   [ -n "$video" ] || return 0
   local given=(--video "$video" --output "$results_dir/detection")
+  [ -z "$video_first_frame" ] || given+=(--video_first_frame "$video_first_frame")
   [ -z "$detections" ] || given+=(--detections "$detections")
   [ -z "$ground_truth" ] || given+=(--ground_truth "$ground_truth")
   given+=(${box_flags[@]+"${box_flags[@]}"})
@@ -270,6 +273,7 @@ detect() {
   if [ -n "$video" ]; then
     inputs+=("$video")
     source=(--video "$video")
+    [ -z "$video_first_frame" ] || source+=(--video_first_frame "$video_first_frame")
     [ "$rule" = certified ] || source+=(--finetune) # a certificate is of the model as it was calibrated
     if [ -n "$detections" ]; then
       inputs+=("$detections")
@@ -461,6 +465,11 @@ parse_arguments() {
         eps=$2
         shift
         ;;
+      --video_first_frame)
+        [[ ${2:-} =~ ^[0-9]+$ ]] || fail "$1 needs a whole number, not '${2:-}'"
+        video_first_frame=$2
+        shift
+        ;;
       --format | --box_format | --first_frame | --detection_stride | --box_scale | --ground_truth_first_frame | --ground_truth_box_format)
         [ -n "${2:-}" ] || fail "$1 needs a value"
         box_flags+=("$1" "$2")
@@ -510,6 +519,7 @@ check_remote_arguments() {
 
 check_video_arguments() {
   [ -n "$video" ] || [ -z "$detections$ground_truth" ] || fail '--detections and --ground_truth go with --video; give it too'
+  [ -n "$video" ] || [ -z "$video_first_frame" ] || fail '--video_first_frame goes with --video; give it too'
   [ -n "$detections$ground_truth" ] || [ ${#box_flags[@]} -eq 0 ] ||
     fail "${box_flags[0]} is about --detections or --ground_truth; give them too"
 }
@@ -529,7 +539,7 @@ study_flags() { # sets `flags` to what the host's own run of this script gets
   flags=(--extractor "$extractor" --preset "$preset" --device "$device" --seed "$seed" --rule "$rule")
   [ -z "$asked_profile" ] || flags+=("--$asked_profile")
   [ -z "$compare" ] || flags+=(--compare)
-  for name in num_clips epochs batch_size eps until video detections ground_truth; do
+  for name in num_clips epochs batch_size eps until video video_first_frame detections ground_truth; do
     [ -z "${!name}" ] || flags+=("--$name" "${!name}")
   done
   flags+=(${box_flags[@]+"${box_flags[@]}"})

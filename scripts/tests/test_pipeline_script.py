@@ -117,6 +117,8 @@ def test_help_names_every_flag():
         (["--local", "--detections", str(PIPELINE)], "--video"),
         (["--local", "--first_frame", "0"], "--detections"),
         (["--local", "--box_format"], "--box_format"),
+        (["--local", "--video_first_frame", "0"], "--video"),
+        (["--local", "--video_first_frame", "one"], "one"),
     ],
 )
 def test_wrong_command_line_is_one_line_and_exit_2(arguments: list[str], message: str):
@@ -236,8 +238,9 @@ def test_every_extractor_is_trained_from_three_seeds_before_they_are_compared():
 END_OF_STUDY = """
 source "$1/lib/common.sh"; source "$1/lib/stages.sh"
 eval "$(awk '/^(detect|choose_video|report|verify|finish)\\(\\) /, /^}/' "$2")"
-python=$3 results_dir=$4 until=$5 video=a.mp4 detections='' ground_truth='' detect_code=0 dry_run='' publish_to=''
-standard_data=s blind_data=b model=m rule=threshold device=cpu seed=0 EARLY_PERSISTENCE_LOCK_DESCRIPTOR=9
+python=$3 results_dir=$4 until=$5 video=a.mp4 video_first_frame='' detections='' ground_truth='' detect_code=0
+dry_run='' publish_to='' standard_data=s blind_data=b model=m rule=threshold device=cpu seed=0
+EARLY_PERSISTENCE_LOCK_DESCRIPTOR=9
 detect; report; verify; finish
 """
 RUNNER = """#!/usr/bin/env bash
@@ -306,6 +309,17 @@ def test_what_a_file_of_boxes_does_not_say_is_said_to_the_pipeline(tmp_path: Pat
     plan = run(*command[:-2], "--first_frame", "0", "--dry-run").stdout
     assert "--first_frame 0" in next(line for line in plan.splitlines() if "detect.py" in line)
     assert run(*command, "--first_frame", "0").returncode == 0
+
+
+def test_the_image_that_is_frame_1_is_said_to_the_pipeline(tmp_path: Path):
+    (tmp_path / "img1").mkdir()
+    for number in range(31, 34):
+        cv2.imwrite(str(tmp_path / "img1" / f"{number}.png"), np.full((60, 80, 3), 90, np.uint8))
+    (tmp_path / "det.txt").write_text("1,-1,2,3,30,20,1\n")
+    command = ["bash", PIPELINE, "--local", "--smoke", "--results_dir", tmp_path / "R", "--data_dir", tmp_path / "D"]
+    command += ["--video", tmp_path / "img1", "--detections", tmp_path / "det.txt", "--dry-run"]
+    plan = run(*command, "--video_first_frame", "31").stdout
+    assert "--video_first_frame 31" in next(line for line in plan.splitlines() if "detect.py" in line)
 
 
 @pytest.mark.parametrize(
@@ -442,8 +456,10 @@ def test_the_scripts_and_the_code_name_the_same_extractors_profiles_and_rules():
 
 
 def test_the_hosts_run_gets_what_a_file_of_boxes_does_not_say(tmp_path: Path):
-    given = ["--video", "/a.mp4", "--detections", "/det.txt", "--first_frame", "0", "--box_format", "xyxy"]
+    given = ["--video", "/a", "--video_first_frame", "31", "--detections", "/det.txt"]
+    given += ["--first_frame", "0", "--box_format", "xyxy"]
     shown = settings_of(tmp_path, "PIPELINE_HOST=x\n", *given).stdout
+    assert "--video_first_frame 31" in shown
     assert "--detections /det.txt" in shown and "--first_frame 0" in shown and "--box_format xyxy" in shown
 
 

@@ -36,6 +36,13 @@ class Interval:
         return dataclasses.asdict(self)
 
 
+def finite_or_none(interval: Interval | None) -> dict[str, float] | None:
+    """An interval for JSON, which has no infinity; None also for a ratio over zero, be it resampled."""
+    if interval is None or not np.isfinite(dataclasses.astuple(interval)).all():
+        return None
+    return interval.as_dict()
+
+
 def known_scenes(scene_id: np.ndarray) -> np.ndarray | None:
     """`scene_id` (n,) as clusters; None where all clips are of one scene, or a scene is unknown (-1)."""
     return scene_id if scene_id.min() >= 0 and np.ptp(scene_id) > 0 else None

@@ -20,6 +20,8 @@ transient when it is below 0.3; what lies between is ambiguous and left out.
 A frame in which the track was not detected is blank, so that a model can know it (live_crops.py); --unseen scene shows
 the scene instead.
 
+Track ids that DETECTIONS hold are followed, as inference/detect.py follows them; --associate makes tracks anew.
+
 Where the detector ran on every n-th frame only, which is told by the file or by --detection_stride, the frames between
 are passed over: a clip is 16 frames that the detector saw. What was assumed of the files, dropped or merged is printed
 and stands in manifest.json.
@@ -47,11 +49,12 @@ from run_directory import (
     positive_float,
     progress,
     provenance,
+    public_path,
     require_readable,
     require_writable,
     run_cli,
 )
-from video_tracks.association import MAX_LOST_FRAMES, TRACKERS, Associator
+from video_tracks.association import MAX_LOST_FRAMES, TRACKERS, choose_associator
 from video_tracks.detections import (
     BackgroundDetections,
     DetectionSource,
@@ -91,11 +94,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--ground_truth", type=Path, help="gt.txt")
     parser.add_argument("--target", choices=TARGETS, default="outlives_clip", help="default: outlives_clip")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the dataset")
-    parser.add_argument("--tracker", choices=TRACKERS, default="sort", help="default: sort")
+    parser.add_argument("--tracker", choices=TRACKERS, help="default: sort")
     parser.add_argument(
         "--max_lost_frames",
         type=non_negative_int,
-        default=MAX_LOST_FRAMES,
         help=f"frames a track may go unseen and still go on (default: {MAX_LOST_FRAMES})",
     )
     parser.add_argument(
@@ -106,6 +108,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--box_scale", type=positive_float, help="video width / width of the detections' picture")
     add_detection_flags(parser)
+    parser.add_argument(
+        "--associate", action="store_true", help="make tracks of the boxes anew, although DETECTIONS hold track ids"
+    )
     parser.add_argument("--calibration_fraction", type=fraction, default=0.2, help="of the video (default: 0.2)")
     parser.add_argument("--test_fraction", type=fraction, default=0.2, help="of the video, its end (default: 0.2)")
     parser.add_argument("--force", action="store_true", help="replace the dataset in the folder")
@@ -113,6 +118,8 @@ def parse_args() -> argparse.Namespace:
     check_detection_flags(parser, args)
     if args.target == "ground_truth" and args.ground_truth is None:
         parser.error("--target ground_truth needs --ground_truth")
+    if args.associate and args.detections is None:
+        parser.error("--associate is about the track ids of --detections; give them too")
     held_out = (args.calibration_fraction, args.test_fraction)
     if min(held_out) <= 0 or sum(held_out) >= 1:
         parser.error("--calibration_fraction and --test_fraction must be positive and leave something to train on")
@@ -139,7 +146,7 @@ def main() -> None:
     require_writable(args.output_dir)
     for path in filter(None, (args.video, args.detections, args.ground_truth)):
         require_readable(path)
-    video = open_video(args.video)
+    video = open_video(args.video, args.video_first_frame)
     for note in video.notes:
         print(f"note: {note}", file=sys.stderr)
     detections: DetectionSource = BackgroundDetections(str(args.video))
@@ -150,9 +157,13 @@ def main() -> None:
     if args.ground_truth is not None:
         truth, told = load_truth(args.ground_truth, video, truth_options(args))
         notes += [f"{args.ground_truth}: {note}" for note in told]
+    detections_name = public_path(args.detections) if args.detections else "background subtraction"
+    associator, association_note = choose_associator(
+        detections.has_track_ids, detections_name, args.associate, args.tracker, args.max_lost_frames
+    )
+    notes.append(association_note)
     for note in notes:
         print(note)
-    associator = Associator(args.tracker, args.max_lost_frames)
     damage: list[str] = []
     with progress(pictures(video, damage), video.num_frames, f"reading {video.name}", "frames") as frames:
         followed = follow_tracks(frames, detections, associator, args.unseen)

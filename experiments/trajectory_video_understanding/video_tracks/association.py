@@ -20,7 +20,8 @@ from trackers import ByteTrackTracker, SORTTracker
 from video_tracks.boxes import BoxTable
 from video_tracks.track import Observation, Track, TrackHistory
 
-TRACKERS = ("sort", "bytetrack")
+IN_WORDS = {"sort": "SORT", "bytetrack": "ByteTrack"}
+TRACKERS = tuple(IN_WORDS)
 MAX_LOST_FRAMES = 1  # frames a track may go unseen and still go on; SORT's own choice
 # of a detection and where its track is expected, from one frame to the next. Over n frames, n - 1 of them skipped, an
 # object moves n times as far, and a newborn's velocity is not known: then an n-th is enough
@@ -235,6 +236,29 @@ def whole_numbers(values: np.ndarray, what: str) -> np.ndarray:
     if numbers.size and (numbers.dtype.kind not in "iuf" or not np.equal(np.mod(numbers, 1), 0).all()):
         raise ValueError(f"{what} must be whole numbers")
     return numbers.astype(np.int64)
+
+
+def choose_associator(
+    has_track_ids: bool,
+    name: str,
+    associate: bool,
+    tracker: str | None = None,
+    max_lost_frames: int | None = None,
+) -> tuple[Association, str]:
+    """What makes tracks of the detections `name`, and a note that says so; `associate`: anew, although there are ids.
+
+    `tracker` and `max_lost_frames` are those of `Associator`, None its own. Raises InputError where they are given and
+    ids are followed, which they would not change.
+    """
+    if has_track_ids and not associate:
+        if tracker is not None or max_lost_frames is not None:
+            flag = "--max_lost_frames" if tracker is None else "--tracker"
+            raise InputError(f"{name} holds track ids, which are followed; leave {flag} out, or give --associate too")
+        return FollowedIds(), f"the track ids of {name} are followed (--associate: anew)"
+    tracker = TRACKERS[0] if tracker is None else tracker
+    lost = MAX_LOST_FRAMES if max_lost_frames is None else max_lost_frames
+    has_ids = ", although they have track ids (--associate)" if has_track_ids else ""
+    return Associator(tracker, lost), f"tracks are made of the boxes by {IN_WORDS[tracker]}{has_ids}"
 
 
 def associate(boxes: BoxTable, num_frames: int, associator: Association) -> list[Track]:

@@ -47,7 +47,7 @@ def main() -> None:
     for path in (args.video, args.detections, args.ground_truth):
         if path is not None:
             require_readable(path)
-    video = open_video(args.video)
+    video = open_video(args.video, args.video_first_frame)
     if args.detections is not None:
         load_detections(args.detections, video, detection_options(args))
     if args.ground_truth is not None:

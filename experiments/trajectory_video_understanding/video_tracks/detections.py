@@ -65,7 +65,14 @@ class DetectionOptions:
 
 
 def add_detection_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that say how files of boxes are to be read, for every script that takes --detections."""
+    """The flags that say how files of boxes and their video go together, for every script that takes --detections."""
+    parser.add_argument(
+        "--video_first_frame",
+        type=non_negative_int,
+        metavar="N",
+        help="number in the name of the image that is frame 1, of a folder of images (default: 1, or 0 where there is "
+        "an image 0)",
+    )
     parser.add_argument("--format", choices=FORMATS, help="of DETECTIONS (default: recognised by content)")
     parser.add_argument(
         "--box_format",
@@ -151,10 +158,11 @@ def load_detections(path: str | Path, video: Video, options: DetectionOptions | 
     path, options = Path(path), options or DetectionOptions()
     rows, name = read_rows(path, options.format)
     scale, picture = _scale_and_picture(rows, path, video, options.box_scale)
-    file = box_file(rows, name, options.box_format, options.first_frame, picture, options.detection_stride)
+    first, told = _first_frame(rows, video, options.first_frame)
+    file = box_file(rows, name, options.box_format, first, picture, options.detection_stride)
     table, notes = _fit(file, path, video, scale)
     return FileDetections(
-        table, file.has_track_ids, file.has_scores, file.frames_run, name, scale, (*file.notes, *notes)
+        table, file.has_track_ids, file.has_scores, file.frames_run, name, scale, (*file.notes, *told, *notes)
     )
 
 
@@ -165,9 +173,26 @@ def load_truth(
     path, options = Path(path), options or DetectionOptions()
     rows, name = read_rows(path, options.format)
     scale, picture = _scale_and_picture(rows, path, video, options.box_scale)
-    file = truth_file(rows, name, options.box_format, options.first_frame, picture)
+    first, told = _first_frame(rows, video, options.first_frame, TRUTH_PREFIX)
+    file = truth_file(rows, name, options.box_format, first, picture)
     table, notes = _fit(file, path, video, scale, TRUTH_PREFIX)
-    return table, (*file.notes, *notes)
+    return table, (*file.notes, *told, *notes)
+
+
+def _first_frame(
+    rows: Rows, video: Video, requested: int | None, flag_prefix: str = ""
+) -> tuple[int | None, tuple[str, ...]]:
+    """The number that the file gives to the first frame, None where its format says it, and a note.
+
+    Names of labels or pictures number frames as the images of the video's folder do.
+    """
+    if requested is not None or not rows.frames_from_names or video.first_number in (None, rows.first_frame):
+        return requested, ()
+    note = (
+        f"the number in a name is that of the image, so that {video.first_number} is the first frame "
+        f"(--{flag_prefix}first_frame {rows.first_frame} if names count from {rows.first_frame})"
+    )
+    return video.first_number, (note,)
 
 
 def _scale_and_picture(rows: Rows, path: Path, video: Video, box_scale: float | None) -> tuple[float, Picture]:
@@ -192,6 +217,7 @@ def _fit(
     scaled = file.table.scaled(scale)
     _refuse_outside(scaled, path, video, scale)
     _refuse_past_end(scaled, path, video, flag_prefix)
+    _refuse_without_pictures(scaled, path, video, flag_prefix)
     fitted, num_outside, num_cut = clip_to_picture(scaled, video.width, video.height)
     notes = []
     if scale != 1:
@@ -324,6 +350,17 @@ def _refuse_past_end(boxes: BoxTable, path: Path, video: Video, flag_prefix: str
         raise InputError(
             f"{path} holds boxes up to frame {boxes.num_frames}, {video.path} has {video.num_frames} frames; "
             f"give the boxes of this video, or --{flag_prefix}first_frame if they number the first frame otherwise"
+        )
+
+
+def _refuse_without_pictures(boxes: BoxTable, path: Path, video: Video, flag_prefix: str) -> None:
+    """Raise InputError where no box lies in a frame whose image is in the video's folder."""
+    if video.images and not np.isin(boxes.frame_index, video.image_indices).any():
+        first, last = boxes.frame_index.min() + 1, boxes.frame_index.max() + 1
+        raise InputError(
+            f"{path} holds boxes of frames {first}-{last}, the images of {video.path} are frames "
+            f"{video.image_indices[0] + 1}-{video.image_indices[-1] + 1}, and none of them has a box; give the boxes "
+            f"of this video, or --video_first_frame or --{flag_prefix}first_frame if they are numbered otherwise"
         )
 
 

@@ -33,6 +33,7 @@ class NumberedImages:
     paths: tuple[Path, ...]
     indices: tuple[int, ...]  # frame index of each path, from 0, ascending
     notes: tuple[str, ...]
+    first_number: int | None = None  # in the name of the image that is frame index 0; None where names have none
 
 
 def find_images(folder: Path, first_frame: int | None = None) -> NumberedImages:
@@ -49,7 +50,7 @@ def find_images(folder: Path, first_frame: int | None = None) -> NumberedImages:
     paths = patterns[pattern]
     if "#" not in pattern:
         if first_frame is not None:
-            raise InputError(f"{folder} holds images without numbers; leave first_frame out, or number them")
+            raise InputError(f"{folder} holds images without numbers; leave --video_first_frame out, or number them")
         if len(paths) > 1:
             notes.append(f"the images of {folder} have no numbers; they are frames in the order of their names")
         return NumberedImages(tuple(sorted(paths)), tuple(range(len(paths))), tuple(notes))
@@ -58,7 +59,7 @@ def find_images(folder: Path, first_frame: int | None = None) -> NumberedImages:
     notes += _gaps(folder, sorted(numbered), first)
     order = sorted(numbered)
     return NumberedImages(
-        tuple(numbered[number] for number in order), tuple(number - first for number in order), tuple(notes)
+        tuple(numbered[number] for number in order), tuple(number - first for number in order), tuple(notes), first
     )
 
 
@@ -141,7 +142,8 @@ def _first_frame(folder: Path, smallest: int, first_frame: int | None) -> int:
         return min(smallest, 1)
     if first_frame > smallest:
         raise InputError(
-            f"{folder} holds an image numbered {smallest}, before first_frame {first_frame}; give {smallest} or less"
+            f"{folder} holds an image numbered {smallest}, before --video_first_frame {first_frame}; give "
+            f"{smallest} or less"
         )
     return first_frame
 
@@ -154,7 +156,7 @@ def _gaps(folder: Path, numbers: Sequence[int], first: int) -> list[str]:
     elif numbers[0] != first:
         notes.append(
             f"{folder} begins with image {numbers[0]}: it is frame {numbers[0] - first + 1} of the detections "
-            f"(first_frame {numbers[0]} makes it frame 1)"
+            f"(--video_first_frame {numbers[0]} makes it frame 1)"
         )
     present = set(numbers)
     missing = [number for number in range(numbers[0], numbers[-1] + 1) if number not in present]

@@ -66,6 +66,7 @@ class Video:
     image_indices: tuple[int, ...] = ()  # the frame index of each, ascending; what is left out has no picture
     value_range: ValueRange | None = None  # of pixels of more than 8 bits, fixed from the first frames
     notes: tuple[str, ...] = ()  # what was assumed, in words for the user
+    first_number: int | None = None  # in the name of the image of frame index 0; None where names have no numbers
 
     @property
     def name(self) -> str:
@@ -93,7 +94,7 @@ def open_video(path: str | Path, first_frame: int | None = None) -> Video:
     if stat.S_ISDIR(_mode(path)):
         return _open_folder(path, first_frame)
     if first_frame is not None:
-        raise InputError(f"{path} is no folder of images, its frames have no numbers; leave first_frame out")
+        raise InputError(f"{path} is no folder of images, its frames have no numbers; leave --video_first_frame out")
     _require_file(path)
     with _container(path) as (container, stream):
         expected, fps = _expected_frames(path, container, stream), float(stream.guessed_rate or 0)
@@ -127,6 +128,7 @@ def _open_folder(path: Path, first_frame: int | None) -> Video:
         images.indices,
         value_range,
         images.notes + notes,
+        images.first_number,
     )
 
 

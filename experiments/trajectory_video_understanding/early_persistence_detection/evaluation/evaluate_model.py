@@ -43,6 +43,7 @@ from run_directory import (
     confidence,
     positive_int,
     provenance,
+    require_writable,
     run_cli,
 )
 
@@ -91,6 +92,11 @@ from early_persistence_detection.models.stopping.rules import (
     rule_in_words,
 )
 
+OUTPUTS = (
+    *("evaluation_metrics.json", "predictions.csv"),
+    *("confusion_matrix.png", "accuracy_earliness.png", "reliability.png"),
+)
+
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
@@ -125,21 +131,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise InputError for values out of range, before anything is computed."""
+    """Raise InputError for values out of range and outputs that cannot be written, before anything is computed."""
     args.confidence_threshold = confidence_of(args.rule, args.confidence_threshold)
     if args.rule == "certified" and args.decide_by is not None:
         raise InputError("a certificate does not cover decisions forced by --decide_by; leave it or --rule certified")
-    if args.output.exists() and not args.output.is_dir():
-        raise InputError(f"{args.output} is a file; give a folder for the results")
-
-
-# --- other rules ---------------------------------------------------------------------------------------------------
-
-
-# --- attention, stream ---------------------------------------------------------------------------------------------
-
-
-# --- files ---------------------------------------------------------------------------------------------------------
+    require_writable(args.output, OUTPUTS)
+    require_writable(results_dir_of(args.output), (STAGE_FILES["efficiency"].path,))
 
 
 def predictions_csv(

@@ -292,16 +292,9 @@ def judge_attention(
     counts = {
         "num_clips": len(split),
         "num_clips_with_both_kinds": len(metrics.attention_columns(attention, tokens, frame)),
-        "num_clips_with_faithfulness": int(np.isfinite(most).sum()),
+        "num_clips_in_faithfulness": int(np.isfinite(most).sum()),
     }
-    return {name: _finite(interval) for name, interval in figures.items()}, counts
-
-
-def _finite(interval: metrics.Interval | None) -> dict[str, float] | None:
-    """For JSON; None for a ratio whose denominator is zero."""
-    if interval is None or not np.isfinite(dataclasses.astuple(interval)).all():
-        return None
-    return interval.as_dict()
+    return {name: metrics.finite_or_none(interval) for name, interval in figures.items()}, counts
 
 
 def judge_efficiency(

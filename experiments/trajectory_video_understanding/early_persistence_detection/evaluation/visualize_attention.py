@@ -175,10 +175,10 @@ def main() -> None:
             "num_clips_in_faithfulness": int(np.isfinite(most).sum()),
             "rule": args.rule,
             "confidence_threshold": args.confidence_threshold,
-            "attention_efficiency_ratio": None if ratio is None else ratio.as_dict(),
-            "attention_faithfulness": None if faithfulness is None else faithfulness.as_dict(),
+            "attention_efficiency_ratio": metrics.finite_or_none(ratio),
+            "attention_faithfulness": metrics.finite_or_none(faithfulness),
             "attention_faithfulness_by_decision": {
-                name: None if part is None else part.as_dict() for name, part in by_decision.items()
+                name: metrics.finite_or_none(part) for name, part in by_decision.items()
             },
             "samples": listed,
             "provenance": provenance(vars(args), args.seed),

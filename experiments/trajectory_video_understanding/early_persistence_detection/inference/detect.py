@@ -75,7 +75,7 @@ from run_directory import (
     write_json,
     write_text,
 )
-from video_tracks.association import Association
+from video_tracks.association import Association, choose_associator
 from video_tracks.boxes import BoxTable
 from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
 from video_tracks.detections import MovingCamera, add_detection_flags, check_detection_flags
@@ -90,7 +90,6 @@ from early_persistence_detection.inference.judging_video import JudgedVideo
 from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.sources import (
     Source,
-    choose_associator,
     count_frames,
     names_live_source,
     open_source,
@@ -161,7 +160,11 @@ def parse_args() -> argparse.Namespace:
         parser.error("--rule certified holds for the model as it was calibrated; leave --finetune out")
     if args.synthetic_demo and (args.detections or args.ground_truth or args.finetune):
         parser.error("--synthetic_demo takes no --detections, --ground_truth or --finetune")
+    if args.synthetic_demo and args.video_first_frame is not None:
+        parser.error("--synthetic_demo has no images with numbers; leave --video_first_frame out")
     if args.video is not None and names_live_source(args.video):
+        if args.video_first_frame is not None:
+            parser.error("a live video has no images with numbers; leave --video_first_frame out")
         if args.finetune:
             parser.error("a live video has no first half to learn on; leave --finetune out")
         if args.ground_truth:
@@ -307,7 +310,9 @@ def main() -> None:
     source = open_source(args)
     with contextlib.ExitStack() as opened:
         opened.callback(source.close)  # a live source has a process of its own
-        associator, association_note = choose_associator(source, args.associate)
+        associator, association_note = choose_associator(
+            source.detections.has_track_ids, source.description["detections"], args.associate
+        )
         device = resolve_device(args.device)
         model = load_model(args.model, device)
         judged, taught, finetuning = decide(model, source, associator, args, device)

@@ -13,7 +13,6 @@ from persistence_augmented_dataset.synthetic.bayes import get_preset
 from persistence_augmented_dataset.synthetic.rendering import render_scene
 from persistence_augmented_dataset.synthetic.scenes import sample_scene
 from run_directory import InputError, public_path, require_readable, sha256_file
-from video_tracks.association import Association, Associator, FollowedIds
 from video_tracks.boxes import BoxTable, make_boxes
 from video_tracks.detections import (
     BackgroundDetections,
@@ -54,7 +53,7 @@ def open_source(args: argparse.Namespace) -> Source:
     for path in (args.video, args.detections, args.ground_truth):
         if path is not None:
             require_readable(path)
-    video = open_video(args.video)
+    video = open_video(args.video, args.video_first_frame)
     detections, truth, about, notes = _open_boxes(args, video, str(video.path))
     return Source(
         lambda: read_frames(video),
@@ -156,11 +155,3 @@ def count_frames(source: Source) -> int:
     except InputError:  # it comes again when the frames are judged, after those that are good
         pass
     return count
-
-
-def choose_associator(source: Source, associate: bool) -> tuple[Association, str]:
-    """What makes tracks of the detections, and a note that says so; `associate`: anew, although there are ids."""
-    if source.detections.has_track_ids and not associate:
-        return FollowedIds(), f"the track ids of {source.description['detections']} are followed (--associate: anew)"
-    has_ids = ", although they have track ids (--associate)" if source.detections.has_track_ids else ""
-    return Associator(), f"tracks are made of the boxes by SORT{has_ids}"

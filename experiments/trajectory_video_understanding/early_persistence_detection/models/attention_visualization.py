@@ -1,4 +1,4 @@
-"""Which tokens show which object, what the decision query attends to, and whether that attention is faithful.
+"""What the decision query attends to, whether that attention is faithful, and pictures of it.
 
 Legend: n clips, T frames, M object slots, N tokens per frame (row-major grid).
 """

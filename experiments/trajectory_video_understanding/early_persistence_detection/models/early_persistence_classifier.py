@@ -163,7 +163,7 @@ class EarlyPersistenceClassifier(nn.Module):
         # scale and shift of `calibration`, where the logits are; a value of its own, so no part of the weights
         self.register_buffer("_scale", torch.ones(config.num_frames), persistent=False)
         self.register_buffer("_shift", torch.zeros(config.num_frames), persistent=False)
-        self.calibration = Calibration.identity(config.num_frames)
+        self._calibration = Calibration.identity(config.num_frames)
 
     @property
     def extractor_name(self) -> str:
@@ -180,11 +180,16 @@ class EarlyPersistenceClassifier(nn.Module):
         """Where the weights are."""
         return self.head.position.device
 
+    @property
+    def calibration(self) -> Calibration:
+        """Scaling and rules; `set_calibration` alone changes them, so that the probabilities change with the rules."""
+        return self._calibration
+
     def set_calibration(self, calibration: Calibration) -> None:
         """Take scaling and rules from `calibration` from now on. Raises ValueError where it is for other clips."""
         if calibration.num_frames != self.num_frames:
             raise ValueError(f"the calibration is for {calibration.num_frames} frames, the model for {self.num_frames}")
-        self.calibration = calibration
+        self._calibration = calibration
         self._scale.copy_(torch.tensor(calibration.scale))
         self._shift.copy_(torch.tensor(calibration.shift))
 

@@ -1,5 +1,7 @@
 """Every metric against a hand count, scikit-learn, or a property that its definition implies."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from early_persistence_detection import metrics
@@ -303,6 +305,15 @@ def test_faithfulness_is_the_ratio_of_mean_changes():
     most, random = np.array([0.4, 0.2, np.nan, 9.0]), np.array([0.1, 0.2, 9.0, np.nan])
     assert metrics.attention_faithfulness(most, random).value == pytest.approx(2.0)
     assert metrics.attention_faithfulness(most[2:], random[2:]) is None
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_an_interval_that_json_cannot_hold_is_none(wrong):
+    whole = metrics.Interval(1.0, 0.5, 2.0)
+    assert metrics.finite_or_none(whole) == {"value": 1.0, "low": 0.5, "high": 2.0}
+    assert metrics.finite_or_none(None) is None
+    for name in ("value", "low", "high"):
+        assert metrics.finite_or_none(dataclasses.replace(whole, **{name: wrong})) is None
 
 
 def test_interval_over_seeds_is_students_t():

@@ -1,4 +1,4 @@
-"""Training the tokenizer on reconstruction, and measuring whether it is healthy.
+"""Training the tokenizer on reconstruction; whether it came out healthy is measured in tokenizer_health.py.
 
 A training can be stopped after any step and resumed to the same weights.
 

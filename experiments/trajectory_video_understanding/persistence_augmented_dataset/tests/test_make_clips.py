@@ -341,6 +341,16 @@ def test_a_missing_image_is_a_blank_frame_and_moves_no_other(scene, tmp_path):
     ][1:]
 
 
+def test_the_image_that_is_frame_1_is_said_by_a_flag(scene, files, tmp_path):
+    for index, frame in enumerate(scene[0]):
+        cv2.imwrite(str(tmp_path / f"{index + 501:06d}.png"), frame[..., ::-1])
+    common = ("--video", tmp_path, "--detections", files[1], "--output_dir", tmp_path / "d")
+    refused = run(*common)
+    assert refused.returncode == 2 and "--video_first_frame" in refused.stderr.splitlines()[-1]
+    assert run(*common, "--video_first_frame", 501).returncode == 0
+    assert read_manifest(tmp_path / "d")["num_tracks"] == 8
+
+
 def test_frames_that_the_detector_skipped_are_passed_over(files, tmp_path):
     video = open_video(files[0])
     rows = [f"{frame},-1,{10 + frame / 2},20,30,40,0.9\n" for frame in range(1, 121, 2)]
@@ -396,6 +406,35 @@ def test_over_frames_that_the_detector_skipped_a_track_may_move_further():
     followed = make_clips.follow_tracks(frames, EverySecond(make_boxes(2 * steps, boxes)), Associator())
     [track] = followed.tracks
     assert track.detected.all() and len(track.detected) == 12
+
+
+def test_track_ids_of_the_file_are_followed_unless_tracks_are_to_be_made_anew(files, tmp_path):
+    """Every walker is lost for three frames, over which SORT does not carry a track on."""
+    video, detections, _ = files
+    rows = [line.split(",") for line in detections.read_text().splitlines()]
+    ids = {row[3]: 1 + index for index, row in enumerate(rows)}  # the y of its lane
+    kept = [[row[0], str(ids[row[3]]), *row[2:]] for row in rows if int(row[0]) % 10 > 2]
+    (tmp_path / "det.txt").write_text("".join(",".join(row) + "\n" for row in kept))
+    common = ("--video", video, "--detections", tmp_path / "det.txt", "--output_dir", tmp_path / "d", "--force")
+    followed = {int(row[1]) for row in kept}
+    for flags, said in (
+        ((), "the track ids of det.txt are followed"),
+        (("--associate",), "by SORT, although they have track ids"),
+        (("--associate", "--tracker", "bytetrack"), "by ByteTrack, although"),
+    ):
+        result = run(*common, *flags)
+        assert result.returncode == 0, result.stderr
+        manifest, ids_kept = read_manifest(tmp_path / "d"), load_split(tmp_path / "d", "train").metadata["track_id"]
+        assert (manifest["num_tracks"] == len(followed)) == (not flags)
+        assert (set(ids_kept.tolist()) <= followed) == (not flags)
+        assert any(said in note for note in manifest["notes"])
+    refused = run(*common, "--tracker", "sort")
+    assert refused.returncode == 2 and "holds track ids, which are followed; leave --tracker out" in refused.stderr
+
+
+def test_associate_without_detections_is_refused(files, tmp_path):
+    refused = run("--video", files[0], "--output_dir", tmp_path / "d", "--associate")
+    assert refused.returncode == 2 and "--associate is about the track ids" in refused.stderr
 
 
 def test_what_only_the_frames_told_stands_in_the_manifest_too(scene, files, tmp_path, capsys, monkeypatch):

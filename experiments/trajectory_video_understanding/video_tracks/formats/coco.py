@@ -41,17 +41,17 @@ def read_document(path: Path, document: Any) -> Rows:
     collector = RowCollector(path, "box")
     if isinstance(document, list):
         boxes, names, picture, notes = document, {}, None, []
-        frame_of = _frames_of_results(boxes, path)
+        frame_of, from_names = _frames_of_results(boxes, path)
     else:
         boxes, names = document["annotations"], _category_names(document.get("categories"), path)
         images = _objects(document["images"], path, "image")
-        frame_of, note = _frames_of_images(images, path)
+        frame_of, from_names, note = _frames_of_images(images, path)
         picture, notes = _picture(images, path), [note]
         for frame in frame_of.values():
             collector.name_frame(frame)
     for number, box in enumerate(_objects(boxes, path, "box"), start=1):
         _add(collector, number, box, frame_of, names)
-    return collector.rows(Layout("xywh"), picture=picture, notes=notes)
+    return collector.rows(Layout("xywh"), picture=picture, notes=notes, frames_from_names=from_names)
 
 
 def _objects(items: Any, path: Path, what: str) -> list[dict[str, Any]]:
@@ -68,16 +68,17 @@ def _key(value: Any, where: str) -> str:
     return str(value)[:1000] if isinstance(value, str) else repr(to_whole(value, "id", where))
 
 
-def _frames_of_results(boxes: list[Any], path: Path) -> dict[str, int]:
-    """image_id -> frame: the number, or the one in the name where ids are names of pictures."""
+def _frames_of_results(boxes: list[Any], path: Path) -> tuple[dict[str, int], bool]:
+    """image_id -> frame: the number, or the one in the name where ids are names of pictures, which is told too."""
     ids = [_key(box.get("image_id"), f"{path} box {at}") for at, box in enumerate(_objects(boxes, path, "box"), 1)]
     names = sorted(set(ids))
     if all(map(is_number, names)):
-        return {name: to_whole(name, "image_id", str(path)) for name in names}
-    return dict(zip(names, frames_of_names(names, str(path)), strict=True))
+        return {name: to_whole(name, "image_id", str(path)) for name in names}, False
+    return dict(zip(names, frames_of_names(names, str(path)), strict=True)), True
 
 
-def _frames_of_images(images: list[dict[str, Any]], path: Path) -> tuple[dict[str, int], str]:
+def _frames_of_images(images: list[dict[str, Any]], path: Path) -> tuple[dict[str, int], bool, str]:
+    """id of an image -> its frame, whether file names tell it, and a note that says what does."""
     ids = [_key(image.get("id"), f"{path} image {at}") for at, image in enumerate(images, start=1)]
     if len(set(ids)) < len(ids):
         raise InputError(f"{path} has two images of the same id; give every image an id of its own")
@@ -96,7 +97,7 @@ def _frames_of_images(images: list[dict[str, Any]], path: Path) -> tuple[dict[st
         frames, told = [to_whole(name, "id", str(path)) for name in ids], "the frame of an image is its id"
     if len(set(frames)) < len(frames):
         raise InputError(f"{path} has two images of one frame; give the boxes of one video")
-    return dict(zip(ids, frames, strict=True)), told
+    return dict(zip(ids, frames, strict=True)), key is None and len(names) == len(images), told
 
 
 def _picture(images: list[dict[str, Any]], path: Path) -> tuple[int, int] | None:

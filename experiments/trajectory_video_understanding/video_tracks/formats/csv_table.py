@@ -33,11 +33,11 @@ def read(path: Path) -> Rows:
             f'sink.append(detections, {{"frame": number}}))'
         )
     table = [(number, fields) for number, fields in rows]
-    frames = _frames(path, [(number, fields[columns.frame].strip()) for number, fields in table])
+    frames, from_names = _frames(path, [(number, fields[columns.frame].strip()) for number, fields in table])
     collector, layout = RowCollector(path), columns.layout
     for (number, fields), frame in zip(table, frames, strict=True):
         layout = add_row(collector, number, fields, columns, frame)
-    return collector.rows(layout)
+    return collector.rows(layout, frames_from_names=from_names)
 
 
 def header_of(line: str) -> Columns | None:
@@ -72,10 +72,10 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path} line {number + reader.line_num} is no row of a table ({error}); correct it") from None
 
 
-def _frames(path: Path, fields: list[tuple[int, str]]) -> list[int]:
-    """Frame of each row, from numbers or from names of pictures."""
+def _frames(path: Path, fields: list[tuple[int, str]]) -> tuple[list[int], bool]:
+    """Frame of each row, and whether it is told by names of pictures and not by numbers."""
     if all(is_number(text) for _, text in fields):
-        return [whole_in(text, "frame", f"{path} line {number}") for number, text in fields]
+        return [whole_in(text, "frame", f"{path} line {number}") for number, text in fields], False
     names = sorted({text for _, text in fields})
     frame_of = dict(zip(names, frames_of_names(names, str(path)), strict=True))
-    return [frame_of[text] for _, text in fields]
+    return [frame_of[text] for _, text in fields], True

@@ -45,7 +45,7 @@ def read(path: Path) -> Rows:
 def read_document(path: Path, document: Any) -> Rows:
     """The same of a document that is loaded already."""
     frames = list(_frames(document, path, 0))
-    numbers = _frame_numbers([frame.frame for frame in frames], path)
+    numbers, from_names = _frame_numbers([frame.frame for frame in frames], path)
     collector = RowCollector(path, "box")
     layouts: set[Layout] = set()
     known: dict[tuple[str, ...], Columns | None] = {}
@@ -62,7 +62,7 @@ def read_document(path: Path, document: Any) -> Rows:
             layouts.add(_add(collector, count, fields, known[keys], number))
     if len(layouts) > 1:
         raise InputError(f"{path} holds boxes of several kinds; write all of them in the same way")
-    return collector.rows(layouts.pop() if layouts else Layout("xywh"))
+    return collector.rows(layouts.pop() if layouts else Layout("xywh"), frames_from_names=from_names)
 
 
 def _frames(document: Any, path: Path, depth: int) -> Iterator[FrameObjects]:
@@ -106,13 +106,15 @@ def _frame_of(item: dict[str, Any]) -> Any | None:
     return next((value for value in values if not isinstance(value, str) or is_number(value)), (values or [None])[0])
 
 
-def _frame_numbers(frames: list[Any], path: Path) -> list[int | None]:
+def _frame_numbers(frames: list[Any], path: Path) -> tuple[list[int | None], bool]:
+    """The number of each frame, None where its objects tell it, and whether it is told by names of pictures."""
     if all(isinstance(frame, str) and not is_number(frame) for frame in frames):
-        return list(frames_of_names(frames, str(path)))
-    return [
+        return list(frames_of_names(frames, str(path))), True
+    numbers = [
         None if frame is None else to_whole(frame, "frame", f"{path} frame {at}")
         for at, frame in enumerate(frames, start=1)
     ]
+    return numbers, False
 
 
 def _flat(item: Any, where: str) -> dict[str, Any]:

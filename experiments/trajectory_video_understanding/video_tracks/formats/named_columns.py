@@ -20,7 +20,8 @@ TRACK_ID = "trackerid trackid id objectid objid targetid tid"
 SCORE = "confidence conf score probability prob detectionconfidence"
 CLASS_NAME = "classname name label category categoryname objectclass type class cls"
 CLASS_ID = "classid class cls categoryid objectcategory"
-# in the order of trust: corners tell the same whatever the writer thought of, x and y do not
+# in the order of trust: corners tell the same whatever the writer thought of, x and y do not; width and height
+# come last, because beside w and h they are those of the picture
 BOXES: tuple[tuple[Layout, tuple[str, str, str, str]], ...] = (
     (
         Layout("xyxy", certain=True),
@@ -36,8 +37,8 @@ BOXES: tuple[tuple[Layout, tuple[str, str, str, str]], ...] = (
         (
             "xcenter xcentre centerx centrex cx bboxcx xc",
             "ycenter ycentre centery centrey cy bboxcy yc",
-            "width w bbwidth bboxwidth bboxw boxw",
-            "height h bbheight bboxheight bboxh boxh",
+            "w bbwidth bboxwidth bboxw boxw width",
+            "h bbheight bboxheight bboxh boxh height",
         ),
     ),
     (
@@ -45,8 +46,8 @@ BOXES: tuple[tuple[Layout, tuple[str, str, str, str]], ...] = (
         (
             "left xmin x1 bbleft bboxleft x bboxx bbx boxx",
             "top ymin y1 bbtop bboxtop y bboxy bby boxy",
-            "width w bbwidth bboxwidth bboxw boxw bbw",
-            "height h bbheight bboxheight bboxh boxh bbh",
+            "w bbwidth bboxwidth bboxw boxw bbw width",
+            "h bbheight bboxheight bboxh boxh bbh height",
         ),
     ),
 )

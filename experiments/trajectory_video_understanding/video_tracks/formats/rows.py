@@ -54,6 +54,7 @@ class Rows:
     picture: tuple[int, int] | None = None  # width, height, px; where the file says it
     notes: tuple[str, ...] = ()
     flag_prefix: str = ""  # of the flags that say what this file does not, for errors: "ground_truth_"
+    frames_from_names: bool = False  # frame numbers stand in names of files, of labels or of pictures
     empty_is_outside: bool = False  # the format cuts boxes at the picture, so that one without a size lies outside
 
     def __len__(self) -> int:
@@ -133,6 +134,7 @@ class RowCollector:
         first_frame: int = 1,
         picture: tuple[int, int] | None = None,
         notes: Sequence[str] = (),
+        frames_from_names: bool = False,
     ) -> Rows:
         """Everything collected; classes sorted by name, numbers by value. Raises InputError where there is no box."""
         if not len(self):
@@ -159,6 +161,7 @@ class RowCollector:
             np.array(sorted(self._listed), np.int64),
             picture,
             tuple(notes),
+            frames_from_names=frames_from_names,
         )
 
 

@@ -41,7 +41,7 @@ def read(path: Path) -> Rows:
         for number, line in text_lines(file):
             _add(collector, number, frame, split_fields(line, None), sixth_is_id, names)
     notes = ["the sixth number of a row was read as a track id, not as a score: all are whole"] * sixth_is_id
-    return collector.rows(Layout("cxcywh", normalized=True, certain=True), notes=notes)
+    return collector.rows(Layout("cxcywh", normalized=True, certain=True), notes=notes, frames_from_names=True)
 
 
 def _sixth_is_id(files: list[Path]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -29,7 +30,7 @@ def inputs(tmp_path: Path) -> dict[str, Path]:
     }
 
 
-def check(inputs: dict[str, Path]) -> subprocess.CompletedProcess[str]:
+def check(inputs: Mapping[str, Path | int]) -> subprocess.CompletedProcess[str]:
     flags = [word for name, path in inputs.items() for word in (f"--{name}", str(path))]
     code = (
         "import sys, runpy\n"
@@ -45,6 +46,16 @@ def test_what_can_be_used_is_passed_without_a_trace(inputs: dict[str, Path]):
     assert (result.returncode, result.stderr) == (0, "")
     assert check({"video": inputs["video"]}).returncode == 0
     assert sorted(inputs["video"].parent.iterdir()) == before
+
+
+def test_which_image_is_frame_1_is_said_by_a_flag(inputs: dict[str, Path], tmp_path: Path):
+    (tmp_path / "img1").mkdir()
+    for number in range(31, 34):
+        cv2.imwrite(str(tmp_path / "img1" / f"{number:06d}.png"), np.full((60, 80, 3), 90, np.uint8))
+    given = {"video": tmp_path / "img1", "detections": inputs["detections"]}
+    result = check(given)
+    assert result.returncode == 2 and "--video_first_frame" in result.stderr and result.stderr.count("\n") == 1
+    assert check(given | {"video_first_frame": 31}).returncode == 0
 
 
 @pytest.mark.parametrize(

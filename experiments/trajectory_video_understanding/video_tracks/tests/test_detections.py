@@ -1,6 +1,7 @@
 """Detections of a file, fitted to a video: scaled, cut at its borders, None where the detector was not run."""
 
 import argparse
+import json
 from pathlib import Path
 
 import cv2
@@ -62,6 +63,76 @@ def test_boxes_mostly_outside_or_past_the_end_are_refused(tmp_path, video):
         load_detections(write(tmp_path, "1,-1,500,20,30,40,0.7"), video)
     with pytest.raises(InputError, match=r"a\.avi has 40 frames"):
         load_detections(write(tmp_path, "500,-1,5,20,30,40,0.7"), video)
+
+
+def images(folder: Path, numbers: range) -> Path:
+    """A folder of pictures 160 x 120 with these numbers in their names."""
+    folder.mkdir()
+    for number in numbers:
+        cv2.imwrite(str(folder / f"{number:06d}.jpg"), np.zeros((120, 160, 3), np.uint8))
+    return folder
+
+
+def test_boxes_none_of_which_lies_in_a_frame_that_has_an_image_are_refused(tmp_path):
+    folder = images(tmp_path / "img1", range(31, 41))
+    path = write(tmp_path, "1,1,5,20,30,40,0.7,1,1", "10,1,5,20,30,40,0.7,1,1")
+    with pytest.raises(InputError, match=r"of frames 1-10, .* are frames 31-40, .*--video_first_frame or --first_f"):
+        load_detections(path, open_video(folder))
+    with pytest.raises(InputError, match="or --ground_truth_first_frame"):
+        load_truth(path, open_video(folder))
+    assert len(load_detections(path, open_video(folder, first_frame=31)).at(0).boxes) == 1
+    path = write(tmp_path, "1,1,5,20,30,40,0.7,1,1", "31,1,5,20,30,40,0.7,1,1")
+    assert len(load_detections(path, open_video(folder)).at(30).boxes) == 1  # one picture is enough
+
+
+def in_names(path: Path, kind: str, numbers: range) -> Path:
+    """Boxes of the pictures with these numbers in their names; the left border, px, is the number."""
+    names = [f"{number:06d}.jpg" for number in numbers]
+    if kind == "yolo":
+        path.mkdir()
+        for number, name in zip(numbers, names, strict=True):
+            (path / name).with_suffix(".txt").write_text(f"0 {(number + 10) / 160} 0.5 0.125 0.25 0.9\n")
+        return path
+    if kind == "csv":
+        rows = [f"{name},{number},20,20,30,7\n" for number, name in zip(numbers, names, strict=True)]
+        path.write_text("filename,x,y,w,h,track_id\n" + "".join(rows))
+        return path
+    boxes = [{"bbox": [number, 20, 20, 30], "score": 0.9} for number in numbers]
+    ids = [{"id": 500 + number, "file_name": name} for number, name in zip(numbers, names, strict=True)]
+    documents = {
+        "coco": {"images": ids, "annotations": [box | {"image_id": 500 + box["bbox"][0]} for box in boxes]},
+        "results": [box | {"image_id": name} for name, box in zip(names, boxes, strict=True)],
+        "json": [{"image": name, "objects": [box]} for name, box in zip(names, boxes, strict=True)],
+    }
+    path.write_text(json.dumps(documents[kind]))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["yolo", "coco", "results", "csv", "json"])
+@pytest.mark.parametrize(("first", "requested"), [(0, None), (1, None), (31, 31)])
+def test_names_of_labels_number_frames_as_the_images_do(tmp_path, kind, first, requested):
+    video = open_video(images(tmp_path / "img1", range(first, first + 8)), requested)
+    path = in_names(tmp_path / "boxes", kind, range(first, first + 8))
+    found = load_detections(path, video)
+    assert [round(found.at(index).boxes[0, 0]) for index in range(8)] == list(range(first, first + 8))
+    assert any("is the first frame (--first_frame 1" in note for note in found.notes) == (first != 1)
+
+
+def test_names_of_ground_truth_do_so_too_and_the_users_word_goes_before_both(tmp_path):
+    video = open_video(images(tmp_path / "img1", range(8)))
+    path = in_names(tmp_path / "gt.csv", "csv", range(8))
+    truth, notes = load_truth(path, video)
+    assert truth.in_frame(3).boxes[0, 0] == 3 and any("--ground_truth_first_frame 1" in note for note in notes)
+    later = in_names(tmp_path / "labels", "yolo", range(1, 9))
+    assert round(load_detections(later, video, DetectionOptions(first_frame=1)).at(0).boxes[0, 0]) == 1
+    truth, _ = load_truth(in_names(tmp_path / "b.csv", "csv", range(1, 9)), video, DetectionOptions(first_frame=1))
+    assert truth.in_frame(0).boxes[0, 0] == 1
+
+
+def test_frame_numbers_that_are_in_no_name_count_from_1_whatever_the_images_do(tmp_path):
+    video = open_video(images(tmp_path / "img1", range(8)))
+    path = write(tmp_path, *(f"{frame},-1,{frame},20,30,40,0.7" for frame in range(1, 9)))
+    assert load_detections(path, video).at(0).boxes[0, 0] == 1
 
 
 def test_a_frame_off_the_stride_is_none_and_one_on_it_without_boxes_is_empty(tmp_path, video):

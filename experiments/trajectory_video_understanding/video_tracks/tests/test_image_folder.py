@@ -40,7 +40,11 @@ def shown(folder, **options):
         (["1.png", "2.png", "10.png"], {0: 1, 1: 2, **dict.fromkeys(range(2, 9)), 9: 3}, "7 images are missing"),
         (["000001.png", "000002.png", "000004.png"], {0: 1, 1: 2, 2: None, 3: 3}, r"missing in .* \(3\)"),
         (["f_0000.png", "f_0001.png"], {0: 1, 1: 2}, "counts from 0: image 0 is frame 1"),
-        (["000031.png", "000032.png"], {30: 1, 31: 2}, "begins with image 31: it is frame 31 of the detections"),
+        (
+            ["000031.png", "000032.png"],
+            {30: 1, 31: 2},
+            "begins with image 31: it is frame 31 of the detections .*--video_first_frame 31",
+        ),
         (["cam2_0001.png", "cam2_0002.png"], {0: 1, 1: 2}, None),
         (["0001_of_2.png", "0002_of_2.png"], {0: 1, 1: 2}, None),
         (["1.PNG", "2.png"], {0: 1, 1: 2}, None),
@@ -65,11 +69,11 @@ def test_first_frame_says_which_image_is_frame_1(tmp_path):
     folder = write(tmp_path / "img1", ["000031.png", "000032.png"])
     assert shown(folder, first_frame=31) == {0: 1, 1: 2}
     assert shown(folder, first_frame=0) == {31: 1, 32: 2}
-    with pytest.raises(InputError, match="holds an image numbered 31, before first_frame 32"):
+    with pytest.raises(InputError, match="holds an image numbered 31, before --video_first_frame 32"):
         open_video(folder, first_frame=32)
-    with pytest.raises(InputError, match="leave first_frame out"):
+    with pytest.raises(InputError, match="leave --video_first_frame out"):
         open_video(write(tmp_path / "plain", ["a.png"]), first_frame=1)
-    with pytest.raises(InputError, match="leave first_frame out"):
+    with pytest.raises(InputError, match="leave --video_first_frame out"):
         open_video(encode(tmp_path / "a.mp4", moving_square(2)), first_frame=1)
 
 

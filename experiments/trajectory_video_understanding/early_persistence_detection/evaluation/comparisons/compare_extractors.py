@@ -34,7 +34,6 @@ import torch
 from run_directory import (
     SCHEMA_VERSION,
     CommandLine,
-    InputError,
     RunDirectory,
     add_device,
     add_seed,
@@ -42,6 +41,7 @@ from run_directory import (
     non_negative_int,
     positive_int,
     provenance,
+    require_writable,
     run_cli,
     write_json,
 )
@@ -87,9 +87,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise InputError for values out of range, before anything is read."""
-    if args.output.exists() and not args.output.is_dir():
-        raise InputError(f"{args.output} is a file; give a folder for the results")
+    """Raise InputError where an output cannot be written, before anything is read."""
+    require_writable(args.output, ("extractor_comparison.png", "extractor_comparison.json"))
+    require_writable(results_dir_of(args.output))
 
 
 # --- figures -------------------------------------------------------------------------------------------------------

@@ -217,7 +217,9 @@ def test_visualize_states_faithfulness_beside_the_ratio():
 
 def test_visualize_agrees_with_the_evaluation():
     analysis = read(visualized() / "attention_analysis.json")
-    metrics = read(evaluated() / "evaluation_metrics.json")["metrics"]
+    report = read(evaluated() / "evaluation_metrics.json")
+    metrics = report["metrics"]
+    assert analysis["num_clips_in_faithfulness"] == report["attention"]["num_clips_in_faithfulness"]
     assert analysis["attention_efficiency_ratio"]["value"] == pytest.approx(
         metrics["attention_efficiency_ratio"]["value"], rel=1e-3
     )

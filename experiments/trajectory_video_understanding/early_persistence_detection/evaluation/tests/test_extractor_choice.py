@@ -53,6 +53,25 @@ def test_every_stage_takes_another_extractor_and_names_it(made, tmp_path, monkey
         called(monkeypatch, analyze_efficiency, *metrics, "--extractor", "magvit")
 
 
+def test_an_answer_that_never_moves_has_no_faithfulness_and_is_reported_all_the_same(made, tmp_path, monkeypatch):
+    """0 / 0: nothing changes whatever is removed, and JSON has no NaN."""
+    model = EarlyPersistenceClassifier(I3DConfig(width_divisor=16), ClassifierConfig())
+    torch.nn.init.zeros_(model.head.readout[-1].weight)
+    save_model(tmp_path / "constant.pt", model)
+    flags = ("--model", tmp_path / "constant.pt", "--output", tmp_path, "--device", "cpu")
+    called(monkeypatch, visualize_attention, *flags, "--data", made / "data", "--num_samples", 2, "--max_clips", 3)
+    seen = json.loads((tmp_path / "attention_analysis.json").read_text())
+    assert seen["attention_faithfulness"] is None and seen["num_clips_in_faithfulness"] > 0
+
+
+@pytest.mark.parametrize("name", ["evaluation/predictions.csv", "efficiency_metrics.json"])
+def test_an_output_that_cannot_be_written_is_told_before_the_model_is_read(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir(parents=True)
+    flags = ("--model", tmp_path / "no.pt", "--test_data", tmp_path, "--output", tmp_path / "evaluation")
+    with pytest.raises(InputError, match=rf"{name} is a folder where a file is to be written"):
+        called(monkeypatch, evaluate_model, *flags)
+
+
 @pytest.mark.parametrize(("module", "data"), [(evaluate_model, "--test_data"), (visualize_attention, "--data")])
 def test_a_checkpoint_of_another_extractor_is_refused(made, tmp_path, monkeypatch, module, data):
     flags = ("--model", made / "model.pt", data, made / "data", "--output", tmp_path / "out", "--device", "cpu")

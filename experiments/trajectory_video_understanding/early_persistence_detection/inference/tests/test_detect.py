@@ -512,3 +512,9 @@ def test_a_flag_about_a_file_that_is_not_given_is_refused(files, tmp_path, flag,
     given = ("--model", files["model.pt"], "--video", files["a.avi"], "--output", tmp_path / "out")
     result = run(*given, flag, value)
     assert result.returncode == 2 and f"{flag} is about --" in result.stderr
+
+
+@pytest.mark.parametrize("given", [("--video", "-"), ("--synthetic_demo",)])
+def test_the_number_of_the_first_image_is_refused_where_there_are_no_images(files, tmp_path, given):
+    result = run("--model", files["model.pt"], *given, "--output", tmp_path / "out", "--video_first_frame", "0")
+    assert result.returncode == 2 and "no images with numbers; leave --video_first_frame out" in result.stderr

@@ -7,7 +7,6 @@ from pathlib import Path
 import early_persistence_detection as epd
 import numpy as np
 import pytest
-import torch
 from early_persistence_detection import models
 from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.streaming import TrackStream
@@ -267,9 +266,7 @@ def test_the_package_alone_loads_nothing_heavy_and_a_session_no_training():
     watched = ("torch", "matplotlib", "sklearn", "optuna", "jinja2", "persistence_augmented_dataset")
     result = subprocess.run([sys.executable, "-c", code, *watched], capture_output=True, text=True, check=True)
     before, after = result.stdout.splitlines()
-    assert before == "[]"
-    assert "persistence_augmented_dataset" not in after and "optuna" not in after and "jinja2" not in after
-    assert torch.__name__ in after
+    assert (before, after) == ("[]", "['torch']")
 
 
 def test_over_frames_that_the_detector_skipped_a_track_may_move_further(model):

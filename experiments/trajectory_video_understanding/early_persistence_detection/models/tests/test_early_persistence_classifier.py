@@ -176,3 +176,15 @@ def test_pixels_to_input():
     tensor = frames_to_input(pixels)
     assert tensor.shape == (2, 3, 64, 64) and tensor.dtype == torch.float32
     torch.testing.assert_close(tensor[0, :, 1, 2], torch.tensor([1.0, -1.0, -0.6]), atol=1e-6, rtol=0)
+
+
+def test_the_calibration_is_set_in_one_way_which_moves_the_probabilities_too():
+    config = next(iter(SMALL.values()))
+    model = EarlyPersistenceClassifier(config, ClassifierConfig(width=32, num_heads=4, state_width=24))
+    logits, ages = torch.zeros(1, model.num_frames), torch.arange(model.num_frames)
+    shifted = Calibration((1.0,) * model.num_frames, (2.0,) * model.num_frames, 0.9)
+    with pytest.raises(AttributeError, match="calibration"):
+        model.calibration = shifted
+    model.set_calibration(shifted)
+    assert model.calibration == shifted
+    torch.testing.assert_close(model.probability(logits, ages), torch.full_like(logits, 2.0).sigmoid())

@@ -269,6 +269,15 @@ def test_sinks_of_supervision_are_read(tmp_path):
         assert file.table.track_id.tolist() == BOXES[:, 1].tolist()
 
 
+@pytest.mark.parametrize("pair", ["w,h", "bb_width,bb_height", "bbox_w,bbox_h", "width,height"])
+@pytest.mark.parametrize("corner", ["x,y", "cx,cy"])
+def test_width_and_height_beside_those_of_the_box_are_the_pictures(tmp_path, corner, pair):
+    whole = "" if pair == "width,height" else ",width,height"
+    values = "40,50,30,20" + (",320,240" if whole else "")
+    file = read_boxes(write(tmp_path, f"frame,{corner},{pair}{whole}\n1,{values}\n", "a.csv"), picture=PICTURE)
+    assert file.table.boxes.tolist() == [[40, 50, 30, 20] if corner == "x,y" else [25, 40, 30, 20]]
+
+
 def test_the_class_of_mot_text_is_its_eighth_column_unless_a_point_in_the_world_begins_there(tmp_path):
     classes = (
         ("2,-1,-1", "2"),

@@ -397,6 +397,11 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(tmp_path, kind):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_output_that_cannot_be_written_is_told_before_any_run_is_read(tmp_path):
+    (tmp_path / "out" / "extractor_comparison.json").mkdir(parents=True)
+    refuse("--runs_dir", tmp_path, "--output", tmp_path / "out", naming=["json is a folder where a file is to be"])
+
+
 def test_what_is_not_there_is_refused(tmp_path):
     refuse("--runs_dir", tmp_path, "--output", tmp_path / "out", naming=["no run", str(tmp_path)])
     refuse("--runs_dir", tmp_path / "none", "--output", tmp_path / "out", naming=["none is not a folder"])
