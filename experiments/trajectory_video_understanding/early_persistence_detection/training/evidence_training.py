@@ -31,7 +31,7 @@ from early_persistence_detection.models.calibration import Calibration, fit_cali
 from early_persistence_detection.models.evidence.evidence_model import TARGETS, EvidenceModel
 from early_persistence_detection.models.evidence.trees import Trees
 
-AGES = (1, 2, 3, 4, 5, 6, 8, 11, 16)
+AGES = (1, 2, 3, 4, 6, 10, 16)
 ALPHA = 0.8  # weight of errors against delay, as calibrate.py has it
 COPIES = ((1.0, ()), (0.4, ("reference",)), (0.3, ("reference", "score", "video_rank", "iou_better")))
 _OF_THE_PLACE = ("log_relative_height", "relative_bottom", "log_video_frames", "log_birth_frame", "video_odds")
@@ -43,6 +43,7 @@ LEFT_OUT = {
 RISING = ("hit", "hit_fraction", "log_streak", "memory_odds")  # and all ranks, scores and odds of scores
 FALLING = ("log_frames_since_hit", "abs_height_residual", "abs_aspect_residual", "iou_better")
 SMOOTHING = 50  # tracks that either kind of a detector is thought to have besides: a handful must not weigh as hundreds
+MAX_TRACKS = 1500  # of either kind of a detector that are fitted to: more of the same teach little
 MAX_BALANCED = 6000  # tracks that a calibration is fitted to
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -55,6 +56,8 @@ def fit_trees(
     if len(set(labels.tolist())) < 2:
         raise InputError(f"the footage holds one kind of tracks only, by {target}; add footage with the other")
     columns = [name for name in FEATURES if name not in LEFT_OUT[target]]
+    chosen = draw_tracks(labels, detectors, seed)
+    values, labels, detectors = values[chosen], labels[chosen], detectors[chosen]
     weights = balanced_weights(labels, detectors)
     at_ages = values[:, np.array(AGES) - 1][:, :, [FEATURES.index(name) for name in columns]]  # [n, A, inputs]
     copies, copy_weights = [], []
@@ -77,6 +80,17 @@ def fit_trees(
     return trees.fit(
         np.concatenate(copies), np.tile(np.repeat(labels, len(AGES)), len(COPIES)), np.concatenate(copy_weights)
     )
+
+
+def draw_tracks(labels: np.ndarray, detectors: np.ndarray, seed: int) -> np.ndarray:
+    """Rows, ascending, of at most MAX_TRACKS of either kind of each detector."""
+    rng = np.random.default_rng(seed)
+    kept = []
+    for detector in np.unique(detectors):
+        for kind in (0, 1):
+            rows = np.flatnonzero((detectors == detector) & (labels == kind))
+            kept.append(rng.permutation(rows)[:MAX_TRACKS])
+    return np.sort(np.concatenate(kept))
 
 
 def is_of(name: str, kinds: Sequence[str]) -> bool:
