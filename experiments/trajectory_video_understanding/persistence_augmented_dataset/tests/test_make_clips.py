@@ -18,7 +18,7 @@ from video_tracks.boxes import BoxTable, make_boxes, pairwise_iou
 from video_tracks.crops import cut_clips
 from video_tracks.detections import TableDetections, load_detections, load_truth
 from video_tracks.track import Track
-from video_tracks.video import open_video, read_pixels
+from video_tracks.video import open_video, pictures, read_frames, read_pixels
 
 SCRIPT = Path(make_clips.__file__)
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
@@ -326,9 +326,7 @@ def test_a_missing_image_is_a_blank_frame_and_moves_no_other(scene, tmp_path):
         for index, frame in enumerate(frames):
             if index not in missing:
                 cv2.imwrite(str(folder / f"{index + 1:06d}.png"), frame[..., ::-1])
-    followed = {
-        folder: follow(make_clips.pictures(make_clips.open_video(folder), []), boxes) for folder in (whole, gap, late)
-    }
+    followed = {folder: follow(pictures(read_frames(open_video(folder))), boxes) for folder in (whole, gap, late)}
     for one, other in zip(followed[whole].tracks, followed[gap].tracks, strict=True):
         assert one.birth_frame == other.birth_frame
     row = next(row for row, track in enumerate(followed[gap].tracks) if track.birth_frame == 30)
