@@ -147,10 +147,10 @@ def main() -> None:
     truth, notes = None, []
     if args.detections is not None:
         detections = file = load_detections(args.detections, video, detection_options(args))
-        notes += [f"{args.detections}: {note}" for note in file.notes]
+        notes += [f"{public_path(args.detections)}: {note}" for note in file.notes]
     if args.ground_truth is not None:
         truth, told = load_truth(args.ground_truth, video, truth_options(args))
-        notes += [f"{args.ground_truth}: {note}" for note in told]
+        notes += [f"{public_path(args.ground_truth)}: {note}" for note in told]
     detections_name = public_path(args.detections) if args.detections else "background subtraction"
     associator, association_note = choose_associator(
         detections.has_track_ids, detections_name, args.associate, args.tracker, args.max_lost_frames
@@ -196,8 +196,8 @@ def main() -> None:
         "notes": notes,
         "left_out": left_out,
         "objects_in_two_splits": repeated,
-        "video_notes": list(video.notes),
-        "video_damage": damage,
+        "video_notes": [note.replace(str(video.path), public_path(video.path)) for note in video.notes],
+        "video_damage": [told.replace(str(video.path), public_path(video.path)) for told in damage],
         "targets_of_all_tracks": {
             name: {kind: int((label == value).sum()) for kind, value in KINDS.items()}
             for name, label in targets.items()
