@@ -81,7 +81,7 @@ from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
 from video_tracks.detections import MovingCamera, add_detection_flags, check_detection_flags
 from video_tracks.live_crops import UNSEEN
 from video_tracks.mot import write_tracks
-from video_tracks.video import Frame, TruncatedVideo
+from video_tracks.video import Frame, TruncatedVideo, pictures
 
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.real_tracks import as_text, compare_rules
@@ -257,15 +257,6 @@ def teach(
     except InputError as error:
         return None, {"done": False, "reason": str(error)}
     return taught, {"done": True, **taught.report, "seconds": time.perf_counter() - began}
-
-
-def pictures(frames: Iterator[Frame]) -> Iterator[np.ndarray | None]:
-    """The picture of every frame from index 0 on, None where there is none."""
-    index = 0
-    for frame in frames:
-        yield from itertools.repeat(None, frame.index - index)
-        yield frame.pixels
-        index = frame.index + 1
 
 
 def decide(
