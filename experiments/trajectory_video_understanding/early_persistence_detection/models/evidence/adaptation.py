@@ -135,6 +135,11 @@ class Adaptation:
         write_text(path, json.dumps({**head, "features": FEATURES, "num_lives": self.num_lives, **state}))
 
     @classmethod
+    def resume(cls, path: str | Path, camera: str) -> Adaptation:
+        """Where `save` left off, or a new one where nothing was kept yet. Raises InputError as `load`."""
+        return cls.load(path, camera) if Path(path).exists() else cls()
+
+    @classmethod
     def load(cls, path: str | Path, camera: str) -> Adaptation:
         """Read what `save` wrote. Raises InputError for a damaged or foreign file, and for another camera's."""
         try:
