@@ -16,12 +16,12 @@ Writes  OUTPUT/tracks.txt      what could be shown at the time: persistent track
                                retracted. MOT Challenge text in video px; the score is P(persistent) so far
         OUTPUT/tracks_backfilled.txt  the same with their frames before the decision
         OUTPUT/candidates.txt  every track wherever it was seen
-        OUTPUT/events.csv      provisional (age 1, with p), final, retracted: frame (from 1), id, event, age, probability,
-                               decision
+        OUTPUT/events.csv      frame (from 1), id, event, age, probability, decision; an event is provisional (age 1,
+                               with p), final or retracted
         OUTPUT/decisions.csv   id, birth_frame (from 1, as in tracks.txt), decision, decision_frame (age, from 1),
                                probability; the last two as far as the track was judged. Then class, birth_seconds (by
-                               the video's clock), decision_seconds (from birth to decision); empty where unknown
-                               and retracted_frame (age)
+                               the video's clock), decision_seconds (from birth to decision), empty where unknown, and
+                               retracted_frame (age)
         OUTPUT/summary.json    stage "detect"; `notes` says what was assumed, `ended_early` what ended it
         OUTPUT/annotated.mp4   and stills frame_XXXXX.png of it; where no video can be written, summary.json says why
 
@@ -36,8 +36,8 @@ Without --model the general model decides, by evidence alone: hits, scores, boxe
 past; it needs no training and no pictures (leave --video out where a seqinfo.ini tells their size). --detector names
 whose scores they are, if it is one of those that the model knows; --target says what is asked: is it real, or will it
 outlive 16 frames. With --adapt CAMERA it learns from the camera's own tracks, whose later life is their label a second
-later; what it learnt is kept in OUTPUT/camera_CAMERA.json and gone on from there. A persistent track that turns out none
-is retracted. A .pt model judges tracks by their pixels.
+later; what it learnt is kept in OUTPUT/camera_CAMERA.json and gone on from there. A persistent track that turns out to
+be none is retracted. A .pt model judges tracks by their pixels.
 
 The video is read once, frame by frame: every live undecided track is stepped in one batch, and a track that is decided
 costs no pixels more. Decisions are compared with confirmation after 2 and 3 hits, on tracks whose whole clip was seen:
@@ -147,7 +147,9 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(__doc__)
     parser.add_argument(
-        "--model", type=Path, help="calibrated_model.pt, final_model.pt or evidence model .npz (default: the general one)"
+        "--model",
+        type=Path,
+        help="calibrated_model.pt, final_model.pt or evidence model .npz (default: the general one)",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--video", help="video file, folder of images, rtsp:// or http:// address, camera number, or -")
@@ -174,9 +176,14 @@ def parse_args() -> argparse.Namespace:
         help="video width / width of the detections' picture (default: from seqinfo.ini)",
     )
     parser.add_argument("--detector", help="whose scores the boxes have, if the evidence model knows it")
-    parser.add_argument("--target", choices=TARGETS, help="what is asked of an evidence model (default: real_or_clutter)")
     parser.add_argument(
-        "--adapt", metavar="CAMERA", type=camera_name, help="learn from this camera's tracks, and go on from its last state"
+        "--target", choices=TARGETS, help="what is asked of an evidence model (default: real_or_clutter)"
+    )
+    parser.add_argument(
+        "--adapt",
+        metavar="CAMERA",
+        type=camera_name,
+        help="learn from this camera's tracks, and go on from its last state",
     )
     parser.add_argument(
         "--unseen",

@@ -27,7 +27,10 @@ class JudgedVideo:
 
     def __init__(self, session: Session, detections: DetectionSource, name: str, annotated: AnnotatedVideo):
         self.session, self.annotated = session, annotated
-        self.streams: dict[str, TrackStream | EvidenceStream] = {name: session.stream, **session.beside}  # the first one decides
+        self.streams: dict[str, TrackStream | EvidenceStream] = {
+            name: session.stream,
+            **session.beside,
+        }  # the first one decides
         self.history = TrackHistory()
         self.rows: list[TrackRow] = []  # every track wherever it was seen: of candidates.txt
         self.events: list[TrackEvent] = []

@@ -10,9 +10,9 @@
 A tracker's own ids are followed where `track_ids` gives them. A frame on which the detector was not run has boxes None,
 a frame that was lost is None itself: neither counts against a track.
 
-Nothing looks ahead: what is said after a frame depends on that frame and earlier ones only. A model that looks at pixels
-steps each track until it is decided, which costs nothing afterwards. One that goes by evidence never looks at the
-picture (`frame` may always be None), reads on after the decision and may retract it.
+Nothing looks ahead: what is said after a frame depends on that frame and earlier ones only. A model that looks at
+pixels steps each track until it is decided, which costs nothing afterwards. One that goes by evidence never looks at
+the picture (`frame` may always be None), reads on after the decision and may retract it.
 """
 
 from __future__ import annotations
@@ -103,9 +103,9 @@ class Session:
     `unseen="blank"` the model is shown a blank frame where a track was not detected, as in its training. `beside` are
     streams of other models: they judge the same tracks for comparison and decide nothing.
 
-    Without `model` it is the general evidence model. Of a model that goes by evidence, `detector` names whose scores the
-    boxes have (one of `model.references`; default: a detector that nobody knows), `picture` is width and height in px
-    (default: those of the first frame that is given), and `adaptation` learns this camera from its own tracks' lives.
+    Without `model` it is the general evidence model. Of a model that goes by evidence, `detector` names whose scores
+    the boxes have (one of `model.references`; default: a detector that nobody knows), `picture` is width and height in
+    px (default: those of the first frame that is given), and `adaptation` learns this camera from its own tracks' lives.
     """
 
     def __init__(

@@ -84,8 +84,8 @@ def _boxes_source(args: argparse.Namespace) -> Source:
     sequence = find_sequence_info(args.detections)
     if sequence is None:
         raise InputError(
-            f"{args.detections} has no seqinfo.ini beside or above it that tells the pictures' size and frame rate; add "
-            f"one, or give the pictures as --video"
+            f"{args.detections} has no seqinfo.ini beside or above it that tells the pictures' size and frame rate; "
+            f"add one, or give the pictures as --video"
         )
     video = Video(args.detections, sequence.fps, sequence.width, sequence.height, sequence.num_frames)
     detections, truth, about, notes = _open_boxes(args, video, str(args.detections))

@@ -46,7 +46,7 @@ SMOOTHING = 50  # tracks that either kind of a detector is thought to have besid
 MAX_TRACKS = 1500  # of either kind of a detector that are fitted to: more of the same teach little
 MAX_BALANCED = 6000  # tracks that a calibration is fitted to
 
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+Progress = Callable[[list[str], str], Iterable[str]]  # over footage that is left out, for a target
 
 
 def fit_trees(
@@ -185,9 +185,7 @@ def fit_references(items: Sequence[FootageTracks]) -> dict[str, ScoreReference]:
     return references
 
 
-def leave_footage_out(
-    items: Sequence[FootageTracks], target: str, seed: int, progress: Progress
-) -> np.ndarray:
+def leave_footage_out(items: Sequence[FootageTracks], target: str, seed: int, progress: Progress) -> np.ndarray:
     """Log odds (n, T), before calibration, of every track by trees and references that saw nothing of its footage."""
     pool = Pool.of(items)
     labels = pool.labels[target]
@@ -207,9 +205,7 @@ def log_odds_of(fitted: HistGradientBoostingClassifier, values: np.ndarray, targ
     return trees.log_odds(values.reshape(-1, len(FEATURES)).astype(np.float64)).reshape(-1, NUM_FRAMES)
 
 
-def calibrate_left_out(
-    log_odds: np.ndarray, labels: np.ndarray, detectors: np.ndarray, seed: int
-) -> Calibration:
+def calibrate_left_out(log_odds: np.ndarray, labels: np.ndarray, detectors: np.ndarray, seed: int) -> Calibration:
     """Scaling and rules from left-out log odds (n, T) of tracks that are judged, both kinds of each detector alike."""
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(labels >= 0)
