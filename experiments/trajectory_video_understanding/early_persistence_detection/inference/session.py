@@ -45,7 +45,7 @@ class CalibratedModel(StreamModel, Protocol):
 
     @property
     def calibration(self) -> Calibration:
-        """Scaling and rules."""
+        """That of tracks which are watched by their pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Session:
 
     Without `model` it is the general evidence model. Of a model that goes by evidence, `detector` names whose scores
     the boxes have (one of `model.references`; default: a detector that nobody knows), `picture` is width and height in
-    px (default: those of the first frame that is given), and `adaptation` learns this camera from its own tracks' lives.
+    px (default: those of the first frame that is given), and `adaptation` learns this camera from its tracks' lives.
     """
 
     def __init__(

@@ -11,8 +11,8 @@ Writes  OUTPUT/evidence_model.npz     for detect.py --model; no pickles in it
 
 The model answers two questions, each with boosted trees of its own: is the track real or clutter, and will it outlive
 its clip. It is calibrated by what it says of each footage after training on all others (`leave_footage_out`), which
-takes most of the time: about 10 minutes on one core for the footage that the model of this package was made from. That model,
-models/evidence/general_model.npz, is the one that the first command makes.
+takes most of the time: about 10 minutes on one core for the footage that the model of this package was made from. The
+first command makes that model, models/evidence/general_model.npz.
 """
 
 from __future__ import annotations

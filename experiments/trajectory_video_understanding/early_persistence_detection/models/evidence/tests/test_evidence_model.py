@@ -1,4 +1,4 @@
-"""The evidence model: the trees are the library's, the file holds no pickles, adaptation foretells and never looks ahead."""
+"""The evidence model: its trees are the library's, its file holds no pickles, adaptation never looks ahead."""
 
 from __future__ import annotations
 
