@@ -104,10 +104,27 @@ def test_a_session_runs_with_what_the_wheel_declares(interpreter, tmp_path):
     assert "optuna" not in heavy and "jinja2" not in heavy and "pytest" not in heavy
 
 
+def test_the_first_result_needs_no_training(interpreter, tmp_path):
+    """detect.py of the wheel, its general model, and a file of boxes."""
+    rows = [f"{frame},-1,{10 + 3 * frame},20,24,60,{0.5 + 0.01 * frame},-1,-1,-1\n" for frame in range(1, 21)]
+    (tmp_path / "det.txt").write_text("".join(rows) + "5,-1,200,90,20,50,0.3,-1,-1,-1\n")
+    (tmp_path / "seqinfo.ini").write_text(
+        "[Sequence]\nname=street\nframeRate=10\nseqLength=20\nimWidth=320\nimHeight=240\n"
+    )
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    command = [interpreter, "-m", "early_persistence_detection.inference.detect"]
+    command += ["--detections", "det.txt", "--output", "out"]
+    result = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "general evidence model" in (tmp_path / "out" / "summary.json").read_text()
+    assert len((tmp_path / "out" / "decisions.csv").read_text().splitlines()) == 3
+
+
 def test_the_wheel_holds_types_templates_and_licence_and_no_tests(wheel):
     names = subprocess.run(
         [sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True, check=True
     ).stdout
     for part in ("early_persistence_detection/py.typed", "video_tracks/py.typed", "templates/report.md.j2", "LICENSE"):
         assert part in names, part
+    assert "evidence/general_model.npz" in names and "evidence/MODEL_CARD.md" in names
     assert "/tests/" not in names and "conftest" not in names
