@@ -1,0 +1,75 @@
+"""certify_camera.py: a promise of one camera where its tracks allow one, and how many more it takes where not."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from early_persistence_detection.inference.tests.detect_script import run_detect
+from early_persistence_detection.models.evidence.evidence_model import load_evidence_model
+from early_persistence_detection.training import certify_camera
+from run_directory import run_cli
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", [certify_camera.__file__, *map(str, arguments)])
+    try:
+        run_cli(certify_camera.main)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def write_camera(folder: Path, num_blocks: int) -> Path:
+    """One walker that stays and one glimpse in every 4 seconds of 10 frames each."""
+    folder.mkdir(parents=True)
+    rows = []
+    for block in range(num_blocks):
+        first = 40 * block
+        rows += [f"{first + age + 1},-1,{20 + 2 * age},50,20,50,0.9\n" for age in range(25)]
+        rows += [f"{first + 6},-1,300,{100 + block % 50},15,20,0.2\n"]
+    (folder / "det.txt").write_text("".join(rows))
+    (folder / "seqinfo.ini").write_text(
+        f"[Sequence]\nname=yard\nframeRate=10\nseqLength={40 * num_blocks}\nimWidth=400\nimHeight=400\n"
+    )
+    return folder / "det.txt"
+
+
+def test_a_promise_is_made_and_kept_with_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detections = write_camera(tmp_path / "yard", 120)
+    out = tmp_path / "model"
+    flags = ("--target", "outlives_clip", "--block_seconds", 4, "--promise", "marginal")
+    assert run(monkeypatch, "--detections", detections, *flags, "--eps", 0.3, "--output", out) == 0
+    report = json.loads((out / "camera_certificate.json").read_text())
+    assert report["num_scenes"] == 120 and "with confidence 0.9" in report["in_words"]
+    model = load_evidence_model(out / "evidence_model.npz").asking("outlives_clip")
+    assert model.calibration.certificate is not None and model.calibration.certificate.is_certified
+    done = run_detect(
+        *("--model", out / "evidence_model.npz", "--target", "outlives_clip", "--rule", "certified"),
+        *("--detections", detections, "--output", tmp_path / "decided"),
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_usual_answer_is_how_much_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detections = write_camera(tmp_path / "yard", 6)
+    flags = ("--target", "outlives_clip", "--block_seconds", 4)
+    assert run(monkeypatch, "--detections", detections, *flags, "--eps", 0.1, "--output", tmp_path / "out") == 0
+    assert "no promise yet: about" in capsys.readouterr().out
+    done = run_detect(
+        *("--model", tmp_path / "out" / "evidence_model.npz", "--target", "outlives_clip", "--rule", "certified"),
+        *("--detections", detections, "--output", tmp_path / "decided"),
+    )
+    assert done.returncode == 2 and "has no certified rule" in done.stderr
+
+
+def test_what_is_real_needs_ground_truth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detections = write_camera(tmp_path / "yard", 2)
+    assert run(monkeypatch, "--detections", detections, "--eps", 0.1, "--output", tmp_path / "out") == 2
+    assert "nobody can know without --ground_truth" in capsys.readouterr().err
