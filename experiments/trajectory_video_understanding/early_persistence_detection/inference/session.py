@@ -39,7 +39,9 @@ Box = tuple[float, float, float, float]  # xywh in px
 class CalibratedModel(StreamModel, Protocol):
     """A streaming model with the rules that stop on its p."""
 
-    calibration: Calibration
+    @property
+    def calibration(self) -> Calibration:
+        """That of tracks which are watched by their pixels."""
 
 
 @dataclasses.dataclass(frozen=True)

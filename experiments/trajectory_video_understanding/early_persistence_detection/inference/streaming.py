@@ -107,7 +107,7 @@ class TrackStream:
             self._state = fresh if self._state is None else self._state.append(fresh)
         pixels = frames_to_input(np.stack([crop.pixels for crop in crops]), self.model.device)
         assert self._state is not None  # every live track was a newborn once
-        p, self._state = self.model.step(pixels, self._state)
+        p, self._state = self.model.step(pixels, None, self._state)
         self.frames_stepped += len(crops)
         live = []
         for row, (crop, probability) in enumerate(zip(crops, p.double().cpu().tolist(), strict=True)):
