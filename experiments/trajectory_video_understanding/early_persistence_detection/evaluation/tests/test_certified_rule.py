@@ -269,9 +269,9 @@ def test_a_certificate_promises_nothing_of_another_video(made, tmp_path, monkeyp
 def test_an_unsound_certificate_in_a_file_is_one_line(made, tmp_path, monkeypatch, broken):
     calibrated(made, tmp_path, monkeypatch, "--eps", 0.6)
     value = load_torch(tmp_path / "calibrated_model.pt")
-    calibration = value["calibration"]
+    calibration = value["calibrations"]["pixels"]
     calibration |= {"certificate": calibration["certificate"] | broken}
-    save_torch(tmp_path / "broken.pt", value | {"calibration": calibration})
+    save_torch(tmp_path / "broken.pt", value | {"calibrations": {"pixels": calibration}})
     with pytest.raises(InputError, match=r"broken\.pt holds no sound calibration"):
         load_model(tmp_path / "broken.pt")
 
