@@ -1,6 +1,8 @@
 """evaluate_tracks.py from a folder of footage to its files, on sequences that the test writes."""
 
+import importlib.util
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,10 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from early_persistence_detection.evaluation import left_out
+from early_persistence_detection.evaluation import generate_report, left_out
 from early_persistence_detection.evaluation.evaluate_tracks import main
 from early_persistence_detection.evaluation.left_out import answer, collect
-from early_persistence_detection.evaluation.result_files import STAGE_FILES
+from early_persistence_detection.evaluation.result_files import REAL_TRACKS_PICTURES, STAGE_FILES
 from persistence_augmented_dataset.real.footage import find_footage
 from run_directory import run_cli
 
@@ -54,29 +56,31 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-@pytest.fixture
-def run(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
-    """The script as its command line runs it, without the seconds of a process of its own: exit code and stderr."""
-
-    def run_script(*arguments: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["evaluate_tracks.py", *map(str, arguments)])
+def run(script: Callable[[], None], *arguments: str | Path) -> int:
+    """A script as its command line runs it, without the seconds of a process of its own: its exit code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["script", *map(str, arguments)])
         try:
-            run_cli(main)
+            run_cli(script)
         except SystemExit as end:
-            return int(end.code or 0), capsys.readouterr().err
-        return 0, capsys.readouterr().err
+            return int(end.code or 0)
+    return 0
 
-    return run_script
+
+@pytest.fixture(scope="module")
+def results(data, tmp_path_factory) -> Path:
+    """A results folder in which real tracks were judged."""
+    folder = tmp_path_factory.mktemp("results")
+    assert run(main, "--data", data, "--output", folder / "real_tracks") == 0
+    return folder
 
 
 def no_progress(items, what):
     return items
 
 
-def test_from_footage_to_figures_and_pictures_and_again_from_what_was_kept(run, data, tmp_path):
-    output = tmp_path / "results" / "real_tracks"
-    assert run("--data", data, "--output", output)[0] == 0
-    text = (output / "track_metrics.json").read_text()
+def test_figures_hang_together(data, results):
+    text = (results / "real_tracks" / "track_metrics.json").read_text()
     found = json.loads(text)
     assert found["stage"] == STAGE_FILES["real_tracks"].stage and "NaN" not in text and str(data) not in text
     own = found["detectors"]["mot15-frcnn"]
@@ -86,21 +90,46 @@ def test_from_footage_to_figures_and_pictures_and_again_from_what_was_kept(run, 
     for tracker in ("sort", "bytetrack"):
         online, backfilled = (own["tracking"][tracker][mode] for mode in ("online", "backfilled"))
         assert online["nothing"]["FN"] <= online["ours"]["FN"] <= online["hits_3"]["FN"]
-        assert (
-            backfilled["hits_3"]["FN"] < online["hits_3"]["FN"] and backfilled["hits_3"]["FP"] >= online["hits_3"]["FP"]
-        )
+        assert backfilled["hits_3"]["FN"] < online["hits_3"]["FN"]
+        assert backfilled["hits_3"]["FP"] >= online["hits_3"]["FP"]
         assert online["box_score_cut"]["FN"] <= online["hits_3"]["FN"]
-    assert {row["target"] for row in found["targets"]} == {1, 2, 3, 5} and "Real tracks" in (
-        tmp_path / "results" / "PROGRESS.txt"
-    ).read_text()
-    for name in ("frontier.png", "auc.png"):
-        assert cv2.imread(str(output / name)).std() > 1
-    kept = {path: path.stat().st_mtime_ns for path in (output / "left_out").iterdir()}
-    assert {path.name for path in kept} == {"North.npz", "South.npz"}
-    (output / "track_metrics.json").unlink()
-    assert run("--data", data, "--output", output, "--only", "mot15-frcnn")[0] == 0
-    assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert json.loads((output / "track_metrics.json").read_text())["detectors"] == found["detectors"]
+    assert {row["target"] for row in found["targets"]} == {1, 2, 3, 5}
+    assert "Real tracks" in (results / "PROGRESS.txt").read_text()
+    for name in REAL_TRACKS_PICTURES:
+        assert cv2.imread(str(results / name)).std() > 1
+
+
+def test_a_second_run_goes_on_from_what_was_kept(data, results, tmp_path):
+    kept = results / "real_tracks" / "left_out"
+    assert {path.name for path in kept.iterdir()} == {"North.npz", "South.npz"}
+    shutil.copytree(kept, tmp_path / "left_out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "left_out").iterdir()}
+    assert run(main, "--data", data, "--output", tmp_path, "--only", "mot15-frcnn") == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    first, again = (json.loads((folder / "track_metrics.json").read_text()) for folder in (kept.parent, tmp_path))
+    assert first["detectors"] == again["detectors"] and first["targets"] == again["targets"]
+
+
+def test_the_report_has_a_section(results, tmp_path):
+    spec = importlib.util.spec_from_file_location("made", Path(__file__).with_name("test_evaluation_scripts.py"))
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    folder = made.results(tmp_path / "results")
+    report = ("--results_dir", folder, "--output", folder / "FINAL_REPORT")
+    assert run(generate_report.main, *report) == 0
+    assert "was not judged on annotated footage" in (folder / "FINAL_REPORT.md").read_text()
+    shutil.copytree(results / "real_tracks", folder / "real_tracks")
+    assert run(generate_report.main, *report) == 0
+    markdown = (folder / "FINAL_REPORT.md").read_text()
+    section = markdown[markdown.index("## Real tracks") : markdown.index("## Training")]
+    equal = json.loads((folder / "real_tracks" / "track_metrics.json").read_text())
+    equal = equal["detectors"]["mot15-frcnn"]["frontier"]["at_equal_share"]
+    row = next(line for line in section.splitlines() if line.startswith("| mot15-frcnn"))
+    assert f"| {equal['hits_3']['clutter_shown']}, {equal['hits_3']['mean_delay']['value']:.3f} [" in row
+    assert row.count("|") == 7 and section.count("![") == 2
+    tables = [block for block in section.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 3 and all(len({line.count("|") for line in table.splitlines()}) == 1 for table in tables)
+    assert "real_tracks" not in (folder / "FINAL_REPORT.html").read_text()  # pictures are inside
 
 
 def test_what_is_kept_is_for_the_same_data_and_seed_only(data, tmp_path, monkeypatch):
@@ -133,10 +162,10 @@ def test_what_is_kept_is_for_the_same_data_and_seed_only(data, tmp_path, monkeyp
         (("--data", "DATA"), "--output"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_2(run, data, tmp_path, arguments, message):
+def test_wrong_input_is_one_line_and_exit_2(data, tmp_path, capsys, arguments, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     places = {"DATA": data, "EMPTY": tmp_path / "empty", "OUT": tmp_path / "out", "FILE": tmp_path / "file"}
-    code, said = run(*(places.get(word, word) for word in arguments))
-    assert code == 2 and message in said
-    assert len(said.splitlines()) == 1 and not (tmp_path / "out").exists()
+    assert run(main, *(places.get(word, word) for word in arguments)) == 2
+    said = capsys.readouterr().err
+    assert message in said and len(said.splitlines()) == 1 and not (tmp_path / "out").exists()
