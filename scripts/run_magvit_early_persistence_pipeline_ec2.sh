@@ -282,10 +282,12 @@ detect() {
     if [ -n "$detections" ]; then
       inputs+=("$detections")
       source+=(--detections "$detections")
-      # the scale of the boxes is read from beside them
-      local sequence_info
-      sequence_info=$(dirname "$detections")/../seqinfo.ini
-      [ ! -f "$sequence_info" ] || inputs+=("$sequence_info")
+      # the scale of the boxes is read from beside or above them
+      local folder sequence_info
+      folder=$(dirname "$detections")
+      for sequence_info in "$folder"/seqinfo.ini "$folder"/../seqinfo.ini; do
+        [ ! -f "$sequence_info" ] || inputs+=("$sequence_info")
+      done
     fi
     if [ -n "$ground_truth" ]; then
       inputs+=("$ground_truth")

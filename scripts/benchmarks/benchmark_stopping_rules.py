@@ -137,7 +137,7 @@ def promisers(folder: Path | None) -> tuple[dict[str, Promise], dict[str, str]]:
 def race(args: argparse.Namespace, rules: dict[str, peers.Fit], promising: dict[str, Promise]) -> dict:
     """Everything measured, for JSON."""
     fields = from_pixels(args) if args.model or args.cache else None
-    optimal = {alpha: OptimalRule(get_preset(args.preset), alpha, NUM_FRAMES) for alpha in ALPHAS}
+    optimal = {alpha: OptimalRule(get_preset(args.preset).seen_by("pixels"), alpha, NUM_FRAMES) for alpha in ALPHAS}
     costs: dict[tuple[str, float], list[np.ndarray]] = {}
     outcomes: dict[tuple[str, float], list[tuple[np.ndarray, Decisions]]] = {}
     kept: dict[tuple[str, str, float], list[tuple[Clips, np.ndarray]]] = {}

@@ -266,12 +266,14 @@ esac
 """
 
 
-def end_of_study(tmp_path: Path, code: int, until: str = "") -> tuple[subprocess.CompletedProcess[str], list[str]]:
+def end_of_study(
+    tmp_path: Path, code: int, until: str = "", script: str = END_OF_STUDY
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """The last stages, the runner of each pretended: what the script says, and the stages that were begun."""
     runner = tmp_path / "python"
     runner.write_text(RUNNER.format(code=code, verified=int(code != 0)))
     runner.chmod(0o755)
-    result = run("bash", "-c", END_OF_STUDY, "bash", SCRIPTS, PIPELINE, runner, tmp_path, until)
+    result = run("bash", "-c", script, "bash", SCRIPTS, PIPELINE, runner, tmp_path, until)
     words = [line.split() for line in result.stdout.splitlines() if "--stage " in line]
     return result, [line[line.index("--stage") + 1] for line in words]
 
@@ -303,6 +305,17 @@ def test_a_detection_that_went_well_is_followed_by_the_rest(tmp_path: Path):
     (tmp_path / "detection").mkdir()
     result, stages = end_of_study(tmp_path, 0)
     assert result.returncode == 0 and stages == ["detect", "report", "verify"] and "--finish" in result.stdout
+
+
+@pytest.mark.parametrize("place", ["boxes/seqinfo.ini", "seqinfo.ini"])
+def test_the_scale_of_the_boxes_is_an_input_of_the_detection(tmp_path: Path, place: str):
+    (tmp_path / "boxes").mkdir()
+    (tmp_path / "boxes" / "det.txt").touch()
+    (tmp_path / place).touch()
+    script = END_OF_STUDY.replace("detections=''", f"detections='{tmp_path}/boxes/det.txt'")
+    result, _ = end_of_study(tmp_path, 0, script=script)
+    detect = next(line for line in result.stdout.splitlines() if "--stage detect " in line)
+    assert [Path(word).resolve() for word in detect.split() if "seqinfo" in word] == [tmp_path.resolve() / place]
 
 
 def one_video(folder: Path) -> Path:

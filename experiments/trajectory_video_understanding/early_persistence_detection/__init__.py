@@ -4,8 +4,7 @@
 
     import early_persistence_detection as epd
 
-    model = epd.load_model("results/calibrated_model.pt")
-    camera = epd.Session(model)
+    camera = epd.Session()  # the general model; or epd.Session(epd.load_model("results/calibrated_model.pt"))
     for frame, boxes, scores in my_detector():
         for track in camera.update(frame, boxes, scores):
             print(track.track_id, track.probability, track.decision, track.decision_frame)
@@ -20,9 +19,25 @@ if TYPE_CHECKING:
     from early_persistence_detection.inference.session import Session, TrackStatus
     from early_persistence_detection.models.calibration import Calibration
     from early_persistence_detection.models.checkpoint import load_model
+    from early_persistence_detection.models.evidence.adaptation import Adaptation
+    from early_persistence_detection.models.evidence.evidence_model import (
+        EvidenceModel,
+        general_model,
+        load_evidence_model,
+    )
 
 __version__ = "0.2.0"
-__all__ = ["Calibration", "Session", "TrackStatus", "__version__", "load_model"]
+__all__ = [
+    "Adaptation",
+    "Calibration",
+    "EvidenceModel",
+    "Session",
+    "TrackStatus",
+    "__version__",
+    "general_model",
+    "load_evidence_model",
+    "load_model",
+]
 
 # name -> module; loaded when first asked for, so that whoever wants the metrics alone does not wait for torch
 _HOMES = {
@@ -30,6 +45,10 @@ _HOMES = {
     "Session": "inference.session",
     "TrackStatus": "inference.session",
     "load_model": "models.checkpoint",
+    "Adaptation": "models.evidence.adaptation",
+    "EvidenceModel": "models.evidence.evidence_model",
+    "general_model": "models.evidence.evidence_model",
+    "load_evidence_model": "models.evidence.evidence_model",
 }
 
 

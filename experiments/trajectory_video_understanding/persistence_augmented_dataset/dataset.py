@@ -44,7 +44,17 @@ METADATA_COLUMNS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "objects": ("float32", ("T", "M", 4)),  # ellipses in the clip: centre x, y, radius x, y in clip px; NaN if unseen
     "object_kind": ("int8", ("M",)),  # 1 persistent, 0 transient, -1 empty slot or unknown
     "num_distractors": ("uint8", ()),  # other objects that enter the crop
-    "bayes_posterior": ("float32", ("T",)),  # P(persistent | frames up to t); NaN on real video
+    "bayes_posterior": ("float32", ("T",)),  # P(persistent | frames up to t) of who sees all; NaN on real video
+    "bayes_posterior_pixels": ("float32", ("T",)),  # of who sees no scores; as bayes_posterior where there are none
+    "bayes_posterior_evidence": ("float32", ("T",)),  # of who sees hits and scores only; NaN without a detector
+}
+# a shard holds them where a detector was simulated; elsewhere `with_implied_columns` says what they are
+IMPLIED_COLUMNS = ("bayes_posterior_pixels", "bayes_posterior_evidence")
+# who sees what of a track -> its best possible answer
+POSTERIOR_OF = {
+    "both": "bayes_posterior",
+    "pixels": "bayes_posterior_pixels",
+    "evidence": "bayes_posterior_evidence",
 }
 
 
@@ -53,10 +63,24 @@ def _column_shape(count: int, shape: tuple[Any, ...]) -> tuple[int, ...]:
     return (count, *(sizes.get(axis, axis) for axis in shape))
 
 
+def with_implied_columns(metadata: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    """The same, with the columns that a dataset without a detector, or of before there was one, is whole without."""
+    unknown = np.full((count, NUM_FRAMES), np.nan, np.float32)
+    implied = {"scores": unknown, "bayes_posterior_evidence": unknown}
+    if "bayes_posterior" in metadata:
+        implied["bayes_posterior_pixels"] = metadata["bayes_posterior"]
+    return implied | metadata
+
+
 def check_metadata(metadata: dict[str, np.ndarray], count: int, path: str | Path) -> None:
-    """Raise InputError unless `metadata` holds every column with the dtype and shape of METADATA_COLUMNS."""
+    """Raise InputError unless `metadata` holds every column with the dtype and shape of METADATA_COLUMNS.
+
+    IMPLIED_COLUMNS may be absent.
+    """
     for name, (dtype, shape) in METADATA_COLUMNS.items():
         if name not in metadata:
+            if name in IMPLIED_COLUMNS:
+                continue
             raise InputError(f"{path} lacks the column {name!r}; make it again with {MAKE_IT}")
         array, expected = metadata[name], _column_shape(count, shape)
         if array.shape != expected or array.dtype != np.dtype(dtype):
@@ -69,14 +93,14 @@ def check_metadata(metadata: dict[str, np.ndarray], count: int, path: str | Path
 def write_shard(folder: Path, index: int, clips: np.ndarray, metadata: dict[str, np.ndarray]) -> dict[str, Any]:
     """Write one shard atomically and return its manifest entry.
 
-    `clips` uint8 (n, T, 64, 64, 3); `metadata` as METADATA_COLUMNS. The metadata is written first, so a shard
-    whose .npy exists is whole.
+    `clips` uint8 (n, T, 64, 64, 3); `metadata` as METADATA_COLUMNS, with or without IMPLIED_COLUMNS. The metadata is
+    written first, so a shard whose .npy exists is whole.
     """
     assert clips.dtype == np.uint8 and clips.shape[1:] == (NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3), clips.shape
     stem = f"shard_{index:05d}"
     check_metadata(metadata, len(clips), folder / f"{stem}.meta.npz")
     # Any: to a type checker a column might be the option `allow_pickle`, which is no array
-    columns: dict[str, Any] = {name: metadata[name] for name in METADATA_COLUMNS}
+    columns: dict[str, Any] = {name: metadata[name] for name in METADATA_COLUMNS if name in metadata}
     with atomic_open(folder / f"{stem}.meta.npz", "wb") as file:
         np.savez(file, **columns)
     with atomic_open(folder / f"{stem}.npy", "wb") as file:
@@ -201,9 +225,7 @@ def load_split(directory: str | Path, split: str, verify: bool = True) -> ClipSp
         try:
             pixels = np.load(path, mmap_mode="r", allow_pickle=False)
             with np.load(metadata_path, allow_pickle=False) as archive:
-                metadata = {name: archive[name] for name in archive.files}
-            # a dataset that was made before scores were kept is whole without them
-            metadata.setdefault("scores", np.full((len(pixels), NUM_FRAMES), np.nan, np.float32))
+                metadata = with_implied_columns({name: archive[name] for name in archive.files}, len(pixels))
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, json.JSONDecodeError) as error:
             raise InputError(f"{path} cannot be read ({error}); make the dataset again with {MAKE_IT}") from None
         expected = (entry["num_clips"], NUM_FRAMES, CLIP_SIZE, CLIP_SIZE, 3)

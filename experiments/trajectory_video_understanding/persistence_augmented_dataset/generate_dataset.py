@@ -11,6 +11,7 @@ Examples::
     python generate_dataset.py --num_clips 3000 --output_dir data/standard
     python generate_dataset.py --preset blind --num_clips 2000 --test_clips 5000 --seed 7 --output_dir data/blind
     python generate_dataset.py --preset hard --num_clips 10000 --output_dir data/hard --workers 8
+    python generate_dataset.py --preset detector --num_clips 6000 --output_dir data/detector   # for --streams both
     python preview.py --data data/standard --output standard.png        # look at what was made
 
 About 700 clips/s on 2 CPU cores; 196,608 bytes a clip.
@@ -37,7 +38,8 @@ def parse_args() -> argparse.Namespace:
         choices=list(PRESETS),
         default="standard",
         help="easy: the colour tells all; standard: the benchmark; blind: no colour cue, a leak detector; "
-        "hard: long clutter, crowded, low contrast (default: standard)",
+        "hard: long clutter, crowded, low contrast; detector: standard with a detector's scores and box errors; "
+        "detector_blind: neither colour nor score tells anything (default: standard)",
     )
     parser.add_argument("--num_clips", type=positive_int, required=True, help="clips of the train split")
     parser.add_argument("--calibration_clips", type=positive_int, help="default: max(500, num_clips // 5)")

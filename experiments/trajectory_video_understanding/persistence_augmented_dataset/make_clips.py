@@ -66,7 +66,7 @@ from video_tracks.detections import (
     truth_options,
 )
 from video_tracks.live_crops import UNSEEN
-from video_tracks.video import TruncatedVideo, Video, open_video, read_frames
+from video_tracks.video import Frame, TruncatedVideo, Video, open_video, pictures, read_frames
 
 from persistence_augmented_dataset.real.track_labels import (
     TARGETS,
@@ -126,16 +126,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def pictures(video: Video, damage: list[str]) -> Iterator[np.ndarray | None]:
-    """The picture of every frame from index 0 on, RGB (H, W, 3), None where it is missing.
-
-    Where the video is damaged, what is wrong with it is appended to `damage` after the last one.
-    """
-    for _ in range(video.first_index):
-        yield None
+def readable_frames(video: Video, damage: list[str]) -> Iterator[Frame]:
+    """The frames of the video; where it is damaged, what is wrong with it is appended to `damage` after the last."""
     try:
-        for frame in read_frames(video):
-            yield frame.pixels
+        yield from read_frames(video)
     except TruncatedVideo as error:
         damage.append(str(error))
 
@@ -153,10 +147,10 @@ def main() -> None:
     truth, notes = None, []
     if args.detections is not None:
         detections = file = load_detections(args.detections, video, detection_options(args))
-        notes += [f"{args.detections}: {note}" for note in file.notes]
+        notes += [f"{public_path(args.detections)}: {note}" for note in file.notes]
     if args.ground_truth is not None:
         truth, told = load_truth(args.ground_truth, video, truth_options(args))
-        notes += [f"{args.ground_truth}: {note}" for note in told]
+        notes += [f"{public_path(args.ground_truth)}: {note}" for note in told]
     detections_name = public_path(args.detections) if args.detections else "background subtraction"
     associator, association_note = choose_associator(
         detections.has_track_ids, detections_name, args.associate, args.tracker, args.max_lost_frames
@@ -165,7 +159,9 @@ def main() -> None:
     for note in notes:
         print(note)
     damage: list[str] = []
-    with progress(pictures(video, damage), video.num_frames, f"reading {video.name}", "frames") as frames:
+    with progress(
+        pictures(readable_frames(video, damage)), video.num_frames, f"reading {video.name}", "frames"
+    ) as frames:
         followed = follow_tracks(frames, detections, associator, args.unseen)
     if isinstance(detections, BackgroundDetections):
         notes += detections.notes()
@@ -200,8 +196,8 @@ def main() -> None:
         "notes": notes,
         "left_out": left_out,
         "objects_in_two_splits": repeated,
-        "video_notes": list(video.notes),
-        "video_damage": damage,
+        "video_notes": [note.replace(str(video.path), public_path(video.path)) for note in video.notes],
+        "video_damage": [told.replace(str(video.path), public_path(video.path)) for told in damage],
         "targets_of_all_tracks": {
             name: {kind: int((label == value).sum()) for kind, value in KINDS.items()}
             for name, label in targets.items()

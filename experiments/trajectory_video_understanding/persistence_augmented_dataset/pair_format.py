@@ -117,16 +117,19 @@ def read_label(record: dict[str, Any], path: Path) -> int:
 def read_columns(record: dict[str, Any], path: Path) -> tuple[dict[str, np.ndarray], set[str]]:
     """One clip's METADATA_COLUMNS from its JSON, and the names of the columns that it lacks."""
     sizes = {"T": NUM_FRAMES, "M": NUM_OBJECT_SLOTS}
-    columns, unknown = {}, set()
+    columns: dict[str, np.ndarray] = {}
+    unknown = set()
     for name, (dtype, axes) in METADATA_COLUMNS.items():
         shape = tuple(sizes.get(axis, axis) for axis in axes)
         if name == "label":
             columns[name] = np.array(read_label(record, path), dtype)
-        elif record.get(name) is None:
+        elif record.get(name) is not None:
+            columns[name] = _read_array(record[name], dtype, shape, f"{path} field {name!r}")
+        elif name == "bayes_posterior_pixels" and "bayes_posterior" not in unknown:
+            columns[name] = columns["bayes_posterior"]  # of a dataset without a detector
+        else:
             unknown.add(name)
             columns[name] = np.full(shape, UNKNOWN.get(name, np.nan), dtype)
-        else:
-            columns[name] = _read_array(record[name], dtype, shape, f"{path} field {name!r}")
     return columns, unknown
 
 

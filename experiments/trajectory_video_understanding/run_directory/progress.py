@@ -46,6 +46,3 @@ class _MilestoneProgress:
                 file=sys.stderr,
                 flush=True,
             )
-
-    def set_postfix(self, **_: object) -> None:
-        pass

@@ -130,7 +130,6 @@ class FileDetections:
 
     table: BoxTable
     has_track_ids: bool
-    has_scores: bool
     frames_run: FramesRun
     format: str
     box_scale: float  # video px per px of the detections' picture
@@ -161,9 +160,7 @@ def load_detections(path: str | Path, video: Video, options: DetectionOptions | 
     first, told = _first_frame(rows, video, options.first_frame)
     file = box_file(rows, name, options.box_format, first, picture, options.detection_stride)
     table, notes = _fit(file, path, video, scale)
-    return FileDetections(
-        table, file.has_track_ids, file.has_scores, file.frames_run, name, scale, (*file.notes, *told, *notes)
-    )
+    return FileDetections(table, file.has_track_ids, file.frames_run, name, scale, (*file.notes, *told, *notes))
 
 
 def load_truth(

@@ -14,7 +14,7 @@ import itertools
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -28,7 +28,7 @@ from video_tracks.image_folder import IMAGE_SUFFIXES, find_images, read_image, r
 from video_tracks.mot import find_sequence_info
 from video_tracks.value_range import FIRST_FRAMES, ValueRange, range_of
 
-__all__ = ["IMAGE_SUFFIXES", "Frame", "TruncatedVideo", "Video", "open_video", "read_frames", "read_pixels"]
+__all__ = ["IMAGE_SUFFIXES", "Frame", "TruncatedVideo", "Video", "open_video", "pictures", "read_frames", "read_pixels"]
 
 UNKNOWN_FPS = 25.0  # where neither the file nor a seqinfo.ini tells
 # boxes may go a few frames past the end that the container estimates
@@ -247,6 +247,15 @@ def read_frames(video: Video) -> Iterator[Frame]:
                 f"{video.width}x{video.height}; give frames of one size"
             )
         yield frame
+
+
+def pictures(frames: Iterable[Frame]) -> Iterator[np.ndarray | None]:
+    """The picture of every frame from index 0 on, uint8 RGB (H, W, 3); None where there is none."""
+    index = 0
+    for frame in frames:
+        yield from itertools.repeat(None, frame.index - index)
+        yield frame.pixels
+        index = frame.index + 1
 
 
 def read_pixels(video: Video) -> Iterator[np.ndarray]:

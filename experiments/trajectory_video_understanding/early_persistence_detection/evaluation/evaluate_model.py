@@ -12,9 +12,11 @@ Writes  OUTPUT/evaluation_metrics.json    every metric, the Bayes limit, other r
                                           every age, cost of the optimal rule
         OUTPUT/confusion_matrix.png  OUTPUT/accuracy_earliness.png  OUTPUT/reliability.png
 
-Figures of decisions come from p at every age, predicted in one batched pass. A second pass runs the gated stream over
-the same clips and stops for real: compute savings are counted on it, and it is stated how many of its decisions differ
-(a value on the border between two codes can round to the other one in another batch).
+Figures of decisions come from p at every age of tracks that are watched by their pixels alone, predicted in one batched
+pass; `modalities` says, where the clips have scores, how a model with evidence does by both and by evidence alone. A
+second pass runs the gated stream over the same clips and stops for real: compute savings are counted on it, and it is
+stated how many of its decisions differ (a value on the border between two codes can round to the other one in another
+batch).
 
 Intervals are by bootstrap over the scenes of the clips, which need not be independent within one. Where all clips are
 of one scene, as in a video, or the scenes are not known, clips are resampled, and intervals may be too narrow.
@@ -57,6 +59,7 @@ from early_persistence_detection.evaluation.judging import (
     judge_certified,
     judge_decisions,
     judge_efficiency,
+    judge_modalities,
     judge_model,
     judge_per_age,
     operating_point,
@@ -172,7 +175,7 @@ def predicted(
     model: EarlyPersistenceClassifier, split: ClipSplit, args: argparse.Namespace, device: torch.device
 ) -> tuple[Judged, str]:
     """p of every clip with what is known of it, to be judged by the rule that `args` name; and that rule in words."""
-    bayes = split.metadata["bayes_posterior"].astype(np.float64)
+    bayes = split.metadata["bayes_posterior_pixels"].astype(np.float64)
     threshold = model.calibration.thresholds_of(args.rule, args.model, args.confidence_threshold)
     in_words = rule_in_words(args.rule, args.confidence_threshold)
     if args.decide_by is not None:
@@ -229,6 +232,7 @@ def evaluate(
         "chosen_threshold": {"confidence_threshold": model.calibration.confidence_threshold, **chosen},
         "per_age_rule": judge_per_age(judged, model.calibration.per_age, preset),
         "certified_rule": judge_certified(judged, model.calibration.certificate),
+        "modalities": judge_modalities(model, split, judged, device),
         "curve": with_thresholds(curve),
         "bayes_curve": None if limit is None else with_thresholds(limit.curve),
         "rules": rules,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from persistence_augmented_dataset.dataset import ClipSplit
+from persistence_augmented_dataset.dataset import POSTERIOR_OF, ClipSplit
 from persistence_augmented_dataset.synthetic.bayes import OptimalRule, get_preset
 
 from early_persistence_detection import metrics
@@ -35,6 +35,7 @@ from early_persistence_detection.models.efficiency_metrics import (
     measure_speedup,
 )
 from early_persistence_detection.models.object_tokens import object_tokens
+from early_persistence_detection.models.prediction import predict
 from early_persistence_detection.models.stopping.certification import Certificate, gaps
 
 ALPHAS = (0.5, 0.8, 0.95)
@@ -77,7 +78,7 @@ class Judged:
     labels: np.ndarray  # int64 (n,)
     visible: np.ndarray  # bool (n, T)
     probabilities: np.ndarray  # float64 (n, T)
-    bayes_posterior: np.ndarray | None  # float64 (n, T); None on real video
+    bayes_posterior: np.ndarray | None  # float64 (n, T), of who sees the same pixels; None on real video
     threshold: Threshold  # of the rule that is judged, as `decide` takes it
     early_stop_frame: int
     seed: int
@@ -124,7 +125,7 @@ def accuracy_by_age(judged: Judged, probabilities: np.ndarray) -> dict[str, Any]
 def optimal_decisions(judged: Judged, preset: str, alpha: float) -> Decisions:
     """What the optimal rule decides on the Bayes posterior, which must be known."""
     assert judged.bayes_posterior is not None
-    rule = OptimalRule(get_preset(preset), alpha, judged.num_frames)
+    rule = OptimalRule(get_preset(preset).seen_by("pixels"), alpha, judged.num_frames)
     decision, decision_frame = rule.decide(judged.bayes_posterior, judged.visible)
     return Decisions(decision.astype(np.int64), decision_frame, decision.astype(np.float64))
 
@@ -214,6 +215,37 @@ def judge_certified(judged: Judged, certificate: Certificate | None) -> dict[str
         "gap": judged.interval(metrics.bootstrap_mean, gap),
         "gap_by_age": gap_by_age,
     }
+
+
+EARLY_AGES = (1, 2, 3, 4)
+
+
+def judge_modalities(
+    model: EarlyPersistenceClassifier, split: ClipSplit, judged: Judged, device: torch.device
+) -> dict[str, Any] | None:
+    """Accuracy at EARLY_AGES by what the tracks are watched by, each beside the limit of who sees the same.
+
+    `gap` is the limit's accuracy less the model's, paired per clip. None on clips without scores; the limit is None
+    where it is unknown, as on real video.
+    """
+    if not np.isfinite(split.metadata["scores"]).any():
+        return None
+    report = {}
+    for modality in model.modalities:
+        p = judged.probabilities if modality == "pixels" else predict(model, split, device, modality)
+        limit = split.metadata[POSTERIOR_OF[modality]].astype(np.float64)
+        report[modality] = {str(age): _beside_limit(judged, p, limit, age) for age in EARLY_AGES}
+    return report
+
+
+def _beside_limit(judged: Judged, p: np.ndarray, limit: np.ndarray, age: int) -> dict[str, Any]:
+    """Accuracy of p (n, T) at an age (from 1), that of the exact posterior `limit` (n, T), and the gap between them."""
+    right = metrics.is_right_at_age(p, judged.labels)[:, age - 1]
+    row = {"accuracy": judged.interval(metrics.accuracy, right), "limit": None, "gap": None}
+    if np.isfinite(limit).all():
+        row["limit"] = judged.interval(metrics.accuracy, metrics.is_right_at_age(limit, judged.labels)[:, age - 1])
+        row["gap"] = judged.interval(metrics.bootstrap_mean, metrics.bayes_gap(p, limit, judged.labels, age))
+    return row
 
 
 def operating_point(decisions: Decisions, labels: np.ndarray) -> OperatingPoint:

@@ -110,7 +110,7 @@ def build_sample(
         frames=split.clips(np.array([index]))[0, seen],
         attention=attention[index, seen],
         probabilities=probabilities[index, seen],
-        bayes_posterior=metadata["bayes_posterior"][index, seen],
+        bayes_posterior=metadata["bayes_posterior_pixels"][index, seen],
         objects=metadata["objects"][index, seen],
         object_kind=metadata["object_kind"][index],
         label=int(metadata["label"][index]),

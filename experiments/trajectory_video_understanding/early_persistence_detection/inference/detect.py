@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Decide the tracks of a video, each as early as the model is sure of it.
 
+    python inference/detect.py --video street.mp4 --detections det.txt --output results/detection
+    python inference/detect.py --detections MOT17-04/det/det.txt --detector mot17-frcnn --output results/detection
     python inference/detect.py --model results/calibrated_model.pt --video street.mp4 --output results/detection
     python inference/detect.py --model results/calibrated_model.pt --video vtest.avi --detections det/det.txt \
         --ground_truth gt/gt.txt --finetune --output results/detection
@@ -10,10 +12,16 @@ Reads   MODEL, and VIDEO with DETECTIONS and GROUND_TRUTH (MOT Challenge text, C
         by their content); without DETECTIONS, moving objects are found by background subtraction. VIDEO is a file, a
         folder of images, or live: rtsp://…, http(s)://…, the number of a camera, - for standard input. With
         --synthetic_demo, a rendered scene that no training has seen, and the boxes where its objects are visible
-Writes  OUTPUT/tracks.txt      MOT Challenge text in video px; the score is P(persistent) so far
+Writes  OUTPUT/tracks.txt      what could be shown at the time: persistent tracks from their decision on, until one is
+                               retracted. MOT Challenge text in video px; the score is P(persistent) so far
+        OUTPUT/tracks_backfilled.txt  the same with their frames before the decision
+        OUTPUT/candidates.txt  every track wherever it was seen
+        OUTPUT/events.csv      frame (from 1), id, event, age, probability, decision; an event is provisional (age 1,
+                               with p), final or retracted
         OUTPUT/decisions.csv   id, birth_frame (from 1, as in tracks.txt), decision, decision_frame (age, from 1),
                                probability; the last two as far as the track was judged. Then class, birth_seconds (by
-                               the video's clock), decision_seconds (from birth to decision); empty where unknown
+                               the video's clock), decision_seconds (from birth to decision), empty where unknown, and
+                               retracted_frame (age)
         OUTPUT/summary.json    stage "detect"; `notes` says what was assumed, `ended_early` what ended it
         OUTPUT/annotated.mp4   and stills frame_XXXXX.png of it; where no video can be written, summary.json says why
 
@@ -24,8 +32,15 @@ tables first.
 Track ids that DETECTIONS hold are followed, and are the ids in every output; --associate makes tracks anew. Boxes of
 different classes are never one track. Ages count the frames that the detector was run on.
 
+Without --model the general model decides, by evidence alone: hits, scores, boxes, neighbours, motion and the scene's
+past; it needs no training and no pictures (leave --video out where a seqinfo.ini tells their size). --detector names
+whose scores they are, if it is one of those that the model knows; --target says what is asked: is it real, or will it
+outlive 16 frames. With --adapt CAMERA it learns from the camera's own tracks, whose later life is their label a second
+later; what it learnt is kept in OUTPUT/camera_CAMERA.json and gone on from there. A persistent track that turns out to
+be none is retracted. A .pt model judges tracks by their pixels.
+
 The video is read once, frame by frame: every live undecided track is stepped in one batch, and a track that is decided
-costs nothing more. Decisions are compared with confirmation after 2 and 3 hits, on tracks whose whole clip was seen:
+costs no pixels more. Decisions are compared with confirmation after 2 and 3 hits, on tracks whose whole clip was seen:
 against `outlives_clip` (is the track still seen when its clip ends?) and, with GROUND_TRUTH, against
 `real_or_clutter`. These are different questions. Whoever watches a track to the end of its clip has seen the answer to
 the first, so read its accuracy beside the mean decision frame.
@@ -48,6 +63,7 @@ import csv
 import functools
 import io
 import itertools
+import re
 import signal
 import sys
 import time
@@ -81,7 +97,7 @@ from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
 from video_tracks.detections import MovingCamera, add_detection_flags, check_detection_flags
 from video_tracks.live_crops import UNSEEN
 from video_tracks.mot import write_tracks
-from video_tracks.video import Frame, TruncatedVideo
+from video_tracks.video import Frame, TruncatedVideo, pictures
 
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.real_tracks import as_text, compare_rules
@@ -94,21 +110,33 @@ from early_persistence_detection.inference.sources import (
     names_live_source,
     open_source,
 )
-from early_persistence_detection.inference.streaming import TrackRecord, TrackStream
+from early_persistence_detection.inference.streaming import EvidenceStream, TrackEvent, TrackRecord, TrackStream
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.devices import resolve_device
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
+from early_persistence_detection.models.evidence.adaptation import Adaptation
+from early_persistence_detection.models.evidence.evidence_model import (
+    TARGETS,
+    EvidenceModel,
+    general_model,
+    load_evidence_model,
+)
 from early_persistence_detection.models.stopping.rules import RULE_HELP, RULES, rule_in_words
 from early_persistence_detection.training.finetune import Finetuned, finetune, make_splits
 from early_persistence_detection.training.stop_request import Stopped, StopRequest
 
 FORCED_AGES = (3, 8)
-OUTPUTS = ("tracks.txt", "decisions.csv", "decisions_zero_shot.csv", "finetuned_model.pt", "summary.json")
+OUTPUTS = (
+    *("tracks.txt", "tracks_backfilled.txt", "candidates.txt", "events.csv"),
+    *("decisions.csv", "decisions_zero_shot.csv", "finetuned_model.pt", "summary.json"),
+)
+CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TRUNCATED_EXIT_CODE = 3
 DECISION_COLUMNS = (
     *("id", "birth_frame", "decision", "decision_frame", "probability"),
-    *("class", "birth_seconds", "decision_seconds"),
+    *("class", "birth_seconds", "decision_seconds", "retracted_frame"),
 )
+EVENT_COLUMNS = ("frame", "id", "event", "age", "probability", "decision")
 CERTIFICATE_NOTE = (
     "the certificate is for clips like those of its calibration (synthetic scenes, unless it was made on clips of "
     "yours); on this video it promises nothing"
@@ -118,8 +146,12 @@ CERTIFICATE_NOTE = (
 def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="calibrated_model.pt or final_model.pt")
-    source = parser.add_mutually_exclusive_group(required=True)
+    parser.add_argument(
+        "--model",
+        type=Path,
+        help="calibrated_model.pt, final_model.pt or evidence model .npz (default: the general one)",
+    )
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--video", help="video file, folder of images, rtsp:// or http:// address, camera number, or -")
     source.add_argument("--synthetic_demo", action="store_true", help="render a held-out synthetic scene instead")
     parser.add_argument("--detections", type=Path, help="file or folder of boxes; default: find moving objects")
@@ -143,10 +175,19 @@ def parse_args() -> argparse.Namespace:
         type=positive_float,
         help="video width / width of the detections' picture (default: from seqinfo.ini)",
     )
+    parser.add_argument("--detector", help="whose scores the boxes have, if the evidence model knows it")
+    parser.add_argument(
+        "--target", choices=TARGETS, help="what is asked of an evidence model (default: real_or_clutter)"
+    )
+    parser.add_argument(
+        "--adapt",
+        metavar="CAMERA",
+        type=camera_name,
+        help="learn from this camera's tracks, and go on from its last state",
+    )
     parser.add_argument(
         "--unseen",
         choices=UNSEEN,
-        default="blank",
         help="what the model is shown of a track in a frame without a detection of it (default: blank)",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of the results")
@@ -171,13 +212,51 @@ def parse_args() -> argparse.Namespace:
             parser.error("nobody has annotated a live video; leave --ground_truth out")
     if args.associate and args.detections is None:
         parser.error("--associate is about the track ids of --detections; give them too")
+    check_model_flags(parser, args)
     return args
 
 
-def summarise(judged: JudgedVideo, stream: TrackStream, rule: str) -> dict[str, Any]:
+def check_model_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit as `parser.error` does where flags are of the other kind of model than --model names."""
+    by_evidence = goes_by_evidence(args.model)
+    for name in ("detector", "target", "adapt"):
+        if getattr(args, name) is not None and not by_evidence:
+            parser.error(f"--{name} is for a model that goes by evidence; leave it or --model {args.model} out")
+    if by_evidence and args.finetune:
+        parser.error("--finetune teaches a model that looks at pixels; give it as --model, or take --adapt CAMERA")
+    if by_evidence and args.unseen is not None:
+        parser.error("--unseen is of a model that looks at pixels; give it as --model, or leave --unseen out")
+    if args.video is None and not args.synthetic_demo:
+        if args.detections is None:
+            parser.error("give --video, or --detections without their pictures, or --synthetic_demo")
+        if not by_evidence:
+            parser.error(f"{args.model} looks at pixels; give --video, too")
+
+
+def goes_by_evidence(path: Path | None) -> bool:
+    """Whether a model never looks at pixels: the general one, and what train_evidence.py makes."""
+    return path is None or path.suffix == ".npz"
+
+
+def camera_name(text: str) -> str:
+    """A name that can be part of a file's. Raises ArgumentTypeError."""
+    if not CAMERA_NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no camera's name; take letters, digits, '.', '_' and '-'")
+    return text
+
+
+def open_model(args: argparse.Namespace, device: torch.device) -> EarlyPersistenceClassifier | EvidenceModel:
+    """The model that the command line names, asked what it asks. Raises InputError."""
+    if not goes_by_evidence(args.model):
+        return load_model(args.model, device)
+    model = general_model() if args.model is None else load_evidence_model(args.model)
+    return model if args.target is None else model.asking(args.target)
+
+
+def summarise(judged: JudgedVideo, stream: TrackStream | EvidenceStream, rule: str) -> dict[str, Any]:
     """Counts, decision frames, and the work that stopping early saved."""
     records = list(stream.records.values())
-    num_frames = stream.model.num_frames
+    num_frames = stream.num_frames
     decided = np.array([record.decision_frame for record in records if record.decision is not None])
     num_seen = len(judged.detector_frames)
     total = sum(min(num_frames, num_seen - record.first_step) for record in records)
@@ -186,7 +265,11 @@ def summarise(judged: JudgedVideo, stream: TrackStream, rule: str) -> dict[str, 
         for verdict in (*KIND_NAME.values(), UNDECIDED)
     }
     return {
-        "counts": {"tracks": len(records), **counts},
+        "counts": {
+            "tracks": len(records),
+            **counts,
+            "retracted": sum(record.retracted_frame is not None for record in records),
+        },
         "mean_decision_frame": metrics.mean_decision_frame(decided).as_dict() if len(decided) else None,
         "stopped_early_fraction": float((decided < num_frames).sum() / len(records)) if records else None,
         "frames_stepped": stream.frames_stepped,
@@ -229,7 +312,21 @@ def decisions_csv(records: Iterable[TrackRecord], class_names: tuple[str, ...]) 
             [
                 *(record.track_id, record.birth_frame + 1, *judged, class_name(record.class_id, class_names)),
                 *("" if seconds is None else f"{seconds:.6f}" for seconds in times),
+                "" if record.retracted_frame is None else record.retracted_frame,
             ]
+        )
+    return text.getvalue()
+
+
+def events_csv(events: Iterable[TrackEvent]) -> str:
+    """events.csv: what a listener would have heard, in order."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(EVENT_COLUMNS)
+    for event in events:
+        decision = "" if event.decision is None else verdict_name(event.decision)
+        writer.writerow(
+            [event.frame_index + 1, event.track_id, event.kind, event.age, f"{event.probability:.6f}", decision]
         )
     return text.getvalue()
 
@@ -251,7 +348,7 @@ def teach(
 ) -> tuple[Finetuned | None, dict[str, Any]]:
     """Fine-tune on these frames, the first half; None, and the reason, where they hold too few tracks."""
     began = time.perf_counter()
-    first_half = follow_tracks(pictures(frames), source.detections, associator, args.unseen)
+    first_half = follow_tracks(pictures(frames), source.detections, associator, args.unseen or "blank")
     try:
         taught = finetune(model, make_splits(first_half), device, args.seed)
     except InputError as error:
@@ -259,26 +356,22 @@ def teach(
     return taught, {"done": True, **taught.report, "seconds": time.perf_counter() - began}
 
 
-def pictures(frames: Iterator[Frame]) -> Iterator[np.ndarray | None]:
-    """The picture of every frame from index 0 on, None where there is none."""
-    index = 0
-    for frame in frames:
-        yield from itertools.repeat(None, frame.index - index)
-        yield frame.pixels
-        index = frame.index + 1
-
-
 def decide(
-    model: EarlyPersistenceClassifier,
+    model: EarlyPersistenceClassifier | EvidenceModel,
     source: Source,
     associator: Association,
     args: argparse.Namespace,
     device: torch.device,
+    adaptation: Adaptation | None,
 ) -> tuple[JudgedVideo, Finetuned | None, dict[str, Any] | None]:
     """Teach where --finetune asks for it, then decide; what was judged, the taught copy, the report on the teaching."""
-    threshold = model.calibration.thresholds_of(args.rule, args.model, args.confidence_threshold)
+    name_of_model = args.model or "the general model"
+    threshold = model.calibration.thresholds_of(args.rule, name_of_model, args.confidence_threshold)
     rule: dict[str, Any] = {"rule": args.rule, "confidence_threshold": args.confidence_threshold}
-    rule |= {"associator": associator, "unseen": args.unseen}
+    unseen = args.unseen or "blank"
+    rule |= {"associator": associator, "unseen": unseen}
+    if isinstance(model, EvidenceModel):
+        rule |= {"detector": args.detector, "picture": source.picture, "adaptation": adaptation}
     half, expected = 0, source.expected_frames
     taught, report, beside = None, None, {}
     if args.finetune:
@@ -287,11 +380,12 @@ def decide(
     with StopRequest() as stop, progress(source.open_frames(), expected, "frames", "frames") as bar:
         frames = iter(bar)
         if args.finetune:
+            assert isinstance(model, EarlyPersistenceClassifier)  # the flags are checked
             taught, report = teach(model, source, itertools.islice(frames, half), associator, args, device)
             if taught is None:
                 print(f"not fine-tuned: {report['reason']}")
             else:
-                beside = {"zero_shot": TrackStream(model, threshold, args.unseen)}
+                beside = {"zero_shot": TrackStream(model, threshold, unseen)}
         first = next(frames, None)
         start = half if first is None else first.index
         name = "zero_shot" if taught is None else "finetuned"
@@ -306,7 +400,10 @@ def main() -> None:
     """Decide the tracks of the video that the command line names."""
     args = parse_args()
     require_writable(args.output, (*OUTPUTS, "annotated.mp4"))
-    require_readable(args.model)
+    if args.model is not None:
+        require_readable(args.model)
+    state = None if args.adapt is None else args.output / f"camera_{args.adapt}.json"
+    adaptation = None if state is None else Adaptation.resume(state, args.adapt)
     source = open_source(args)
     with contextlib.ExitStack() as opened:
         opened.callback(source.close)  # a live source has a process of its own
@@ -314,8 +411,8 @@ def main() -> None:
             source.detections.has_track_ids, source.description["detections"], args.associate
         )
         device = resolve_device(args.device)
-        model = load_model(args.model, device)
-        judged, taught, finetuning = decide(model, source, associator, args, device)
+        model = open_model(args, device)
+        judged, taught, finetuning = decide(model, source, associator, args, device, adaptation)
         closed = source.close()
     with judged.annotated:
         nothing_seen = judged.stop == judged.start or isinstance(judged.ended_by, MovingCamera)
@@ -323,6 +420,8 @@ def main() -> None:
             raise judged.ended_by
         with undisturbed():
             write_tables(args.output, judged, taught, source.detections.class_names)
+            if adaptation is not None and state is not None:
+                adaptation.save(state, args.adapt)
         stills = judged.annotated.close()
     notes = [*source.notes, association_note, *judged.notes(), *closed.pop("notes", [])]
     summary = {
@@ -330,9 +429,12 @@ def main() -> None:
         "schema_version": SCHEMA_VERSION,
         **source.description,
         **closed,
-        "model": public_path(args.model),
+        "model": "general evidence model" if args.model is None else public_path(args.model),
         "model_is_calibrated": model.calibration.is_fitted,
-        "unseen": args.unseen,
+        "target": model.target if isinstance(model, EvidenceModel) else None,
+        "detector": args.detector,
+        "adapted": None if adaptation is None else {"camera": args.adapt, "num_lives": adaptation.num_lives},
+        "unseen": None if isinstance(model, EvidenceModel) else args.unseen or "blank",
         "certificate_note": CERTIFICATE_NOTE if args.rule == "certified" and args.video else None,
         "notes": notes,
         "ended_early": None
@@ -412,7 +514,10 @@ def write_tables(directory: Path, judged: JudgedVideo, taught: Finetuned | None,
     (directory / "summary.json").unlink(missing_ok=True)
     shown = next(iter(judged.streams.values()))
     write_text(directory / "decisions.csv", decisions_csv(shown.records.values(), class_names))
-    write_tracks(directory / "tracks.txt", judged.rows)
+    write_text(directory / "events.csv", events_csv(judged.events))
+    write_tracks(directory / "candidates.txt", judged.rows)
+    write_tracks(directory / "tracks.txt", judged.shown_rows(backfilled=False))
+    write_tracks(directory / "tracks_backfilled.txt", judged.shown_rows(backfilled=True))
     if taught is not None:
         zero_shot = judged.streams["zero_shot"]
         write_text(directory / "decisions_zero_shot.csv", decisions_csv(zero_shot.records.values(), class_names))

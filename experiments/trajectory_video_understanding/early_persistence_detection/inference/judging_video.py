@@ -12,7 +12,7 @@ from video_tracks.video import Frame
 
 from early_persistence_detection.inference.annotate import AnnotatedVideo
 from early_persistence_detection.inference.session import Session
-from early_persistence_detection.inference.streaming import TrackStream
+from early_persistence_detection.inference.streaming import EvidenceStream, TrackEvent, TrackStream
 from early_persistence_detection.training.stop_request import Stopped, StopRequest
 
 TrackRow = tuple[int, int, tuple[float, float, float, float], float]  # frame index, id, xywh, p
@@ -27,9 +27,13 @@ class JudgedVideo:
 
     def __init__(self, session: Session, detections: DetectionSource, name: str, annotated: AnnotatedVideo):
         self.session, self.annotated = session, annotated
-        self.streams: dict[str, TrackStream] = {name: session.stream, **session.beside}  # the first one decides
+        self.streams: dict[str, TrackStream | EvidenceStream] = {
+            name: session.stream,
+            **session.beside,
+        }  # the first one decides
         self.history = TrackHistory()
-        self.rows: list[TrackRow] = []  # of tracks.txt
+        self.rows: list[TrackRow] = []  # every track wherever it was seen: of candidates.txt
+        self.events: list[TrackEvent] = []
         self.detector_frames: list[int] = []
         self.num_missing_pictures = 0
         self.first_seconds: float | None = None
@@ -71,6 +75,7 @@ class JudgedVideo:
                 frame.pixels, boxes, scores, track_ids=track_ids, class_ids=class_ids, seconds=seconds
             )
             self.history.add(len(self.detector_frames), self.session.observations)
+            self.events += self.session.events
             self.detector_frames.append(frame.index)
         self.num_missing_pictures += frame.pixels is None
         self.rows += [(frame.index, track.track_id, track.box, track.probability) for track in tracks if track.seen]
@@ -91,6 +96,22 @@ class JudgedVideo:
         self.last_seconds = frame.seconds
         return frame.seconds
 
+    def shown_rows(self, backfilled: bool) -> list[TrackRow]:
+        """The rows of persistent tracks, each from its decision on, as they could be shown at the time, until it was
+        retracted; `backfilled`: with its frames before the decision.
+        """
+        confirmed = {
+            event.track_id: event.frame_index for event in self.events if event.kind == "final" and event.decision == 1
+        }
+        retracted = {event.track_id: event.frame_index for event in self.events if event.kind == "retracted"}
+        return [
+            row
+            for row in self.rows
+            if row[1] in confirmed
+            and (backfilled or row[0] >= confirmed[row[1]])
+            and row[0] < retracted.get(row[1], self.stop)
+        ]
+
     def notes(self) -> list[str]:
         """What is to be known of the frames."""
         told = []
@@ -100,7 +121,7 @@ class JudgedVideo:
                 f"the detector was not run on {num_skipped} of {self.stop - self.start} frames, which count for and "
                 f"against no track; ages count the others"
             )
-        if self.num_missing_pictures:
+        if self.num_missing_pictures and isinstance(self.session.stream, TrackStream):
             told.append(f"{self.num_missing_pictures} frames have no picture; the model saw a blank there")
         return told + ([self.clock_note] if self.clock_note else [])
 

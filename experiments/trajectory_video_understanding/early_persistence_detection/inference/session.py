@@ -2,7 +2,7 @@
 
 ::
 
-    session = Session(model)
+    session = Session()                                  # the general model, by evidence alone; or Session(model)
     for frame, boxes, scores in camera:                  # uint8 RGB (H, W, 3); xywh px (n, 4); (n,)
         for track in session.update(frame, boxes, scores):
             print(track.track_id, track.age, track.probability, track.decision, track.decision_frame)
@@ -10,8 +10,9 @@
 A tracker's own ids are followed where `track_ids` gives them. A frame on which the detector was not run has boxes None,
 a frame that was lost is None itself: neither counts against a track.
 
-Nothing looks ahead: what is said after a frame depends on that frame and earlier ones only. Each track is stepped by
-the model until it is decided, and costs nothing of it afterwards.
+Nothing looks ahead: what is said after a frame depends on that frame and earlier ones only. A model that looks at
+pixels steps each track until it is decided, which costs nothing afterwards. One that goes by evidence never looks at
+the picture (`frame` may always be None), reads on after the decision and may retract it.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ from numpy.typing import ArrayLike
 from video_tracks.association import Association, Associator, FollowedIds, checked_detections
 from video_tracks.clip import UNDECIDED, verdict_name
 from video_tracks.crops import MAX_SPEED, SteadyMotion, box_centre
+from video_tracks.evidence import TrackEvidence
 from video_tracks.track import Observation
 
-from early_persistence_detection.inference.streaming import TrackRecord, TrackStream
+from early_persistence_detection.inference.streaming import EvidenceStream, TrackEvent, TrackRecord, TrackStream
 from early_persistence_detection.models.calibration import Calibration
+from early_persistence_detection.models.evidence.adaptation import Adaptation
+from early_persistence_detection.models.evidence.evidence_model import EvidenceModel, general_model
 from early_persistence_detection.models.stream import StreamModel
 
 Box = tuple[float, float, float, float]  # xywh in px
@@ -41,7 +45,7 @@ class CalibratedModel(StreamModel, Protocol):
 
     @property
     def calibration(self) -> Calibration:
-        """Scaling and rules."""
+        """That of tracks which are watched by their pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +61,14 @@ class TrackStatus:
     decision_frame: int | None  # the age at which it was decided
     age_seconds: float | None = None  # since its birth; None where this frame or its birth has no time
     class_id: int = -1  # at its birth; -1 unknown
+    retracted_frame: int | None = None  # the age at which a persistent track turned out to be none
+
+    @property
+    def state(self) -> str:
+        """How much the verdict is worth: "provisional", "final" or "retracted"."""
+        if self.retracted_frame is not None:
+            return "retracted"
+        return "final" if self.is_decided else "provisional"
 
     @property
     def is_decided(self) -> bool:
@@ -90,11 +102,15 @@ class Session:
     SORT, or the tracks that the detections' own ids name); one that has seen the frames before may be handed on. With
     `unseen="blank"` the model is shown a blank frame where a track was not detected, as in its training. `beside` are
     streams of other models: they judge the same tracks for comparison and decide nothing.
+
+    Without `model` it is the general evidence model. Of a model that goes by evidence, `detector` names whose scores
+    the boxes have (one of `model.references`; default: a detector that nobody knows), `picture` is width and height in
+    px (default: those of the first frame that is given), and `adaptation` learns this camera from its tracks' lives.
     """
 
     def __init__(
         self,
-        model: CalibratedModel,
+        model: CalibratedModel | EvidenceModel | None = None,
         rule: str = "threshold",
         confidence_threshold: float | None = None,
         *,
@@ -102,9 +118,20 @@ class Session:
         unseen: str = "blank",
         first_frame: int = 0,
         beside: Mapping[str, TrackStream] | None = None,
+        detector: str | None = None,
+        picture: tuple[int, int] | None = None,
+        adaptation: Adaptation | None = None,
     ):
+        model = general_model() if model is None else model
         threshold = model.calibration.thresholds_of(rule, "the model", confidence_threshold)
-        self.stream = TrackStream(model, threshold, unseen)
+        self.stream: TrackStream | EvidenceStream
+        if isinstance(model, EvidenceModel):
+            evidence = TrackEvidence(picture, model.reference(detector))
+            self.stream = EvidenceStream(model, threshold, evidence, adaptation)
+        elif detector is not None or adaptation is not None:
+            raise ValueError("detector and adaptation are for a model that goes by evidence; leave them out")
+        else:
+            self.stream = TrackStream(model, threshold, unseen)
         self.beside = dict(beside or {})
         self.associator = associator  # None until the first boxes tell whether they have ids
         self._chooses_associator = associator is None
@@ -118,6 +145,11 @@ class Session:
     def records(self) -> dict[int, TrackRecord]:
         """What became of every track that was born in this session."""
         return self.stream.records
+
+    @property
+    def events(self) -> list[TrackEvent]:
+        """What the last frame told: "provisional" at a track's birth, "final" at its decision, "retracted"."""
+        return self.stream.events
 
     def update(
         self,
@@ -141,6 +173,8 @@ class Session:
         """
         _check_frame(frame)
         self._check_time(seconds)
+        if frame is not None and isinstance(self.stream, EvidenceStream) and self.stream.evidence.picture is None:
+            self.stream.evidence.picture = (frame.shape[1], frame.shape[0])
         if boxes is None:
             _refuse_without_boxes(scores=scores, track_ids=track_ids, class_ids=class_ids)
             told = self._skip(seconds)
@@ -233,6 +267,7 @@ class Session:
             record.decision_frame,
             age_seconds,
             record.class_id,
+            record.retracted_frame,
         )
 
 

@@ -24,6 +24,7 @@ from video_tracks.detections import (
     truth_options,
 )
 from video_tracks.live_sources import is_live, open_live
+from video_tracks.mot import find_sequence_info
 from video_tracks.video import UNKNOWN_FPS, Frame, Video, open_video, read_frames
 
 DEMO_SCENE = (987_654_321, 2, 0)  # a seed that no data set is made with
@@ -43,11 +44,18 @@ class Source:
     notes: tuple[str, ...] = ()  # what was assumed, in words for the user
     close: Callable[[], dict[str, Any]] = dict  # ends a live source; what is known of the source at its end
 
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Width and height in px."""
+        return self.description["width"], self.description["height"]
+
 
 def open_source(args: argparse.Namespace) -> Source:
     """The video, live source or rendered scene that the command line names. Raises InputError."""
     if args.synthetic_demo:
         return _synthetic_source()
+    if args.video is None:
+        return _boxes_source(args)
     if names_live_source(args.video):
         return _live_source(args)
     for path in (args.video, args.detections, args.ground_truth):
@@ -65,6 +73,34 @@ def open_source(args: argparse.Namespace) -> Source:
         # a result may be published, folder names of this machine not
         (*(note.replace(str(video.path), public_path(video.path)) for note in video.notes), *notes),
         lambda: {"notes": _notes_at_the_end(detections)},
+    )
+
+
+def _boxes_source(args: argparse.Namespace) -> Source:
+    """Detections without pictures: the seqinfo.ini of their sequence says what the pictures were."""
+    for path in (args.detections, args.ground_truth):
+        if path is not None:
+            require_readable(path)
+    sequence = find_sequence_info(args.detections)
+    if sequence is None:
+        raise InputError(
+            f"{args.detections} has no seqinfo.ini beside or above it that tells the pictures' size and frame rate; "
+            f"add one, or give the pictures as --video"
+        )
+    video = Video(args.detections, sequence.fps, sequence.width, sequence.height, sequence.num_frames)
+    detections, truth, about, notes = _open_boxes(args, video, str(args.detections))
+
+    def open_frames() -> Iterator[Frame]:
+        return (Frame(index, index / sequence.fps, None) for index in range(sequence.num_frames))
+
+    return Source(
+        open_frames,
+        sequence.num_frames,
+        sequence.fps,
+        detections,
+        truth,
+        {"source": "boxes", "video": f"{sequence.name}, without its pictures", **_picture(video), **about},
+        notes,
     )
 
 

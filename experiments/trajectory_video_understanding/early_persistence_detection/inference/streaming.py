@@ -1,4 +1,5 @@
-"""The streaming classifier on live tracks: each is stepped until it is decided and then costs nothing more.
+"""Models on live tracks: by their pixels (each is stepped until it is decided, then costs nothing more) or by their
+evidence (each goes on being read, since it costs microseconds, and may be retracted).
 
 Nothing here looks ahead: the crop, the probability and the decision of a frame depend on that frame and earlier ones.
 """
@@ -7,10 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
+from scipy.special import expit
+from video_tracks.evidence import FrameEvidence, TrackEvidence
 from video_tracks.live_crops import LiveCrop, LiveCrops
 from video_tracks.track import Observation
 
@@ -22,7 +26,14 @@ from early_persistence_detection.models.compute_gating import (
     gate,
     names_persistent,
 )
+from early_persistence_detection.models.evidence.adaptation import Adaptation
+from early_persistence_detection.models.evidence.evidence_model import EvidenceModel
 from early_persistence_detection.models.stream import StreamModel, StreamState, frames_to_input
+
+# A track that was called persistent is retracted where p stays below this for so many frames in which it is seen. Low
+# and long: what was shown and then withdrawn annoys more than clutter that goes by itself
+RETRACTED_BELOW = 0.1
+RETRACTED_AFTER_FRAMES = 5
 
 
 @dataclasses.dataclass
@@ -37,11 +48,14 @@ class TrackRecord:
     class_id: int = -1  # of the detection that it was born from; -1 unknown
     birth_seconds: float | None = None  # by the source's clock; None where it gave no time
     decision_seconds: float | None = None  # from birth to decision
+    last_probability: float | None = None  # p now, of a track that is still read after its decision
+    retracted_frame: int | None = None  # age at which a persistent one turned out to be none
+    doubtful_frames: int = 0  # in a row, since its decision
 
     @property
     def probability(self) -> float:
         """P(persistent) at the last age that was judged."""
-        return self.probabilities[-1]
+        return self.probabilities[-1] if self.last_probability is None else self.last_probability
 
     @property
     def decision_frame(self) -> int | None:
@@ -49,7 +63,104 @@ class TrackRecord:
         return None if self.decision is None else len(self.probabilities)
 
 
-class TrackStream:
+class FollowedTrack(Protocol):
+    """A track that a frame was judged for."""
+
+    @property
+    def track_id(self) -> int:
+        """As the associator names it."""
+
+    @property
+    def observation(self) -> Observation | None:
+        """What the frame showed of it; None where it was missed."""
+
+
+class JudgingModel(Protocol):
+    """What a verdict asks of a model."""
+
+    @property
+    def num_frames(self) -> int:
+        """T: the age by which every track is decided."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackEvent:
+    """What a listener hears of a track."""
+
+    kind: str  # one of EVENTS
+    track_id: int
+    frame_index: int  # of the video, from 0
+    age: int  # of the track, from 1
+    probability: float
+    decision: int | None  # 1 persistent, 0 transient; of "provisional" None
+
+    KINDS = ("provisional", "final", "retracted")
+
+
+class Verdicts:
+    """What became of every track, and what is counted on the way: the part of a stream that no model differs in.
+
+    `records` maps every track that was born in a frame which was given to what became of it, `events` holds what the
+    last frame told.
+    """
+
+    def __init__(self, model: JudgingModel, threshold: Threshold):
+        check_threshold(threshold, model.num_frames)
+        self.threshold = threshold
+        self.num_frames = model.num_frames
+        self.records: dict[int, TrackRecord] = {}
+        self.events: list[TrackEvent] = []
+        self.frames_stepped = 0  # track frames that went through the model
+        self.num_video_frames = 0
+        self.num_detector_frames = 0  # those in which the detector was run
+        self.seconds = 0.0
+
+    def skip(self) -> None:
+        """Pass a frame in which the detector was not run: no track is stepped, none has missed anything."""
+        self.events = []
+        self.num_video_frames += 1
+
+    def _begin(self, track_id: int, class_id: int, frame_index: int, seconds: float | None) -> None:
+        self.records[track_id] = TrackRecord(
+            track_id,
+            frame_index,
+            first_step=self.num_detector_frames - 1,
+            class_id=class_id,
+            birth_seconds=seconds,
+        )
+
+    def _judge(self, track_id: int, probability: float, age: int, frame_index: int, seconds: float | None) -> bool:
+        """Enter p of an undecided track; whether it is decided now."""
+        record = self.records[track_id]
+        record.probabilities.append(probability)
+        if age == 1:
+            self.events.append(TrackEvent("provisional", track_id, frame_index, age, probability, None))
+        verdict = gate(probability, age, self.threshold, self.num_frames)
+        if verdict is Gate.WATCH:
+            return False
+        record.decision = int(verdict is Gate.FULL_BUDGET)
+        if seconds is not None and record.birth_seconds is not None:
+            record.decision_seconds = seconds - record.birth_seconds
+        self.events.append(TrackEvent("final", track_id, frame_index, age, probability, record.decision))
+        return True
+
+    def decisions(self, track_ids: Iterable[int], last_frame: int | None = None) -> Decisions:
+        """What was decided of these tracks; with `last_frame`, of those undecided by that age, what was thought then.
+
+        A retraction changes nothing: this is the answer that was given when it was asked for. Raises ValueError where a
+        track is undecided.
+        """
+        records = [self.records[track_id] for track_id in track_ids]
+        ages = [record.decision_frame for record in records if record.decision_frame is not None]
+        if len(ages) < len(records):
+            raise ValueError("a track is still undecided")
+        last_frame = self.num_frames if last_frame is None else last_frame
+        probability = np.array([record.probabilities[:last_frame][-1] for record in records], np.float64)
+        frames = np.array([min(age, last_frame) for age in ages], np.int64)
+        return Decisions(names_persistent(probability), frames, probability)
+
+
+class TrackStream(Verdicts):
     """Decides tracks while a video runs: `stream.update(frame_index, frame, observations)`, once per frame in order.
 
     A frame in which the detector was not run is passed with `stream.skip()`: ages count the others. Only tracks born in
@@ -63,13 +174,8 @@ class TrackStream:
         threshold: Threshold,
         unseen: str = "blank",
     ):
-        check_threshold(threshold, model.num_frames)
-        self.model, self.threshold = model, threshold
-        self.records: dict[int, TrackRecord] = {}
-        self.frames_stepped = 0  # track frames that went through the model
-        self.num_video_frames = 0
-        self.num_detector_frames = 0  # those in which the detector was run
-        self.seconds = 0.0
+        super().__init__(model, threshold)
+        self.model = model
         self._live = LiveCrops(model.num_frames, unseen)
         self._state: StreamState | None = None  # of the live tracks, in the order of their crops
 
@@ -86,6 +192,7 @@ class TrackStream:
         `frame` is uint8 RGB (H, W, 3), None where the picture is missing; `seconds` its time, None where unknown.
         """
         started = time.perf_counter()
+        self.events = []
         crops = self._live.update(frame, observations)
         self.num_video_frames += 1
         self.num_detector_frames += 1
@@ -95,56 +202,120 @@ class TrackStream:
         return crops
 
     def skip(self) -> None:
-        """Pass a frame in which the detector was not run: no track is stepped, none has missed anything."""
+        """As `Verdicts.skip`."""
+        super().skip()
         self._live.skip()
-        self.num_video_frames += 1
 
     def _step(self, frame_index: int, crops: list[LiveCrop], seconds: float | None) -> None:
         newborns = [crop for crop in crops if crop.age == 1]
         if newborns:
-            self.records |= {crop.track_id: self._born(crop, frame_index, seconds) for crop in newborns}
+            for crop in newborns:
+                assert crop.observation is not None  # a track is seen at its birth
+                self._begin(crop.track_id, crop.observation.class_id, frame_index, seconds)
             fresh = self.model.initial_state(len(newborns))
             self._state = fresh if self._state is None else self._state.append(fresh)
         pixels = frames_to_input(np.stack([crop.pixels for crop in crops]), self.model.device)
         assert self._state is not None  # every live track was a newborn once
-        p, self._state = self.model.step(pixels, self._state)
+        p, self._state = self.model.step(pixels, None, self._state)
         self.frames_stepped += len(crops)
         live = []
         for row, (crop, probability) in enumerate(zip(crops, p.double().cpu().tolist(), strict=True)):
-            record = self.records[crop.track_id]
-            record.probabilities.append(probability)
-            verdict = gate(probability, crop.age, self.threshold, self.model.num_frames)
-            if verdict is Gate.WATCH:
+            if not self._judge(crop.track_id, probability, crop.age, frame_index, seconds):
                 live.append(row)
-            else:
-                record.decision = int(verdict is Gate.FULL_BUDGET)
-                if seconds is not None and record.birth_seconds is not None:
-                    record.decision_seconds = seconds - record.birth_seconds
         if len(live) < len(crops):
             self._live.drop([crop.track_id for crop in crops if self.records[crop.track_id].decision is not None])
             rows = torch.tensor(live, dtype=torch.long, device=self.model.device)
             self._state = self._state.select(rows) if live else None
 
-    def _born(self, crop: LiveCrop, frame_index: int, seconds: float | None) -> TrackRecord:
-        assert crop.observation is not None  # a track is seen at its birth
-        return TrackRecord(
-            crop.track_id,
-            frame_index,
-            first_step=self.num_detector_frames - 1,
-            class_id=crop.observation.class_id,
-            birth_seconds=seconds,
-        )
 
-    def decisions(self, track_ids: Iterable[int], last_frame: int | None = None) -> Decisions:
-        """What was decided of these tracks; with `last_frame`, of those undecided by that age, what was thought then.
+@dataclasses.dataclass(frozen=True)
+class FollowedEvidence:
+    """An undecided track of a frame that was judged by evidence."""
 
-        Raises ValueError where a track is undecided.
-        """
-        records = [self.records[track_id] for track_id in track_ids]
-        ages = [record.decision_frame for record in records if record.decision_frame is not None]
-        if len(ages) < len(records):
-            raise ValueError("a track is still undecided")
-        last_frame = self.model.num_frames if last_frame is None else last_frame
-        probability = np.array([record.probabilities[:last_frame][-1] for record in records], np.float64)
-        frames = np.array([min(age, last_frame) for age in ages], np.int64)
-        return Decisions(names_persistent(probability), frames, probability)
+    track_id: int
+    observation: Observation | None
+
+
+class EvidenceStream(Verdicts):
+    """Decides tracks by their evidence while a video runs; called as `TrackStream` is. Pictures are never looked at.
+
+    `evidence` gathers what is known of this camera's tracks; `adaptation`, where given, learns from their lives. Tracks
+    are read on after their decision: one that was called persistent and for RETRACTED_AFTER_FRAMES frames in a row is
+    seen, but with p below RETRACTED_BELOW, is retracted.
+    """
+
+    def __init__(
+        self,
+        model: EvidenceModel,
+        threshold: Threshold,
+        evidence: TrackEvidence | None = None,
+        adaptation: Adaptation | None = None,
+    ):
+        super().__init__(model, threshold)
+        self.model = model
+        self.evidence = TrackEvidence() if evidence is None else evidence
+        self.adaptation = adaptation
+        self._past: dict[int, list[tuple[float, np.ndarray]]] = {}  # log odds and evidence, of lives not yet told
+
+    def update(
+        self,
+        frame_index: int,
+        frame: np.ndarray | None,
+        observations: Sequence[Observation],
+        seconds: float | None = None,
+    ) -> list[FollowedEvidence]:
+        """Judge every live track by this frame; those that were undecided before it, in order of birth."""
+        started = time.perf_counter()
+        self.events = []
+        self.num_video_frames += 1
+        self.num_detector_frames += 1
+        seen = {found.track_id: found for found in observations}
+        for found in observations:
+            if found.newborn:
+                self._begin(found.track_id, found.class_id, frame_index, seconds)
+        found_evidence = self.evidence.update(observations, seconds)
+        probability = expit(self._log_odds(found_evidence))
+        followed = []
+        for track_id, age, p in zip(
+            found_evidence.track_ids.tolist(), found_evidence.ages.tolist(), probability.tolist(), strict=True
+        ):
+            record = self.records.get(track_id)
+            if record is None:
+                continue  # born before the first frame that was given
+            if record.decision is None:
+                followed.append(FollowedEvidence(track_id, seen.get(track_id)))
+                self._judge(track_id, p, age, frame_index, seconds)
+                self.frames_stepped += 1
+            else:
+                self._read_on(record, p, age, frame_index, track_id in seen)
+        self.seconds += time.perf_counter() - started
+        return followed
+
+    def skip(self) -> None:
+        """As `Verdicts.skip`."""
+        super().skip()
+        self.evidence.skip()
+
+    def _log_odds(self, found: FrameEvidence) -> np.ndarray:
+        """Of every live track; what the camera teaches in this frame is for later ones."""
+        log_odds = self.model.log_odds(found.values, found.ages)
+        if self.adaptation is None:
+            return log_odds
+        adapted = self.adaptation.adapted(log_odds, found.values, found.ages)
+        for row, (track_id, age) in enumerate(zip(found.track_ids.tolist(), found.ages.tolist(), strict=True)):
+            if age <= self.num_frames:
+                self._past.setdefault(track_id, []).append((float(log_odds[row]), found.values[row]))
+        for track_id, lived in found.fates:
+            past = self._past.pop(track_id, None)
+            if past:
+                self.adaptation.tell(np.array([odds for odds, _ in past]), np.stack([row for _, row in past]), lived)
+        return adapted
+
+    def _read_on(self, record: TrackRecord, probability: float, age: int, frame_index: int, is_seen: bool) -> None:
+        record.last_probability = probability
+        if record.decision != 1 or record.retracted_frame is not None or not is_seen:
+            return
+        record.doubtful_frames = record.doubtful_frames + 1 if probability < RETRACTED_BELOW else 0
+        if record.doubtful_frames >= RETRACTED_AFTER_FRAMES:
+            record.retracted_frame = age
+            self.events.append(TrackEvent("retracted", record.track_id, frame_index, age, probability, 0))

@@ -20,8 +20,8 @@ from early_persistence_detection.models.early_persistence_classifier import (
 from early_persistence_detection.models.extractors.registry import as_plain, check_name, from_plain
 
 MODEL_FORMAT = "early-persistence-model"
-MODEL_FORMAT_VERSION = 4  # 3: several extractors; 4: the calibration beside the weights
-CONVERTED_VERSION = 3
+MODEL_FORMAT_VERSION = 5  # 3: several extractors; 4: the calibration beside the weights; 5: one for each modality
+CONVERTED_VERSIONS = (3, 4)
 MAKE_IT = "train_early_persistence.py"
 MIN_FREE_BYTES = 16 * 2**20  # left for the results of a run beside its checkpoint
 
@@ -59,7 +59,7 @@ def load_torch(path: str | Path, device: torch.device | str = "cpu") -> dict[str
 
 
 def save_model(path: str | Path, model: EarlyPersistenceClassifier) -> None:
-    """Write weights, configuration and calibration: `load_model(path)` alone rebuilds the model."""
+    """Write weights, configuration and calibrations: `load_model(path)` alone rebuilds the model."""
     save_torch(
         path,
         {
@@ -67,17 +67,20 @@ def save_model(path: str | Path, model: EarlyPersistenceClassifier) -> None:
             "format_version": MODEL_FORMAT_VERSION,
             "extractor": as_plain(model.extractor_config),
             "classifier": dataclasses.asdict(model.config),
-            "calibration": model.calibration.as_dict(),
+            "calibrations": {name: calibration.as_dict() for name, calibration in model.calibrations.items()},
             "weights": {name: tensor.cpu() for name, tensor in model.state_dict().items()},
         },
     )
 
 
 def _converted(value: dict[str, Any]) -> dict[str, Any]:
-    """A model of format 3, whose calibration lay in buffers among the weights, as format 4 has it.
+    """A model of format 3 or 4, which has one calibration, as format 5 has it.
 
-    Raises KeyError, TypeError, AttributeError or RuntimeError where it is none.
+    In format 3 it lay in buffers among the weights. Raises KeyError, TypeError, AttributeError or RuntimeError where it
+    is none.
     """
+    if value["format_version"] == 4:
+        return {**value, "calibrations": {"pixels": value.get("calibration")}}
     weights = dict(value["weights"])
     scale, shift = (weights.pop(f"calibration_{name}").tolist() for name in ("scale", "shift"))
     threshold, is_fitted = float(weights.pop("threshold")), bool(weights.pop("calibrated"))
@@ -90,13 +93,13 @@ def _converted(value: dict[str, Any]) -> dict[str, Any]:
         "certificate": value.get("certificate"),
         "is_fitted": is_fitted,
     }
-    return {**value, "weights": weights, "calibration": calibration}
+    return {**value, "weights": weights, "calibrations": {"pixels": calibration}}
 
 
 def load_model(
     path: str | Path, device: torch.device | str = "cpu", extractor: str | None = None
 ) -> EarlyPersistenceClassifier:
-    """Rebuild a model from its file, in evaluation mode on `device`. A file of format 3 is converted on reading.
+    """Rebuild a model from its file, in evaluation mode on `device`. Files of CONVERTED_VERSIONS are converted.
 
     Raises InputError on a bad file, and where `extractor` is given and the model has another one.
     """
@@ -105,13 +108,13 @@ def load_model(
     value = load_torch(path, device)
     if value.get("format") != MODEL_FORMAT:
         raise InputError(f"{path} is a checkpoint of another kind; give the final_model.pt that {MAKE_IT} writes")
-    if value.get("format_version") not in (CONVERTED_VERSION, MODEL_FORMAT_VERSION):
+    if value.get("format_version") not in (*CONVERTED_VERSIONS, MODEL_FORMAT_VERSION):
         raise InputError(
-            f"{path} has format version {value.get('format_version')!r}, this code reads {CONVERTED_VERSION} and "
-            f"{MODEL_FORMAT_VERSION}; make it again with {MAKE_IT}"
+            f"{path} has format version {value.get('format_version')!r}, this code reads "
+            f"{', '.join(map(str, CONVERTED_VERSIONS))} and {MODEL_FORMAT_VERSION}; make it again with {MAKE_IT}"
         )
     try:
-        if value["format_version"] == CONVERTED_VERSION:
+        if value["format_version"] in CONVERTED_VERSIONS:
             value = _converted(value)
         model = EarlyPersistenceClassifier(from_plain(value["extractor"]), ClassifierConfig(**value["classifier"]))
         model.load_state_dict(value["weights"])
@@ -124,7 +127,8 @@ def load_model(
             f"with --extractor {extractor}, or leave --extractor out"
         )
     try:
-        model.set_calibration(Calibration.from_dict(value["calibration"]))
+        for name in model.modalities:
+            model.set_calibration(Calibration.from_dict(value["calibrations"][name]), name)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} holds no sound calibration ({reason}); make it again with calibrate.py") from None

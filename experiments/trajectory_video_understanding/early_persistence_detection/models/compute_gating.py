@@ -226,7 +226,8 @@ def run_gated_stream(
             cohort, age, fed = _Cohort(indices, state), 0, fed + len(indices)
         else:
             cohort = _joined(waiting.pop(age))
-        stepped, state = model.step(frames_to_input(frames_at(cohort.indices, age), device), cohort.state)
+        frames = frames_to_input(frames_at(cohort.indices, age), device)
+        stepped, state = model.step(frames, None, cohort.state)
         p = stepped.double().cpu().numpy()
         steps_at_age[age] += len(p)
         stop = stops(p, threshold, age + 1, num_frames)

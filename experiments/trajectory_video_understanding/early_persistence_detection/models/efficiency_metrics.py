@@ -68,7 +68,7 @@ def flops_of_step(model: EarlyPersistenceClassifier, device: torch.device) -> np
 
     def step() -> None:
         nonlocal state
-        _, state = model.step(frame, state)
+        _, state = model.step(frame, None, state)
 
     return np.array([count_flops(step) for _ in range(model.config.num_frames)], np.int64)
 
@@ -281,7 +281,7 @@ def _stream_run(model: EarlyPersistenceClassifier, batch_size: int, device: torc
     def run(_: int) -> None:
         state = start
         for frame in frames:
-            p, state = model.step(frame, state)
+            p, state = model.step(frame, None, state)
             p.cpu()
 
     return run

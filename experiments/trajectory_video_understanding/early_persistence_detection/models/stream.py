@@ -1,6 +1,10 @@
 """What every streaming model offers, what it remembers between two frames, and what it is given.
 
-Legend: B tracks, S cached frames (S >= every track's age), N tokens per frame, D width.
+A model watches a track by its pixels, by its evidence (what is known without pixels: hits, scores, ...), or by both.
+Either may be withheld, and then counts for nothing.
+
+Legend: B tracks, S cached frames (S >= every track's age; 0 without pixels), N tokens per frame, D width, E columns of
+evidence.
 """
 
 from __future__ import annotations
@@ -15,6 +19,15 @@ from torch import Tensor
 
 from early_persistence_detection.models.extractors.interface import Cache
 
+MODALITIES = ("pixels", "evidence", "both")  # what a track can be watched by
+
+
+def modality_of(frames: object | None, evidence: object | None) -> str:
+    """Which of MODALITIES is given. Raises ValueError where nothing is."""
+    if frames is None and evidence is None:
+        raise ValueError("neither frames nor evidence is given; give at least one of them")
+    return "evidence" if frames is None else "pixels" if evidence is None else "both"
+
 
 @dataclasses.dataclass(frozen=True)
 class StreamState:
@@ -25,6 +38,11 @@ class StreamState:
     keys: Tensor  # (B, S, N, D)
     values: Tensor  # (B, S, N, D)
     age: Tensor  # long (B,), frames seen so far; as `encoder.frames_seen`, on the device
+
+    @property
+    def is_without_pixels(self) -> bool:
+        """Whether these tracks have been watched, and never by their pixels."""
+        return self.keys.shape[1] == 0 and any(self.encoder.frames_seen)
 
     def select(self, indices: Tensor) -> StreamState:
         """Keep the tracks at `indices` (long); the others leave and cost nothing more."""
@@ -39,7 +57,13 @@ class StreamState:
         )
 
     def append(self, other: StreamState) -> StreamState:
-        """Let the tracks of `other` join, behind the present ones."""
+        """Let the tracks of `other` join, behind the present ones.
+
+        Raises ValueError where only the one or the other have been watched by their pixels; newborns join either.
+        """
+        watched = any(self.encoder.frames_seen) and any(other.encoder.frames_seen)
+        if watched and self.is_without_pixels != other.is_without_pixels:
+            raise ValueError("tracks that are watched without pixels cannot join those that are watched by them")
         longest = max(self.keys.shape[1], other.keys.shape[1])
         return StreamState(
             self.encoder.append(other.encoder),
@@ -72,10 +96,13 @@ class StreamModel(Protocol):
     def initial_state(self, batch_size: int) -> StreamState:
         """The state of `batch_size` tracks of which nothing was seen yet."""
 
-    def step(self, frame: Tensor, state: StreamState) -> tuple[Tensor, StreamState]:
-        """One new frame per track, `frames_to_input` of (B, 64, 64, 3) -> P(persistent) (B,), new state.
+    def step(self, frames: Tensor | None, evidence: Tensor | None, state: StreamState) -> tuple[Tensor, StreamState]:
+        """One new frame per track -> P(persistent) (B,), new state.
 
-        Tracks may have different ages. Raises ValueError when a track is already num_frames old.
+        `frames`: `frames_to_input` of (B, 64, 64, 3); `evidence` float (B, E), NaN where absent. None withholds the
+        one or the other: p is calibrated for tracks whose streams are the same at every age. Tracks may have different
+        ages. Raises ValueError when a track is already num_frames old, where nothing is given, where the model takes no
+        evidence, and where pixels of a track come or go.
         """
 
 

@@ -5,9 +5,10 @@
     python training/calibrate.py --model results/final_model.pt --data_dir data/standard --output_dir results --eps 0.02
 
 Reads   MODEL (train_early_persistence.py), split `calibration` of DATA_DIR
-Writes  OUTPUT_DIR/calibrated_model.pt   the model with its calibration and threshold; what the next stages read
+Writes  OUTPUT_DIR/calibrated_model.pt   the model with its calibrations and thresholds; what the next stages read
         OUTPUT_DIR/calibration.json      Platt scaling per age, the cost of every threshold tried, the one chosen, the
-                                         rule per age, and the certificate
+                                         rule per age, and the certificate; of a model with evidence the same once
+                                         more, by what a track is watched by, under "modalities"
 
 The test split is never opened here. The threshold is the one of least average cost
 alpha * error + (1 - alpha) * mean decision frame / T: alpha = 0.8 pays two thirds of a frame for one point of accuracy.
@@ -26,9 +27,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from persistence_augmented_dataset.dataset import load_split
+import torch
+from persistence_augmented_dataset.dataset import ClipSplit, load_split
 from run_directory import (
     SCHEMA_VERSION,
     CommandLine,
@@ -47,6 +50,7 @@ from run_directory import (
 from early_persistence_detection.models.calibration import MIN_CLIPS_PER_CLASS, fit_calibration
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.devices import resolve_device
+from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.prediction import calibrated, predict_uncalibrated_logits
 from early_persistence_detection.models.stopping.certification import PROMISES, CalibrationClips, certify, design_scenes
 
@@ -78,6 +82,50 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def calibrate(
+    model: EarlyPersistenceClassifier,
+    modality: str,
+    split: ClipSplit,
+    fitting: np.ndarray,
+    args: argparse.Namespace,
+    device: torch.device,
+) -> dict[str, Any]:
+    """Calibrate `model` in place for tracks watched by `modality`, and say how, for JSON.
+
+    `fitting` bool (n,): the clips to fit on; with --eps the others certify.
+    """
+    every_logit = predict_uncalibrated_logits(model, split, device, modality)
+    labels = split.metadata["label"]
+    calibration, tried = fit_calibration(
+        every_logit[fitting], labels[fitting].astype(np.float64), args.alpha, args.confidence_threshold
+    )
+    model.set_calibration(calibration, modality)
+    if args.eps is not None:
+        clips = CalibrationClips(calibrated(model, every_logit, modality), labels, split.metadata["scene_id"])
+        certificate = certify(
+            args.promise,
+            clips.where(fitting),
+            clips.where(~fitting),
+            args.eps,
+            args.delta,
+            seed=args.seed,
+        )
+        calibration = dataclasses.replace(calibration, certificate=certificate)
+        model.set_calibration(calibration, modality)
+    assert calibration.per_age is not None  # fit_calibration fits one
+    return {
+        "scale": list(calibration.scale),
+        "shift": list(calibration.shift),
+        "alpha": args.alpha,
+        "confidence_threshold": calibration.confidence_threshold,
+        "chosen_by": "least average cost" if args.confidence_threshold is None else "given",
+        "thresholds": tried,
+        # NEVER (2) where the rule does not stop
+        "per_age": dict(zip(("transient", "persistent"), calibration.per_age.thresholds, strict=True)),
+        "certificate": None if calibration.certificate is None else calibration.certificate.as_dict(),
+    }
+
+
 def main() -> None:
     """Calibrate as the command line says."""
     args = parse_args()
@@ -93,7 +141,6 @@ def main() -> None:
                 "several: make a larger dataset"
             )
         fitting = design_scenes(scene, 1 - CERTIFYING_FRACTION, args.seed)
-    labels = split.metadata["label"][fitting].astype(np.float64)
     counts = np.bincount(split.metadata["label"][fitting], minlength=2)
     if counts.min() < MIN_CLIPS_PER_CLASS:
         raise InputError(
@@ -101,23 +148,7 @@ def main() -> None:
             f"{'' if fitting.all() else ' beside those to certify on'}; "
             f"at least {MIN_CLIPS_PER_CLASS} of each are needed: make a larger dataset"
         )
-    every_logit = predict_uncalibrated_logits(model, split, device)
-    calibration, tried = fit_calibration(every_logit[fitting], labels, args.alpha, args.confidence_threshold)
-    model.set_calibration(calibration)
-    if args.eps is not None:
-        clips = CalibrationClips(calibrated(model, every_logit), split.metadata["label"], scene)
-        certificate = certify(
-            args.promise,
-            clips.where(fitting),
-            clips.where(~fitting),
-            args.eps,
-            args.delta,
-            seed=args.seed,
-        )
-        calibration = dataclasses.replace(calibration, certificate=certificate)
-        model.set_calibration(calibration)
-    per_age = calibration.per_age
-    assert per_age is not None  # fit_calibration fits one
+    fitted = {modality: calibrate(model, modality, split, fitting, args, device) for modality in model.modalities}
     directory = RunDirectory(args.output_dir)
     save_model(directory.path / "calibrated_model.pt", model)
     write_json(
@@ -127,21 +158,17 @@ def main() -> None:
             "schema_version": SCHEMA_VERSION,
             "num_clips": int(fitting.sum()),
             "num_scenes": len(np.unique(scene[fitting])),
-            "scale": list(calibration.scale),
-            "shift": list(calibration.shift),
-            "alpha": args.alpha,
-            "confidence_threshold": calibration.confidence_threshold,
-            "chosen_by": "least average cost" if args.confidence_threshold is None else "given",
-            "thresholds": tried,
-            # NEVER (2) where the rule does not stop
-            "per_age": dict(zip(("transient", "persistent"), per_age.thresholds, strict=True)),
-            "certificate": None if calibration.certificate is None else calibration.certificate.as_dict(),
+            **fitted["pixels"],
+            **({"modalities": fitted} if len(fitted) > 1 else {}),
             "provenance": provenance(vars(args), args.seed),
         },
     )
-    directory.log(f"Calibrated on {fitting.sum()} clips; confidence threshold {calibration.confidence_threshold:.3f}")
-    if calibration.certificate is not None:
-        directory.log(f"Certificate: {calibration.certificate.describe()}")
+    for modality, calibration in model.calibrations.items():
+        by = f", watched by {modality}" if len(fitted) > 1 else ""
+        threshold = calibration.confidence_threshold
+        directory.log(f"Calibrated on {fitting.sum()} clips{by}; confidence threshold {threshold:.3f}")
+        if calibration.certificate is not None:
+            directory.log(f"Certificate{by}: {calibration.certificate.describe()}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@ classifier takes seconds. Every other extractor learns by the classifier's loss,
 weights after each epoch, those of least validation loss are kept: a long training learns its clips by heart. A
 training can be stopped after any step and resumed to the same weights.
 
-Legend: n clips, B batch, T frames, N tokens per frame, Q code dimensions.
+A head with evidence is trained on clips that are watched by both, by their pixels alone and by their evidence alone, a
+third each, drawn anew each epoch: whatever is withheld later, it has learnt to do without.
+
+Legend: n clips, B batch, T frames, N tokens per frame, Q code dimensions, E columns of evidence.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch import Tensor
 
 from early_persistence_detection.models.early_persistence_classifier import PersistenceHead, PixelsToLogits
 from early_persistence_detection.models.extractors.interface import Extractor
+from early_persistence_detection.models.stream import MODALITIES
 from early_persistence_detection.training.context import State, TrainingContext
 from early_persistence_detection.training.encoded_clips import Clips
 from early_persistence_detection.training.optimisation import Optimisation
@@ -76,6 +80,32 @@ def attention_loss(attention: Tensor, shown: Tensor) -> Tensor:
     both = present[0] & present[1]
     share = density[0] / (density[0] + density[1]).clamp(min=1e-12)
     return -(share.clamp(min=1e-6).log() * both).sum() / both.sum().clamp(min=1)
+
+
+def modalities_of(head: PersistenceHead | PixelsToLogits) -> tuple[str, ...]:
+    """What the head is trained and judged on."""
+    return MODALITIES if head.config.num_evidence else ("pixels",)
+
+
+@dataclasses.dataclass(frozen=True)
+class WatchedBatch:
+    """A batch and what each of its clips is watched by."""
+
+    clips: Clips
+    shown: Tensor  # int8 (B, T, N), as of the clips; -1 throughout where pixels are withheld: no attention is judged
+    evidence: Tensor | None  # float32 (B, T, E), NaN where absent or withheld; None: the head takes none
+    withheld: Tensor | None  # bool (B,), whose pixels are
+
+    @classmethod
+    def of(cls, clips: Clips, watched_by: np.ndarray | None) -> WatchedBatch:
+        """`watched_by` int (B,), index into MODALITIES; None where the head takes no evidence."""
+        if watched_by is None:
+            return cls(clips, clips.shown, None, None)
+        assert clips.evidence is not None, "clips without evidence for a head that takes some"
+        unseen = torch.from_numpy(watched_by == MODALITIES.index("pixels"))
+        withheld = torch.from_numpy(watched_by == MODALITIES.index("evidence"))
+        shown = clips.shown.masked_fill(withheld[:, None, None], -1)
+        return cls(clips, shown, clips.evidence.masked_fill(unseen[:, None, None], float("nan")), withheld)
 
 
 def train_head(
@@ -147,32 +177,39 @@ def train_head(
             random = np.random.default_rng([context.seed, 2, epoch])
             order = random.permutation(len(encoded))
             in_mirror = random.random(len(encoded)) < (0.5 if settings.flip else 0.0)
+            watched_by = random.integers(0, len(MODALITIES), len(encoded)) if head.config.num_evidence else None
             for step in range(first_step, steps_per_epoch):
                 chosen = world.share(order[step * settings.batch_size : (step + 1) * settings.batch_size])
-                batch = encoded.as_drawn(chosen, in_mirror[chosen])
+                clips = encoded.as_drawn(chosen, in_mirror[chosen])
+                batch = WatchedBatch.of(clips, None if watched_by is None else watched_by[chosen])
                 judged = int(attention_judged(batch.shown).sum())
 
                 def loss_of(
-                    rows: slice, batch: Clips = batch, judged: int = judged
+                    rows: slice, batch: WatchedBatch = batch, judged: int = judged
                 ) -> tuple[Tensor, tuple[float, ...]]:
-                    labels, shown = batch.labels[rows].to(device), batch.shown[rows]
-                    inputs = batch.inputs(rows, extractor, device)
-                    withheld = None
+                    labels, shown = batch.clips.labels[rows].to(device), batch.shown[rows]
+                    inputs = batch.clips.inputs(rows, extractor, device)
+                    beside = [
+                        part if part is None else part[rows].to(device) for part in (batch.evidence, batch.withheld)
+                    ]
+                    removed = None
                     if settings.token_dropout > 0:
-                        withheld = torch.rand(shown.shape, device=device) < settings.token_dropout
+                        removed = torch.rand(shown.shape, device=device) < settings.token_dropout
                     with optimisation.autocast():
-                        logits, attention = network(inputs, withheld, explicit=True)
+                        logits, attention = network(inputs, removed, True, *beside)
                     logits = logits.float()
                     loss = persistence_loss(logits, labels)
                     # each mean counts by how much of what it is taken over lies in these rows
                     judged_share = int(attention_judged(shown).sum()) / max(judged, 1)
-                    total = len(labels) / len(batch) * loss + settings.attention_weight * judged_share * attention_loss(
+                    total = len(labels) / len(
+                        batch.clips
+                    ) * loss + settings.attention_weight * judged_share * attention_loss(
                         attention.float(), shown.to(device)
                     )
                     right = ((logits[:, -1] > 0) == (labels > 0.5)).sum()
                     return total, (float(loss.detach()) * len(labels), float(right), len(labels))
 
-                sums += optimisation.step(len(batch), loss_of)
+                sums += optimisation.step(len(clips), loss_of)
                 bar.update(1)
                 if step + 1 < steps_per_epoch:
                     stop.heed(
@@ -205,21 +242,36 @@ def predict_logits(
     encoded: Clips,
     device: torch.device,
     batch_size: int = 64,
+    modality: str = "pixels",
 ) -> Tensor:
-    """Logits (n, T) on the CPU, in evaluation mode."""
+    """Logits (n, T) on the CPU, in evaluation mode, of clips that are watched by `modality`."""
     head.eval()
-    rows = torch.arange(len(encoded)).split(batch_size)
-    return torch.cat([head(encoded.inputs(part, extractor, device))[0].float().cpu() for part in rows])
+    evidence = None if modality == "pixels" else encoded.evidence
+    logits = []
+    for rows in torch.arange(len(encoded)).split(batch_size):
+        inputs = None if modality == "evidence" else encoded.inputs(rows, extractor, device)
+        beside = None if evidence is None else evidence[rows].to(device)
+        logits.append(head(inputs, evidence=beside)[0].float().cpu())
+    return torch.cat(logits)
 
 
 def validate(
     head: PersistenceHead | PixelsToLogits, extractor: Extractor, encoded: Clips, device: torch.device
 ) -> dict[str, float]:
-    """Loss, and accuracy at ages 1 to 4 and at the last, on clips that were not trained on."""
-    logits = predict_logits(head, extractor, encoded, device)
-    right = ((logits > 0) == (encoded.labels > 0.5).unsqueeze(1)).float().mean(0)
+    """Loss, and accuracy at ages 1 to 4 and at the last, on clips that were not trained on.
+
+    Of a head with evidence the loss is the mean over MODALITIES, beside each one's own; the accuracy is that of both.
+    """
+    logits = {
+        modality: predict_logits(head, extractor, encoded, device, modality=modality)
+        for modality in modalities_of(head)
+    }
+    losses = {modality: float(persistence_loss(part, encoded.labels)) for modality, part in logits.items()}
+    most = logits["both" if "both" in logits else "pixels"]
+    right = ((most > 0) == (encoded.labels > 0.5).unsqueeze(1)).float().mean(0)
     return {
-        "validation_loss": float(persistence_loss(logits, encoded.labels)),
+        "validation_loss": sum(losses.values()) / len(losses),
         "validation_accuracy": float(right[-1]),
         **{f"validation_accuracy_at_age_{age}": float(right[age - 1]) for age in range(1, min(4, len(right)) + 1)},
+        **({f"validation_loss_{modality}": loss for modality, loss in losses.items()} if len(losses) > 1 else {}),
     }

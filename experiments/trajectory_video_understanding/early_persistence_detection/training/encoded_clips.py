@@ -1,6 +1,6 @@
 """A split as the classifier's training reads it: tokens encoded once, or pixels fetched when they are needed.
 
-Legend: n clips, B batch, T frames, N tokens per frame, Q code dimensions.
+Legend: n clips, B batch, T frames, N tokens per frame, Q code dimensions, E columns of evidence.
 """
 
 from __future__ import annotations
@@ -13,9 +13,15 @@ from persistence_augmented_dataset.dataset import ClipSplit
 from run_directory import InputError, progress
 from torch import Tensor
 
+from early_persistence_detection.models.evidence.clip_evidence import clip_evidence
 from early_persistence_detection.models.extractors.interface import GRID_SIZE, Extractor
 from early_persistence_detection.models.extractors.magvit_tokenizer import MagvitTokenizer
 from early_persistence_detection.models.stream import frames_to_input
+
+
+def evidence_of(split: ClipSplit) -> Tensor:
+    """The clips' evidence, float32 (n, T, E), NaN where absent."""
+    return torch.from_numpy(clip_evidence(split.metadata["visible"], split.metadata["scores"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +32,7 @@ class EncodedSplit:
     labels: Tensor  # float32 (n,)
     shown: Tensor  # int8 (n, T, N): 1 token shows a persistent object, 0 a transient one, -1 neither
     mirrored: EncodedSplit | None = None  # the same clips seen in a mirror, for training with `flip`
+    evidence: Tensor | None = None  # float32 (n, T, E), NaN where absent; the same in a mirror
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,7 +46,8 @@ class EncodedSplit:
         """The clips at `indices`."""
         chosen = torch.from_numpy(indices)
         mirrored = None if self.mirrored is None else self.mirrored.subset(indices)
-        return EncodedSplit(self.tokens[chosen], self.labels[chosen], self.shown[chosen], mirrored)
+        evidence = None if self.evidence is None else self.evidence[chosen]
+        return EncodedSplit(self.tokens[chosen], self.labels[chosen], self.shown[chosen], mirrored, evidence)
 
     def as_drawn(self, indices: np.ndarray, in_mirror: np.ndarray) -> EncodedSplit:
         """The clips at `indices`, those where `in_mirror` (bool, as long) mirrored."""
@@ -50,7 +58,7 @@ class EncodedSplit:
         drawn = torch.from_numpy(in_mirror)
         tokens, shown = batch.tokens.clone(), batch.shown.clone()
         tokens[drawn], shown[drawn] = batch.mirrored.tokens[drawn], batch.mirrored.shown[drawn]
-        return EncodedSplit(tokens, batch.labels, shown)
+        return dataclasses.replace(batch, tokens=tokens, shown=shown, mirrored=None)
 
     def inputs(self, indices: Tensor | slice, extractor: Extractor, device: torch.device) -> Tensor:
         """Codes float32 (B, T, N, Q) of the clips at `indices`."""
@@ -83,6 +91,11 @@ class PixelClips:
     def labels(self) -> Tensor:
         """float32 (n,)."""
         return torch.from_numpy(self.split.metadata["label"].astype(np.float32))
+
+    @property
+    def evidence(self) -> Tensor:
+        """float32 (n, T, E), NaN where absent."""
+        return evidence_of(self.split)
 
     def as_drawn(self, indices: np.ndarray, in_mirror: np.ndarray) -> PixelClips:
         """The clips at `indices`, those where `in_mirror` (bool, as long) mirrored."""
@@ -138,7 +151,7 @@ def encode_split(
                 parts.append(extractor.quantize(extractor.latents(frames)[0])[1].to(torch.int16).cpu())
             bar.update(len(indices))
     labels = torch.from_numpy(split.metadata["label"].astype(np.float32))
-    return EncodedSplit(torch.cat(parts), labels, torch.from_numpy(shown))
+    return EncodedSplit(torch.cat(parts), labels, torch.from_numpy(shown), evidence=evidence_of(split))
 
 
 def validation_clips(split: ClipSplit, fraction: float) -> np.ndarray:

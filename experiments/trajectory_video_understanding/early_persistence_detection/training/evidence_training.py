@@ -46,7 +46,7 @@ SMOOTHING = 50  # tracks that either kind of a detector is thought to have besid
 MAX_TRACKS = 1500  # of either kind of a detector that are fitted to: more of the same teach little
 MAX_BALANCED = 6000  # tracks that a calibration is fitted to
 
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+Progress = Callable[[list[str], str], Iterable[str]]  # over footage that is left out, for a target
 
 
 def fit_trees(

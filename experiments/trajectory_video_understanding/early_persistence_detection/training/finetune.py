@@ -90,9 +90,10 @@ def finetune(
         name: _encode(model, split, device).subset(balanced(split.metadata["label"])) for name, split in splits.items()
     }
     train_head(taught.head, taught.extractor, encoded["train"], None, settings, TrainingContext(device, seed))
-    logits = predict_logits(taught.head, taught.extractor, encoded["calibration"], device).numpy()
-    calibration, _ = fit_calibration(logits, encoded["calibration"].labels.numpy(), ALPHA)
-    taught.set_calibration(calibration)
+    judged = encoded["calibration"]
+    for modality in taught.modalities:
+        logits = predict_logits(taught.head, taught.extractor, judged, device, modality=modality).numpy()
+        taught.set_calibration(fit_calibration(logits, judged.labels.numpy(), ALPHA)[0], modality)
     taught.eval()
     report = {
         name: {

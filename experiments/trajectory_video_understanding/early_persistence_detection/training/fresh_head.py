@@ -27,7 +27,7 @@ class FreshHead:
 
     probabilities: np.ndarray  # (n, T), calibrated on the calibration split
     labels: np.ndarray  # (n,)
-    bayes_posterior: np.ndarray  # (n, T)
+    bayes_posterior: np.ndarray  # (n, T), of who sees pixels
 
 
 def fit_fresh_head(
@@ -41,8 +41,9 @@ def fit_fresh_head(
 ) -> FreshHead:
     """Train on `splits["train"]`, calibrate on `["calibration"]`, answer on `["test"]`.
 
-    `soft` reads a tokenizer's latents before rounding instead of the quantized codes.
+    The head reads tokens alone. `soft` reads a tokenizer's latents before rounding instead of the quantized codes.
     """
+    config = dataclasses.replace(config, num_evidence=0)
     encoded = {}
     for name, split in splits.items():
         shown = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
@@ -59,5 +60,5 @@ def fit_fresh_head(
     return FreshHead(
         expit(scale * logits["test"] + shift),
         test["label"].astype(np.int64),
-        test["bayes_posterior"].astype(np.float64),
+        test["bayes_posterior_pixels"].astype(np.float64),
     )

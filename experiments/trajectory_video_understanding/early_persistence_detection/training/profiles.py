@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig
+from early_persistence_detection.models.evidence.clip_evidence import CLIP_EVIDENCE
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.extractors.registry import CONFIGS, ExtractorConfig
 from early_persistence_detection.training.classifier_training import ClassifierTraining
@@ -82,11 +83,14 @@ def resolve_profile(args: argparse.Namespace) -> Profile:
         assert tokenizer_training is not None  # every profile says how magvit's tokenizer is trained
         if args.tokenizer_steps is not None:
             tokenizer_training = dataclasses.replace(tokenizer_training, num_steps=args.tokenizer_steps)
+    sizes: dict[str, Any] = given("width", "state_width", "dropout")
+    if args.streams == "both":
+        sizes["num_evidence"] = len(CLIP_EVIDENCE)
     lengths = given("epochs", "batch_size", "learning_rate", "token_dropout", "weight_decay")
     return dataclasses.replace(
         profile,
         extractor_config=extractor,
-        classifier=dataclasses.replace(profile.classifier, **given("width", "state_width", "dropout")),
+        classifier=dataclasses.replace(profile.classifier, **sizes),
         classifier_training=dataclasses.replace(profile.classifier_training, **lengths),
         tokenizer_training=tokenizer_training,
     )

@@ -3,6 +3,7 @@
 
     python training/train_early_persistence.py --data_dir data/standard --output_dir results --profile quick
     python training/train_early_persistence.py ... --extractor slowfast    # or i3d, or transformer
+    python training/train_early_persistence.py --data_dir data/detector --streams both   # hits and scores beside pixels
     torchrun --nproc_per_node 4 training/train_early_persistence.py --data_dir data/standard --output_dir results
 
 Reads   DATA_DIR (generate_dataset.py or make_clips.py), split `train` only; its last scenes are held out for
@@ -27,6 +28,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from persistence_augmented_dataset.dataset import load_split
 from run_directory import (
@@ -55,6 +57,8 @@ from early_persistence_detection.training.encoded_clips import validation_clips
 from early_persistence_detection.training.profiles import PROFILE_HELP, PROFILES, resolve_profile
 from early_persistence_detection.training.stop_request import Stopped, StopRequest
 from early_persistence_detection.training.training_run import TrainingPlan, TrainingRun
+
+STREAMS = ("pixels", "both")
 
 
 def parse_args() -> argparse.Namespace:
@@ -86,6 +90,12 @@ def parse_args() -> argparse.Namespace:
     add_device(parser)
     parser.add_argument("--extractor", choices=EXTRACTORS, default="magvit", help="what makes tokens (default magvit)")
     parser.add_argument("--size", choices=SIZES, default="small", help="of the extractor (default small; full: GPU)")
+    parser.add_argument(
+        "--streams",
+        choices=STREAMS,
+        default="pixels",
+        help="pixels; or both: a model that also takes hits and scores, and can do without either (default pixels)",
+    )
     add_seed(parser, "seed of weights and order")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of this same command")
     parser.add_argument(
@@ -105,6 +115,11 @@ def main() -> None:
     """Train as the command line says."""
     args = parse_args()
     split = load_split(args.data_dir, "train").limit(args.num_samples)
+    if args.streams == "both" and not np.isfinite(split.metadata["scores"]).any():
+        raise InputError(
+            f"{args.data_dir} has no scores; leave --streams out, or give a dataset that has them, as "
+            "`generate_dataset.py --preset detector` makes"
+        )
     profile = resolve_profile(args)
     held_out = validation_clips(split, profile.classifier_training.validation_fraction)
     plan = TrainingPlan(args, profile, split, held_out, sha256_file(args.data_dir / "manifest.json"))

@@ -21,7 +21,7 @@ from early_persistence_detection.models.object_tokens import object_tokens
 from early_persistence_detection.training.classifier_training import train_head
 from early_persistence_detection.training.context import State, TrainingContext
 from early_persistence_detection.training.distributed import World
-from early_persistence_detection.training.encoded_clips import Clips, PixelClips, encode_split
+from early_persistence_detection.training.encoded_clips import Clips, PixelClips, encode_split, evidence_of
 from early_persistence_detection.training.optimisation import MicroBatches
 from early_persistence_detection.training.profiles import Profile
 from early_persistence_detection.training.stop_request import StopRequest
@@ -105,6 +105,8 @@ class TrainingRun:
                 mirrored = encode_split(model.extractor, *parts[0], device, mirror=True)
                 encoded = dataclasses.replace(encoded, mirrored=mirrored)
             training = encoded
+        if profile.classifier.num_evidence:
+            model.head.standardise_by(evidence_of(split.where(~held_out)).to(device))
         self._fit_classifier(model, training, validation, checkpoint)
         if self.context.world.is_main:
             self._write_results(model, time.monotonic() - started)

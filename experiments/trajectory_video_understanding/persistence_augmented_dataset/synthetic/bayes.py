@@ -6,6 +6,12 @@ probability 1 - p_miss (always in its first), and each visible frame shows a cue
 persistent, N(-cue_strength/2, 1) if transient. Nobody who sees only the track can be right more often than
 the posterior computed here.
 
+A preset with a detector has a second stream beside the pixels: in each visible frame a score
+s ~ N(+-score_strength/2, 1), independent of the cue given the label. A frame in which a living track is unseen is a
+miss in both streams. What the detector reports falsely are the transients: clutter that is born, and scored, like any
+other track. The prior stays 1/2, since births say nothing. So three limits are known: of who sees cue and hits
+(pixels), scores and hits (evidence), or all of it (both).
+
 Legend: n tracks, T frames, D longest transient life, m age at which a track was last visible.
 """
 
@@ -24,6 +30,19 @@ CUE_LIMIT = 7.0  # the cue's density beyond 7 standard deviations is below 1e-10
 CUE_STEP = 0.05
 
 
+SEEN_BY = ("both", "pixels", "evidence")  # who sees what of a track
+
+
+@dataclasses.dataclass(frozen=True)
+class Detector:
+    """What a simulated detector adds to a scene."""
+
+    score_strength: float  # e': distance of the two classes' mean scores in standard deviations
+    # Largest error of a reported box, as a share of the true one's side: centre x and y, width and height are each off
+    # by an even draw from +-this, anew in each frame, by the same law for both kinds.
+    box_jitter: float
+
+
 @dataclasses.dataclass(frozen=True)
 class Preset:
     """One difficulty of the synthetic scenes: the generative model, and how crowded and clear a picture is."""
@@ -40,6 +59,24 @@ class Preset:
     min_separation: float
     contrast: float  # 1: full colours; below: colours drawn towards the background
     noise_sd: float  # sensor noise, grey levels of 255
+    detector: Detector | None = None  # None: true boxes, no scores
+
+    @property
+    def score_strength(self) -> float:
+        """e'; 0 where nothing is scored."""
+        return 0.0 if self.detector is None else self.detector.score_strength
+
+    @property
+    def strength(self) -> float:
+        """Distance of the classes in what a frame shows in all: log-odds of independent Gaussians add."""
+        return math.hypot(self.cue_strength, self.score_strength)
+
+    def seen_by(self, who: str) -> Preset:
+        """The same tracks to one of SEEN_BY: what is not seen tells nothing."""
+        assert who in SEEN_BY, who
+        if who == "pixels":
+            return dataclasses.replace(self, detector=None)
+        return dataclasses.replace(self, cue_strength=0.0) if who == "evidence" else self
 
 
 _SHORT_LIVES = (1 / 3, 1 / 3, 1 / 3)
@@ -52,6 +89,8 @@ PRESETS: dict[str, Preset] = {
         Preset("standard", 1.0, 0.1, _SHORT_LIVES, 3, (9, 12), 0.75, 1.0, 5.0),
         Preset("blind", 0.0, 0.1, _SHORT_LIVES, 3, (9, 12), 0.75, 1.0, 5.0),
         Preset("hard", 1.0, 0.2, _LONG_LIVES, 3, (12, 15), 0.0, 0.45, 9.0),
+        Preset("detector", 1.0, 0.1, _SHORT_LIVES, 3, (9, 12), 0.75, 1.0, 5.0, Detector(1.0, 0.05)),
+        Preset("detector_blind", 0.0, 0.1, _SHORT_LIVES, 3, (9, 12), 0.75, 1.0, 5.0, Detector(0.0, 0.05)),
     )
 }
 
@@ -87,6 +126,15 @@ def simulate(preset: Preset, count: int, num_frames: int, rng: np.random.Generat
     return SimulatedTracks(label.astype(np.uint8), duration.astype(np.int32), visible, cue.astype(np.float32))
 
 
+def simulate_scores(preset: Preset, tracks: SimulatedTracks, rng: np.random.Generator) -> np.ndarray:
+    """What the detector says of each visible frame of `tracks`, float32 (n, F); NaN elsewhere, and without one."""
+    if preset.detector is None:
+        return np.full(tracks.visible.shape, np.nan, np.float32)
+    mean = np.where(tracks.label, 0.5, -0.5) * preset.detector.score_strength
+    scores = rng.standard_normal(tracks.visible.shape) + mean[:, None]
+    return np.where(tracks.visible, scores, np.nan).astype(np.float32)
+
+
 def _log_visibility_odds(preset: Preset, num_frames: int) -> np.ndarray:
     """log P(seen pattern | persistent) / P(the same | transient) for each (age t, last visible age m).
 
@@ -114,20 +162,30 @@ def _last_visible_age(visible: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(np.where(visible, age, 0), axis=1)
 
 
-def posterior(visible: np.ndarray, cue: np.ndarray, preset: Preset) -> np.ndarray:
-    """P(persistent | frames 1..t) for every t: float64 (n, T).
+def posterior(visible: np.ndarray, cue: np.ndarray, preset: Preset, scores: np.ndarray | None = None) -> np.ndarray:
+    """P(persistent | frames 1..t) for every t, of who sees hits, cue and, where they are given, scores: float64 (n, T).
 
-    `visible` bool (n, T), True in the first column; `cue` float (n, T), read only where visible.
+    `visible` bool (n, T), True in the first column; `cue` and `scores` float (n, T), read only where visible.
     """
     num_frames = visible.shape[1]
     assert visible[:, 0].all(), "a track is visible at its birth"
     evidence = preset.cue_strength * np.cumsum(np.where(visible, cue, 0.0).astype(np.float64), axis=1)
+    if scores is not None:
+        evidence += preset.score_strength * np.cumsum(np.where(visible, scores, 0.0).astype(np.float64), axis=1)
     table = _log_visibility_odds(preset, num_frames)
     return expit(evidence + table[np.arange(1, num_frames + 1), _last_visible_age(visible)])
 
 
+def posterior_seen_by(who: str, visible: np.ndarray, cue: np.ndarray, scores: np.ndarray, preset: Preset) -> np.ndarray:
+    """`posterior` of one of SEEN_BY, who does not see the rest."""
+    seen = preset.seen_by(who)
+    return posterior(visible, cue, seen, scores if seen.detector is not None else None)
+
+
 class OptimalRule:
     """The rule that minimises E[alpha * error + (1 - alpha) * decision_frame / T] on the exact posterior.
+
+    The posterior is that of who sees all that `preset` shows; for others give `preset.seen_by(who)` and theirs.
 
     Exact backward induction: at age t the posterior's log-odds and the last visible age m are sufficient, so
     the value function is one curve over log-odds per (t, m <= D); a track visible past D is persistent for
@@ -154,8 +212,8 @@ class OptimalRule:
         return self.alpha * self._error + (1 - self.alpha) * age / self.num_frames
 
     def _after_cue(self, value: np.ndarray, sign: int) -> np.ndarray:
-        """E[value(log-odds + cue evidence)] over the grid, the cue of a persistent (+1) or transient (-1)."""
-        strength = self.preset.cue_strength
+        """E[value(log-odds + what a frame shows)] over the grid, of a persistent (+1) or transient (-1) track."""
+        strength = self.preset.strength
         if strength == 0:
             return value
         shifts = strength * (sign * strength / 2 + self._noise)

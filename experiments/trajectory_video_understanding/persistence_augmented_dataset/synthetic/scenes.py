@@ -2,7 +2,8 @@
 
 Where an object is born, how it moves and how large it is are drawn for all frames as if every object lived on,
 and everything that accepts or rejects a scene looks at these would-live paths only. The labels are independent
-fair coins drawn afterwards. So neither the geometry, nor the scene, nor a neighbour tells anything about a label.
+fair coins drawn afterwards. So neither the geometry, nor the scene, nor a neighbour tells anything about a label. The
+errors of a detector's boxes belong to the would-live paths: drawn for all frames, before there are labels.
 
 Legend: K objects, F scene frames, T clip frames, P pool of objects to choose from, D longest transient life.
 """
@@ -16,7 +17,7 @@ from video_tracks.clip import NUM_FRAMES
 from video_tracks.crops import CROP_SCALE
 from video_tracks.track import Track
 
-from persistence_augmented_dataset.synthetic.bayes import Preset, simulate
+from persistence_augmented_dataset.synthetic.bayes import Preset, simulate, simulate_scores
 
 SCENE_SIZE_PX = 192
 NUM_SCENE_FRAMES = 28
@@ -28,6 +29,7 @@ SPEED = (0.015, 0.14)  # birth boxes per frame, before perspective
 MAX_STEP = 1 / 6  # birth boxes per frame in the picture: a crop held at constant velocity stays near its object
 RADIUS_RATIO = (0.7, 1.4)  # apparent radius over that at birth, within the clip
 POOL_FACTOR = 5  # objects drawn per object wanted
+JITTER_STREAM, SCORE_STREAM = 2, 3  # purposes of `scene_rng`; 1 is the rendering's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +41,17 @@ class Geometry:
     center: np.ndarray  # float (K, F, 2), px
     radius: np.ndarray  # float (K, F), px
     depth: np.ndarray  # float (K, F), world units
+    box_error: np.ndarray  # float (K, F, 4): reported less true centre x, y, width, height, in true sides
+
+    @property
+    def reported_center(self) -> np.ndarray:
+        """float (K, F, 2), px: of the box as it is reported."""
+        return self.center + self.box_error[..., :2] * (2 * self.radius[..., None])
+
+    @property
+    def reported_size(self) -> np.ndarray:
+        """float (K, F, 2), px: width and height of the box as it is reported."""
+        return 2 * self.radius[..., None] * (1 + self.box_error[..., 2:])
 
     def select(self, indices: np.ndarray) -> Geometry:
         """The objects at `indices`, in that order."""
@@ -47,7 +60,7 @@ class Geometry:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """Everything about a scene but its pixels. `visible` and `cue` run over scene frames."""
+    """Everything about a scene but its pixels. `visible`, `cue` and `scores` run over scene frames."""
 
     preset: Preset
     key: tuple[int, int, int]  # seed, split index, scene index: the source of all of the scene's randomness
@@ -56,16 +69,16 @@ class Scene:
     duration: np.ndarray  # int32 (K,), 0 where persistent
     visible: np.ndarray  # bool (K, F)
     cue: np.ndarray  # float32 (K, F), NaN where not visible
+    scores: np.ndarray  # float32 (K, F), NaN where not visible and without a detector
 
     def tracks(self) -> list[Track]:
-        """One track per object: the true box wherever the object is visible."""
+        """One track per object: the reported box, which is the true one without a detector, wherever it is visible."""
         geometry = self.geometry
-        boxes = np.concatenate([geometry.center, geometry.center], axis=-1)
-        boxes[..., :2] -= geometry.radius[..., None]
-        boxes[..., 2:] = 2 * geometry.radius[..., None]
+        size = geometry.reported_size
+        boxes = np.concatenate([geometry.reported_center - size / 2, size], axis=-1)
         boxes[~self.visible] = np.nan
         return [
-            Track(index, int(birth), boxes[index, birth:], self.visible[index, birth:])
+            Track(index, int(birth), boxes[index, birth:], self.visible[index, birth:], self.scores[index, birth:])
             for index, birth in enumerate(geometry.birth)
         ]
 
@@ -96,21 +109,26 @@ def _draw_count(preset: Preset, rng: np.random.Generator) -> int:
 def sample_scene(preset: Preset, key: tuple[int, int, int]) -> Scene:
     """Draw the scene named by `key` = (seed, split index, scene index)."""
     rng = scene_rng(key)
-    geometry = _sample_geometry(preset, _draw_count(preset, rng), rng)
+    geometry = _sample_geometry(preset, _draw_count(preset, rng), rng, scene_rng(key, JITTER_STREAM))
     count = len(geometry.birth)
     tracks = simulate(preset, count, NUM_SCENE_FRAMES, rng)
+    scores_by_age = simulate_scores(preset, tracks, scene_rng(key, SCORE_STREAM))
     visible = np.zeros((count, NUM_SCENE_FRAMES), bool)
-    cue = np.full((count, NUM_SCENE_FRAMES), np.nan, np.float32)
+    cue, scores = np.full((2, count, NUM_SCENE_FRAMES), np.nan, np.float32)
     for index, birth in enumerate(geometry.birth):
         visible[index, birth:] = tracks.visible[index, : NUM_SCENE_FRAMES - birth]
         cue[index, birth:] = tracks.cue[index, : NUM_SCENE_FRAMES - birth]
-    return Scene(preset, key, geometry, tracks.label, tracks.duration, visible, cue)
+        scores[index, birth:] = scores_by_age[index, : NUM_SCENE_FRAMES - birth]
+    return Scene(preset, key, geometry, tracks.label, tracks.duration, visible, cue, scores)
 
 
-def _sample_geometry(preset: Preset, count: int, rng: np.random.Generator) -> Geometry:
+def _sample_geometry(preset: Preset, count: int, rng: np.random.Generator, jitter_rng: np.random.Generator) -> Geometry:
     """Draw pools of objects until `count` of one pool, taken in order, obey the preset's distractor rules."""
     while True:
         pool = _sample_pool(POOL_FACTOR * count, rng)
+        if preset.detector is not None:
+            reach = preset.detector.box_jitter
+            pool = dataclasses.replace(pool, box_error=jitter_rng.uniform(-reach, reach, pool.box_error.shape))
         enters, hides = _conflicts(preset, pool)
         chosen: list[int] = []
         crowd = np.zeros(len(pool.birth), int)  # distractors of each pool member among the chosen
@@ -126,7 +144,7 @@ def _sample_geometry(preset: Preset, count: int, rng: np.random.Generator) -> Ge
 
 
 def _sample_pool(size: int, rng: np.random.Generator) -> Geometry:
-    """Draw objects that stay in the picture for T frames and move gently."""
+    """Draw objects that stay in the picture for T frames and move gently, their boxes without error."""
     birth = rng.integers(0, NUM_SCENE_FRAMES - NUM_FRAMES + 1, size)
     path_type = rng.integers(0, len(PATH_TYPES), size)
     radius = rng.uniform(*RADIUS_PX, size)
@@ -160,7 +178,9 @@ def _sample_pool(size: int, rng: np.random.Generator) -> Geometry:
         shifted[~born] = np.nan
         return shifted
 
-    return Geometry(birth[kept], path_type[kept], over_scene(center), over_scene(radii), over_scene(position[..., 2]))
+    error = np.zeros((len(kept), NUM_SCENE_FRAMES, 4))
+    depths = over_scene(position[..., 2])
+    return Geometry(birth[kept], path_type[kept], over_scene(center), over_scene(radii), depths, error)
 
 
 def _paths(path_type: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -205,19 +225,23 @@ def _conflicts(preset: Preset, pool: Geometry) -> tuple[np.ndarray, np.ndarray]:
     frames = pool.birth[:, None] + np.arange(NUM_FRAMES)  # [P, T]
     own = np.arange(size)[:, None]
     center, radius, depth = pool.center[own, frames], pool.radius[own, frames], pool.depth[own, frames]
+    reported = pool.reported_center[own, frames]  # where crops look; the true one without a detector
     other_center = pool.center[:, frames].swapaxes(0, 1)  # [i, j, T, 2]
     other_radius, other_depth = (array[:, frames].swapaxes(0, 1) for array in (pool.radius, pool.depth))
 
     # A crop is held at constant velocity once its object is unseen, so where it looks tells when the object was last
     # seen, hence the label. Were a pair accepted by the crop of the history that comes true, the number of distractors
     # would depend on the label; so it must hold for each history that may come true.
-    histories = [center]
+    histories = [reported]
     for last in range(len(preset.duration_pmf)):
-        velocity = center[:, last] - center[:, last - 1] if last else np.zeros((size, 2))
-        held = center.copy()
-        held[:, last:] = center[:, last, None] + velocity[:, None] * np.arange(NUM_FRAMES - last)[:, None]
+        velocity = reported[:, last] - reported[:, last - 1] if last else np.zeros((size, 2))
+        held = reported.copy()
+        held[:, last:] = reported[:, last, None] + velocity[:, None] * np.arange(NUM_FRAMES - last)[:, None]
         histories.append(held)
-    half = CROP_SCALE * radius[:, 0] + 1.0  # 1 px for the rounding of windows
+    birth_size = pool.reported_size[own[:, 0], pool.birth].max(axis=-1)
+    # a frame's miss carries a crop on from two boxes, both off by the jitter; 1 px for the rounding of windows
+    jitter = 0.0 if preset.detector is None else preset.detector.box_jitter
+    half = (CROP_SCALE / 2 + 3 * jitter) * birth_size + 1.0
     reach = half[:, None, None] + other_radius  # [i, j, T]
     enters = np.zeros((size, size), bool)
     for window in histories:

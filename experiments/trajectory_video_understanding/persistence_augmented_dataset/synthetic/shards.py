@@ -22,6 +22,7 @@ from video_tracks.crops import cut_clips, track_windows
 from persistence_augmented_dataset.clip_objects import Surroundings, objects_in_clips
 from persistence_augmented_dataset.dataset import (
     METADATA_COLUMNS,
+    POSTERIOR_OF,
     SHARD_CLIPS,
     SPLITS,
     describe_shard,
@@ -30,7 +31,7 @@ from persistence_augmented_dataset.dataset import (
     write_manifest,
     write_shard,
 )
-from persistence_augmented_dataset.synthetic.bayes import Preset, posterior
+from persistence_augmented_dataset.synthetic.bayes import Preset, posterior_seen_by
 from persistence_augmented_dataset.synthetic.rendering import render_scene
 from persistence_augmented_dataset.synthetic.scenes import PATH_TYPES, Scene, count_objects, sample_scene
 
@@ -72,6 +73,7 @@ def plan_shards(preset: Preset, seed: int, split: str, num_clips: int) -> list[S
 def scene_metadata(scene: Scene, crops: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """The METADATA_COLUMNS of all of a scene's clips, without rendering a pixel.
 
+    Without a detector the columns that it would imply are left out: the files stay what they were before there was one.
     `crops` as `cut_clips` returns them; worked out from the tracks when not given.
     """
     if crops is None:
@@ -79,7 +81,8 @@ def scene_metadata(scene: Scene, crops: np.ndarray | None = None) -> dict[str, n
     count = len(scene.label)
     own = np.arange(count)[:, None]
     frames = scene.geometry.birth[:, None] + np.arange(NUM_FRAMES)
-    visible, cue = scene.visible[own, frames], scene.cue[own, frames]
+    visible, cue, scores = (values[own, frames] for values in (scene.visible, scene.cue, scene.scores))
+    limits = POSTERIOR_OF if scene.preset.detector is not None else {"both": POSTERIOR_OF["both"]}
     ellipses = scene.ellipses()
     surroundings = (Surroundings(ellipses[:, frames[index]], scene.label, index) for index in range(count))
     objects, object_kind, num_distractors = objects_in_clips(surroundings, crops)
@@ -92,15 +95,15 @@ def scene_metadata(scene: Scene, crops: np.ndarray | None = None) -> dict[str, n
         "path_type": scene.geometry.path_type,
         "visible": visible,
         "cue": cue,
-        "scores": np.full((count, NUM_FRAMES), np.nan),  # nothing detected these objects
+        "scores": scores,
         "boxes": np.array([track.boxes[:NUM_FRAMES] for track in scene.tracks()]),
         "crops": crops,
         "objects": objects,
         "object_kind": object_kind,
         "num_distractors": num_distractors,
-        "bayes_posterior": posterior(visible, cue, scene.preset),
+        **{name: posterior_seen_by(who, visible, cue, scores, scene.preset) for who, name in limits.items()},
     }
-    return {name: columns[name].astype(dtype) for name, (dtype, _) in METADATA_COLUMNS.items()}
+    return {name: column.astype(METADATA_COLUMNS[name][0]) for name, column in columns.items()}
 
 
 def generate_shard(preset: Preset, seed: int, plan: ShardPlan) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -111,7 +114,7 @@ def generate_shard(preset: Preset, seed: int, plan: ShardPlan) -> tuple[np.ndarr
         clips = cut_clips(render_scene(scene), scene.tracks())
         pixels.append(clips.pixels)
         metadata.append(scene_metadata(scene, clips.crops))
-    columns = {name: np.concatenate([part[name] for part in metadata])[: plan.num_clips] for name in METADATA_COLUMNS}
+    columns = {name: np.concatenate([part[name] for part in metadata])[: plan.num_clips] for name in metadata[0]}
     return np.concatenate(pixels)[: plan.num_clips], columns
 
 
@@ -165,9 +168,11 @@ def _run_plans(
 
 
 def generation_parameters(preset: Preset, seed: int, counts: dict[str, int]) -> dict[str, Any]:
-    """What the bytes of a dataset depend on."""
+    """What the bytes of a dataset depend on. Without a detector it is not named, as before there was one."""
     description = {
-        key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(preset).items()
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(preset).items()
+        if key != "detector" or value is not None
     }
     return {"generator_version": GENERATOR_VERSION, "preset": description, "seed": seed, "num_clips": counts}
 

@@ -1,5 +1,6 @@
 """The generator's command line: determinism, resuming, refusals, and clear errors for damaged data."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,9 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from persistence_augmented_dataset.dataset import METADATA_COLUMNS, SPLITS, load_split
+from persistence_augmented_dataset.dataset import (
+    IMPLIED_COLUMNS,
+    METADATA_COLUMNS,
+    POSTERIOR_OF,
+    SPLITS,
+    load_split,
+)
+from persistence_augmented_dataset.pair_format import export_pairs, import_pairs
 from persistence_augmented_dataset.synthetic.bayes import get_preset
-from persistence_augmented_dataset.synthetic.shards import generate_dataset, plan_shards
+from persistence_augmented_dataset.synthetic.scenes import sample_scene
+from persistence_augmented_dataset.synthetic.shards import generate_dataset, plan_shards, scene_metadata
 from run_directory import InputError, sha256_file
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -201,6 +210,52 @@ def test_preview_draws_both_kinds(dataset, tmp_path):
 
 def test_every_column_is_stored(dataset):
     assert set(load_split(dataset, "test").metadata) == set(METADATA_COLUMNS)
+
+
+FINGERPRINTS = {  # of scene 3, split train, seed 5: before there was a detector they were the same
+    "easy": "c6099149aa209563",
+    "standard": "2a0f4c6d955f771e",
+    "blind": "aec4dabf0d537fb7",
+    "hard": "648f594a28fd9366",
+}
+
+
+@pytest.mark.parametrize("name", FINGERPRINTS)
+def test_presets_without_a_detector_draw_what_they_always_drew(name):
+    """Metadata to 3 decimals, which no library version moves; its columns are those of before."""
+    metadata = scene_metadata(sample_scene(get_preset(name), (5, 0, 3)))
+    assert not set(IMPLIED_COLUMNS) & set(metadata)
+    digest = hashlib.sha256()
+    for column in METADATA_COLUMNS:
+        if column in metadata:
+            values = metadata[column].astype(np.float64)
+            digest.update((np.nan_to_num(values, nan=-1e3).round(3) + 0.0).tobytes())
+    assert digest.hexdigest()[:16] == FINGERPRINTS[name]
+
+
+def test_a_dataset_without_a_detector_names_none(dataset):
+    assert "detector" not in json.loads((dataset / "generation.json").read_text())["parameters"]["preset"]
+    with np.load(dataset / "train" / "shard_00000.meta.npz") as archive:
+        assert set(archive.files) == set(METADATA_COLUMNS) - set(IMPLIED_COLUMNS)
+    metadata = load_split(dataset, "train").metadata
+    np.testing.assert_array_equal(metadata["bayes_posterior_pixels"], metadata["bayes_posterior"])
+    assert np.isnan(metadata["bayes_posterior_evidence"]).all()
+
+
+def test_a_detectors_dataset_has_scores_and_three_limits(tmp_path):
+    counts = {"train": 30, "calibration": 10, "test": 10}
+    generate_dataset(tmp_path, get_preset("detector"), 0, counts)
+    metadata = load_split(tmp_path, "train").metadata
+    np.testing.assert_array_equal(np.isfinite(metadata["scores"]), metadata["visible"])
+    limits = np.stack([metadata[name] for name in POSTERIOR_OF.values()])
+    assert np.isfinite(limits).all() and all(
+        not np.array_equal(limits[i], limits[j]) for i, j in ((0, 1), (0, 2), (1, 2))
+    )
+    export_pairs(tmp_path, tmp_path / "pairs")
+    import_pairs(tmp_path / "pairs", tmp_path / "back")
+    back = load_split(tmp_path / "back", "train").metadata
+    for name in METADATA_COLUMNS:
+        np.testing.assert_array_equal(back[name], metadata[name])
 
 
 def test_a_dataset_that_was_made_before_scores_were_kept_is_whole_without_them(dataset, tmp_path):

@@ -18,7 +18,7 @@ from video_tracks.boxes import BoxTable, make_boxes, pairwise_iou
 from video_tracks.crops import cut_clips
 from video_tracks.detections import TableDetections, load_detections, load_truth
 from video_tracks.track import Track
-from video_tracks.video import open_video, read_pixels
+from video_tracks.video import open_video, pictures, read_frames, read_pixels
 
 SCRIPT = Path(make_clips.__file__)
 SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
@@ -316,6 +316,7 @@ def test_of_a_damaged_video_the_readable_part_is_kept_and_the_exit_code_is_3(fil
     assert [line for line in result.stderr.splitlines() if line.startswith(f"warning: {cut} is truncated or damaged")]
     manifest = read_manifest(tmp_path / "d")
     assert 119 <= manifest["segments"][-1]["stop"] <= 120 and "truncated" in manifest["video_damage"][0]
+    assert manifest["video_damage"][0].startswith("c.avi ")
 
 
 def test_a_missing_image_is_a_blank_frame_and_moves_no_other(scene, tmp_path):
@@ -326,9 +327,7 @@ def test_a_missing_image_is_a_blank_frame_and_moves_no_other(scene, tmp_path):
         for index, frame in enumerate(frames):
             if index not in missing:
                 cv2.imwrite(str(folder / f"{index + 1:06d}.png"), frame[..., ::-1])
-    followed = {
-        folder: follow(make_clips.pictures(make_clips.open_video(folder), []), boxes) for folder in (whole, gap, late)
-    }
+    followed = {folder: follow(pictures(read_frames(open_video(folder))), boxes) for folder in (whole, gap, late)}
     for one, other in zip(followed[whole].tracks, followed[gap].tracks, strict=True):
         assert one.birth_frame == other.birth_frame
     row = next(row for row, track in enumerate(followed[gap].tracks) if track.birth_frame == 30)
@@ -376,6 +375,7 @@ def test_what_was_assumed_of_the_files_stands_in_the_manifest(files, tmp_path, c
     assert result.returncode == 0, result.stderr
     assert "1 was taken" in capsys.readouterr().out
     assert any("1 was taken" in note for note in read_manifest(tmp_path / "d")["notes"])
+    assert str(tmp_path) not in (tmp_path / "d" / "manifest.json").read_text()  # a data set may be published
     zero = "".join(f"{int(line.split(',')[0]) - 1},{line.split(',', 1)[1]}\n" for line in text.splitlines())
     (tmp_path / "det.txt").write_text("0,-1,5,5,20,20,0.5,-1,-1,-1\n" + zero)
     common = ("--video", video, "--detections", tmp_path / "det.txt", "--output_dir", tmp_path / "e")

@@ -150,7 +150,7 @@ class TrackEvidence:
             return rows
         first = len(self._ids)
         overlap = self._overlap_at_birth(boxes[born], rows[rows >= 0])
-        ids = np.array([observations[index].track_id for index in born], np.int64)
+        ids = np.array([observations[index].track_id for index in born.tolist()], np.int64)
         rows[born] = first + np.arange(len(born))
         self._rows |= dict(zip(ids.tolist(), rows[born].tolist(), strict=True))
         self._ids = np.concatenate([self._ids, ids])

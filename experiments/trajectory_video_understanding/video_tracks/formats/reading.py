@@ -30,12 +30,6 @@ class BoxFile:
     frames_run: FramesRun  # `frame_index in frames_run`: whether the detector looked at it
     has_scores: bool  # else every score is 1
     has_track_ids: bool  # every box has an id above 0, and none is twice in a frame
-    picture: Picture | None = None  # as the file itself tells it
-
-    @property
-    def detection_stride(self) -> int:
-        """The detector ran on every frame (1) or every n-th; 1 also where the file names its frames one by one."""
-        return self.frames_run.stride
 
 
 def read_boxes(
@@ -90,7 +84,7 @@ def box_file(
     if rows.first_frame != 1 and first_frame is None:
         notes.append(f"frames count from {rows.first_frame}, as {name} has it")
     notes += [*told, *score_note, *([id_note] if id_note else []), *run_notes]
-    return BoxFile(table, name, tuple(notes), run, has_scores, has_ids, rows.picture)
+    return BoxFile(table, name, tuple(notes), run, has_scores, has_ids)
 
 
 def read_truth(
@@ -138,7 +132,7 @@ def truth_file(
         frame_index, track_id = unique[counts > 1][0]
         first = rows.first_frame if first_frame is None else first_frame
         raise InputError(f"{path} holds object {track_id} twice in frame {frame_index + first}; remove one of the rows")
-    return BoxFile(table, name, (*rows.notes, *told), FramesRun(), False, True, rows.picture)
+    return BoxFile(table, name, (*rows.notes, *told), FramesRun(), False, True)
 
 
 def _table(

@@ -30,11 +30,6 @@ class FramesRun:
             return frame_index in self.listed
         return isinstance(frame_index, (int, np.integer)) and frame_index % self.stride == self.offset
 
-    @property
-    def every_frame(self) -> bool:
-        """Whether no frame was left out."""
-        return self.stride == 1 and self.listed is None
-
 
 def frames_run(
     listed: np.ndarray, name: str, stride: int | None = None, declared: bool = False

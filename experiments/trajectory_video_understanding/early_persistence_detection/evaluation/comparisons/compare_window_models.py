@@ -260,7 +260,7 @@ def judge_window_model(probabilities: np.ndarray, split: ClipSplit, ages: Sequen
     where the data's exact posterior is unknown.
     """
     labels = split.metadata["label"].astype(np.int64)
-    posterior = split.metadata["bayes_posterior"].astype(np.float64)
+    posterior = split.metadata["bayes_posterior_pixels"].astype(np.float64)
     at_age = np.full(posterior.shape, np.nan)  # (n, T), as metrics has it; only the columns of `ages` are read
     at_age[:, [age - 1 for age in ages]] = probabilities
     right = metrics.is_right_at_age(probabilities, labels)

@@ -1,1 +1,1 @@
-"""P(persistent) from evidence alone: a model of microseconds, and how it adapts to a camera. NumPy, no pixels."""
+"""What is known of a track without its pixels, read as P(persistent), and how that adapts to a camera."""

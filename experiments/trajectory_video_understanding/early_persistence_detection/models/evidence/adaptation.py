@@ -1,8 +1,8 @@
 """Adapting to one camera for free: a track's own later life is its label, a second later.
 
-Three experts answer for every age: the general model as it is; the same, recalibrated to this camera; and a linear model
-on the evidence besides, learnt on this camera alone. Their log odds are blended by how well each foretold the lives that
-are known by now, so that the blend is soon the best of them and never far behind it.
+Three experts answer for every age: the general model as it is; the same, recalibrated to this camera; and a linear
+model on the evidence besides, learnt on this camera alone. Their log odds are blended by how well each foretold the
+lives that are known by now, so that the blend is soon the best of them and never far behind it.
 
 Lives that end young outnumber others on most cameras. Both kinds weigh alike here, whatever their number, as they do in
 the general model: p stays that of a camera half of whose tracks live long, and 1/2 stays the fair threshold.
@@ -135,6 +135,11 @@ class Adaptation:
         write_text(path, json.dumps({**head, "features": FEATURES, "num_lives": self.num_lives, **state}))
 
     @classmethod
+    def resume(cls, path: str | Path, camera: str) -> Adaptation:
+        """Where `save` left off, or a new one where nothing was kept yet. Raises InputError as `load`."""
+        return cls.load(path, camera) if Path(path).exists() else cls()
+
+    @classmethod
     def load(cls, path: str | Path, camera: str) -> Adaptation:
         """Read what `save` wrote. Raises InputError for a damaged or foreign file, and for another camera's."""
         try:
@@ -142,7 +147,9 @@ class Adaptation:
             if kept["format"] != STATE_FORMAT or kept["version"] != STATE_VERSION or kept["features"] != list(FEATURES):
                 raise ValueError("of another version")
             if kept["camera"] != camera:
-                raise InputError(f"{path} was learnt on camera {kept['camera']!r}, not {camera!r}; give that one's name")
+                raise InputError(
+                    f"{path} was learnt on camera {kept['camera']!r}, not {camera!r}; give that one's name"
+                )
             adaptation = cls()
             for name in _ARRAYS:
                 value = np.array(kept[name], np.float64)

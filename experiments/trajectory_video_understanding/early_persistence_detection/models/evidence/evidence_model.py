@@ -1,4 +1,4 @@
-"""P(persistent) of a track from its evidence alone: trees, one calibration per age, score references of known detectors.
+"""P(persistent) of a track from its evidence alone: trees, calibrations per age, score references of known detectors.
 
 One model answers both questions of real video, each by trees of its own: `real_or_clutter` and `outlives_clip`. They
 are different questions and never merged. p is that of a camera half of whose tracks are persistent: each detector's
@@ -101,7 +101,7 @@ class EvidenceModel:
         for detector, reference in self.references.items():
             arrays[f"reference/{detector}"] = np.stack([reference.quantiles, reference.log_odds])
         content = io.BytesIO()
-        np.savez_compressed(content, **arrays)
+        np.savez_compressed(content, allow_pickle=False, **arrays)
         with atomic_open(Path(path), "wb") as file:
             file.write(content.getbuffer())
 
@@ -118,7 +118,7 @@ def load_evidence_model(path: str | Path) -> EvidenceModel:
         if head["format"] != FORMAT:
             raise ValueError("another format")
         if head["version"] != FORMAT_VERSION:
-            raise InputError(f"{path} is of format {head['version']}, this version reads {FORMAT_VERSION}; make it anew")
+            raise InputError(f"{path} has format {head['version']}, expected {FORMAT_VERSION}; make it with {MAKE_IT}")
         inputs = tuple(head["inputs"])
         trees = {name: Trees.from_arrays(_below(arrays, f"trees/{name}/"), len(inputs)) for name in TARGETS}
         references = {
@@ -138,6 +138,6 @@ def _below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 
 
 def general_model() -> EvidenceModel:
-    """The model that comes with the package; MODEL_CARD.md beside it tells what it was made from and what it reaches."""
+    """The model that comes with the package; MODEL_CARD.md beside it tells what it was made from and what it can."""
     with resources.as_file(resources.files(__package__) / GENERAL_MODEL) as path:
         return load_evidence_model(path)

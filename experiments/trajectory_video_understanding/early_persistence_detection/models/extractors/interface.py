@@ -37,6 +37,10 @@ class Cache:
         seen = (0,) * len(frames) if before is None else before.frames_seen
         return cls(tuple(number + frames.shape[1] for number in seen), pasts)
 
+    def passed(self) -> Cache:
+        """The cache of the same tracks one frame later, of a frame that the extractor is not shown."""
+        return Cache(tuple(number + 1 for number in self.frames_seen), self.pasts)
+
     def unseen(self, batch_size: int) -> Cache:
         """The cache of `batch_size` tracks of which nothing was seen yet."""
         pasts = [tuple(frame.new_zeros(batch_size, *frame.shape[1:]) for frame in past) for past in self.pasts]

@@ -319,13 +319,14 @@ class TrackScore:
     The score is a log of odds. It begins at `prior_log_odds`. Every frame after birth adds log(P / P') for a hit and
     log((1 - P) / (1 - P')) for a miss, with P, P' the hit rates of real tracks and of clutter; every hit, birth
     included, adds the log ratio of its score under the two densities. Real at log((1 - b) / a) or above, clutter at
-    log(b / (1 - a)) or below: by Wald about a share a of clutter is confirmed and b of the real is dropped, if frames
-    are independent given the kind, which those of a real detector are not.
+    log(b / (1 - a)) or below. With a prior of 0, by Wald, about a share a of clutter is confirmed and b of the real is
+    dropped, if frames are independent given the kind, which those of a real detector are not; a prior in favour of one
+    kind makes for more errors of the other.
 
     Sources: Sittler, An Optimal Data Association Problem in Surveillance Theory, 1964; Wald, Sequential Tests of
     Statistical Hypotheses, 1945; Blackman and Popoli, Design and Analysis of Modern Tracking Systems, 1999, chapter 6.
-    From memory of these, as no code of theirs exists. There the log ratio of a hit holds the density of its position;
-    here the detector's score stands in for it.
+    Not verified against the texts: these are the formulas as they are commonly given. There the log ratio of a hit
+    holds the density of its position; here the detector's score stands in for it.
     """
 
     prior_log_odds: float
@@ -472,9 +473,9 @@ _RULES = (
     ConfirmationRule(
         "deepstream_nvdcf",
         "NVIDIA/DeepStream 581889d, skills/deepstream-dev/references/tracker_config.md, NvDCF (probationAge 2, also "
-        "NvDeepSORT's; earlyTerminationAge 1), and the comment of NVIDIA's samples that the age must exceed "
-        "probationAge. Not verified, as the library's source is not public: that the age is 1 at birth. Left out: "
-        "minTrackerConfidence, which is of pixels.",
+        "NvDeepSORT's; earlyTerminationAge 1), and deepstream-tracker-3d/configs/config_tracker_NvDCF_accuracy_3D.yml, "
+        "whose comments say that the age must exceed probationAge. Not verified, as the library's source is not in "
+        "that repository: that the age is 1 at birth. Left out: minTrackerConfidence, which is of pixels.",
         False,
         partial(hits_in_a_row, count=NVDCF_PROBATION_AGE + 1),
     ),

@@ -110,7 +110,7 @@ def split() -> ClipSplit:
         "label": np.array([1, 0, 1, 0, 1, 0, 1], np.uint8),
         "objects": objects,
         "object_kind": np.repeat([[1, -1, -1, -1, -1, -1]], NUM_CLIPS, 0).astype(np.int8),
-        "bayes_posterior": random.random((NUM_CLIPS, NUM_FRAMES)).astype(np.float32),
+        "bayes_posterior_pixels": random.random((NUM_CLIPS, NUM_FRAMES)).astype(np.float32),
     }
     return ClipSplit(Path(), "test", {}, [clips], np.arange(NUM_CLIPS), metadata)
 

@@ -88,7 +88,7 @@ def test_a_file_of_format_3_is_converted_on_reading(tmp_path):
     np.testing.assert_allclose(p[[0, 1, 2, 7, 15]], [0.391956, 0.576322, 0.539592, 0.309632, 0.514681], atol=1e-5)
     save_model(tmp_path / "again.pt", model)
     again = load_model(tmp_path / "again.pt")
-    assert load_torch(tmp_path / "again.pt")["format_version"] == 4 and again.calibration == read
+    assert load_torch(tmp_path / "again.pt")["format_version"] == 5 and again.calibration == read
     untouched = load_model(FORMAT_3.with_name("uncalibrated_model_of_format_3.checkpoint"))
     assert untouched.calibration == Calibration.identity(16)
 
@@ -118,10 +118,11 @@ def test_bad_files_are_refused_in_one_line(model, tmp_path, monkeypatch):
     poisoned = dict(value["weights"])
     poisoned["head.position"] = poisoned["head.position"] * float("nan")
     save_torch("nan.pt", value | {"weights": poisoned})
-    save_torch("confident.pt", value | {"calibration": value["calibration"] | {"confidence_threshold": 7.0}})
+    pixels = value["calibrations"]["pixels"]
+    save_torch("confident.pt", value | {"calibrations": {"pixels": pixels | {"confidence_threshold": 7.0}}})
     by_age = {"per_age": {"thresholds": [[-1.0] * 16] * 2, "alpha": 0.8}}
-    save_torch("by_age.pt", value | {"calibration": value["calibration"] | by_age})
-    save_torch("bare.pt", {key: item for key, item in value.items() if key != "calibration"})
+    save_torch("by_age.pt", value | {"calibrations": {"pixels": pixels | by_age}})
+    save_torch("bare.pt", {key: item for key, item in value.items() if key != "calibrations"})
     old = torch.load(FORMAT_3, weights_only=True)
     save_torch("old.pt", old | {"weights": old["weights"] | {"threshold": torch.tensor(7.0).double()}})
     save_torch("older.pt", old | {"weights": {}})

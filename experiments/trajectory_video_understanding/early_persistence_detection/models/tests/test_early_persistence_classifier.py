@@ -44,7 +44,7 @@ def random_clips(seed: int, batch: int, frames: int = NUM_FRAMES) -> torch.Tenso
 def streamed(model: EarlyPersistenceClassifier, clips: torch.Tensor) -> torch.Tensor:
     state, outputs = model.initial_state(len(clips)), []
     for frame in clips.unbind(1):
-        p, state = model.step(frame, state)
+        p, state = model.step(frame, None, state)
         outputs.append(p)
     return torch.stack(outputs, dim=1)
 
@@ -106,16 +106,16 @@ def test_tracks_of_different_ages_share_a_batch(model, seed, first_age, second_a
     for clips, age in ((first, first_age), (second, second_age)):
         state = model.initial_state(len(clips))
         for frame in clips[:, :age].unbind(1):
-            _, state = model.step(frame, state)
+            _, state = model.step(frame, None, state)
         states.append(state)
     state = states[0].append(states[1])
     for offset in range(2):
-        p, state = model.step(torch.cat([first[:, first_age + offset], second[:, second_age + offset]]), state)
+        p, state = model.step(torch.cat([first[:, first_age + offset], second[:, second_age + offset]]), None, state)
         torch.testing.assert_close(p[:2], expected[0][:, first_age + offset], atol=1e-5, rtol=0)
         torch.testing.assert_close(p[2:], expected[1][:, second_age + offset], atol=1e-5, rtol=0)
     state = state.select(torch.tensor([4, 0]))
     assert state.age.tolist() == [second_age + 2, first_age + 2]
-    p, _ = model.step(torch.stack([second[2, second_age + 2], first[0, first_age + 2]]), state)
+    p, _ = model.step(torch.stack([second[2, second_age + 2], first[0, first_age + 2]]), None, state)
     torch.testing.assert_close(
         p, torch.stack([expected[1][2, second_age + 2], expected[0][0, first_age + 2]]), atol=1e-5, rtol=0
     )
@@ -152,9 +152,9 @@ def test_a_finished_track_cannot_be_stepped_further(model):
     clips = random_clips(7, 1)
     state = model.initial_state(1)
     for frame in clips.unbind(1):
-        _, state = model.step(frame, state)
+        _, state = model.step(frame, None, state)
     with pytest.raises(ValueError, match="16 frames old"):
-        model.step(clips[:, 0], state)
+        model.step(clips[:, 0], None, state)
 
 
 @pytest.mark.parametrize("shape", [(2, 17, 3, 64, 64), (2, 0, 3, 64, 64), (2, 4, 64, 64, 3), (4, 3, 64, 64)])
@@ -165,9 +165,9 @@ def test_wrong_shapes_are_refused(model, shape):
 
 @torch.inference_mode()
 def test_no_tracks_at_all_are_refused(model):
-    _, state = model.step(random_clips(8, 1)[:, 0], model.initial_state(1))
+    _, state = model.step(random_clips(8, 1)[:, 0], None, model.initial_state(1))
     with pytest.raises(ValueError, match="at least one"):
-        model.step(torch.zeros(0, 3, 64, 64), state.select(torch.zeros(0, dtype=torch.long)))
+        model.step(torch.zeros(0, 3, 64, 64), None, state.select(torch.zeros(0, dtype=torch.long)))
 
 
 def test_pixels_to_input():

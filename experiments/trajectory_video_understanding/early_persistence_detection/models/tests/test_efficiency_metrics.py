@@ -160,11 +160,11 @@ def test_latency_warms_up_and_takes_the_models_in_turn(model, monkeypatch):
     calls, threads = [], torch.get_num_threads()
     step = model.step
 
-    def noted(frame, state):
+    def noted(frames, evidence, state):
         if int(state.age[0]) == 0:
-            calls.append(f"stream {len(frame)}")
+            calls.append(f"stream {len(frames)}")
         assert torch.get_num_threads() == 1
-        return step(frame, state)
+        return step(frames, evidence, state)
 
     monkeypatch.setattr(model, "step", noted)
     latency = measure_latency({"ours": model}, {"window": Window(calls)}, CPU, repeats=2, stream_batch_size=4)
@@ -185,6 +185,6 @@ def test_latency_of_a_stream_is_per_frame(model):
     with torch.inference_mode():
         state = model.initial_state(1)
         for frame in clip.unbind(1):
-            _, state = model.step(frame, state)
+            _, state = model.step(frame, None, state)
     whole = time.perf_counter() - started
     assert whole / 64 < np.median(latency.frame_seconds) < whole / 4

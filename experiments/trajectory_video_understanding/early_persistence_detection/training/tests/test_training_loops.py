@@ -18,8 +18,14 @@ from early_persistence_detection.models.extractors.magvit_tokenizer import Magvi
 from early_persistence_detection.models.extractors.registry import build_extractor
 from early_persistence_detection.models.extractors.slowfast import SlowFastConfig
 from early_persistence_detection.models.object_tokens import object_tokens
-from early_persistence_detection.models.stream import frames_to_input
-from early_persistence_detection.training.classifier_training import ClassifierTraining, train_head, validate
+from early_persistence_detection.models.stream import MODALITIES, frames_to_input
+from early_persistence_detection.training.classifier_training import (
+    ClassifierTraining,
+    WatchedBatch,
+    predict_logits,
+    train_head,
+    validate,
+)
 from early_persistence_detection.training.context import TrainingContext
 from early_persistence_detection.training.encoded_clips import EncodedSplit, PixelClips, encode_split, validation_clips
 from early_persistence_detection.training.optimisation import MicroBatches, Optimisation
@@ -425,3 +431,110 @@ def test_extractor_and_head_learn_together_and_a_stop_costs_nothing():
     assert all(torch.equal(expected[name], tensor) for name, tensor in resumed.state_dict().items())
     losses = validate(whole, whole.extractor, validation, CPU)
     assert np.isfinite(losses["validation_loss"])
+
+
+# pixels and evidence
+
+
+def fused_head(kind: type[PersistenceHead] = PersistenceHead) -> PersistenceHead:
+    torch.manual_seed(1)
+    return kind(ClassifierConfig(width=16, num_heads=2, state_width=8, num_evidence=2), 4)
+
+
+def clips_with_evidence(count: int, seed: int) -> EncodedSplit:
+    """Labels that evidence tells as well as the tokens do; its second column is noise, and half absent."""
+    clips = random_clips(count, seed)
+    random = torch.Generator().manual_seed(seed + 1)
+    evidence = torch.randn(count, 16, 2, generator=random)
+    evidence[..., 0] += 4 * clips.labels[:, None]
+    evidence[..., 1][evidence[..., 1] > 0] = float("nan")
+    return dataclasses.replace(clips, evidence=evidence)
+
+
+def test_a_head_without_evidence_is_trained_as_if_there_were_none(tokenizer):
+    heads = new_head(), new_head()
+    clips = clips_with_evidence(40, 1)
+    for head, seen in zip(heads, (clips, dataclasses.replace(clips, evidence=None)), strict=True):
+        train_head(head, tokenizer, seen, None, SETTINGS, CONTEXT)
+    assert same(*heads)
+
+
+def test_a_fused_head_learns_to_do_with_either_and_with_both(tokenizer):
+    head, clips, other = fused_head(), clips_with_evidence(240, 1), clips_with_evidence(100, 2)
+    rows = []
+    settings = dataclasses.replace(SETTINGS, epochs=6, batch_size=24, learning_rate=2e-2)
+    head.standardise_by(clips.evidence)
+    train_head(head, tokenizer, clips, other, settings, CONTEXT, after_epoch=lambda *row: rows.append(row[1]))
+    for modality in MODALITIES:
+        logits = predict_logits(head, tokenizer, other, CPU, modality=modality)
+        assert ((logits[:, -1] > 0) == (other.labels > 0.5)).float().mean() > 0.9, modality
+    losses = [rows[-1][f"validation_loss_{modality}"] for modality in MODALITIES]
+    assert rows[-1]["validation_loss"] == pytest.approx(np.mean(losses))
+    blank = dataclasses.replace(other, tokens=torch.zeros_like(other.tokens))
+    told, untold = (predict_logits(head, tokenizer, seen, CPU, modality="evidence") for seen in (other, blank))
+    assert torch.equal(told, untold)
+
+
+def test_what_a_clip_is_not_watched_by_does_not_reach_the_training(tokenizer):
+    """A third each; withheld evidence is absent, withheld pixels are masked and their attention is not judged."""
+    clips = clips_with_evidence(600, 3)
+    watched_by = np.random.default_rng(0).integers(0, 3, 600)
+    batch = WatchedBatch.of(clips, watched_by)
+    pixels, evidence, both = (torch.from_numpy(watched_by == index) for index in range(3))
+    assert torch.isnan(batch.evidence[pixels]).all()
+    torch.testing.assert_close(batch.evidence[~pixels], clips.evidence[~pixels], equal_nan=True)
+    assert torch.equal(batch.withheld, evidence)
+    assert (batch.shown[evidence] == -1).all() and torch.equal(batch.shown[both], clips.shown[both])
+    assert WatchedBatch.of(clips, None).evidence is None
+    seen = []
+
+    class Noted(PersistenceHead):
+        def forward(self, codes, removed=None, explicit=False, evidence=None, withheld=None):
+            if self.training:
+                known = torch.isfinite(evidence).any(dim=(1, 2))
+                assert not (withheld & ~known).any()  # nothing at all is never shown
+                seen.append((int((known & ~withheld).sum()), int((~known).sum()), int(withheld.sum())))
+            return super().forward(codes, removed, explicit, evidence, withheld)
+
+    settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=200)
+    train_head(fused_head(Noted), tokenizer, clips_with_evidence(600, 1), None, settings, CONTEXT)
+    counts = np.sum(seen, axis=0)
+    assert counts.sum() == 600 and counts.min() > 150
+
+
+@pytest.mark.parametrize("steps_before_stop", [4, 8])
+def test_a_fused_training_is_resumed_exactly(tokenizer, steps_before_stop, tmp_path):
+    clips, validation = clips_with_evidence(40, 1), clips_with_evidence(30, 2)
+    undisturbed = fused_head()
+    train_head(undisturbed, tokenizer, clips, validation, SETTINGS, TrainingContext(CPU))
+    stop, steps, saved = StopRequest(), [], []
+
+    class Signalled(PersistenceHead):
+        def forward(self, *args, **options):
+            if self.training:
+                steps.append(1)
+                if len(steps) == steps_before_stop:
+                    os.kill(os.getpid(), signal.SIGINT)
+            return super().forward(*args, **options)
+
+    with stop, pytest.raises(Stopped):
+        train_head(
+            fused_head(Signalled), tokenizer, clips, validation, SETTINGS, TrainingContext(CPU, stop=stop),
+            save=lambda state: saved.append(copy.deepcopy(state)),
+        )  # fmt: skip
+    head = fused_head()
+    train_head(head, tokenizer, clips, validation, SETTINGS, TrainingContext(CPU), resumed=saved[-1])
+    assert same(head, undisturbed)
+
+
+def test_memory_that_runs_out_does_not_mix_up_what_clips_are_watched_by(tokenizer):
+    """A step in two halves has the gradient of the whole, with evidence too."""
+    heads = fused_head(), fused_head()
+    settings = dataclasses.replace(SETTINGS, epochs=1, batch_size=40)
+    for head, count in zip(heads, (1, 2), strict=True):
+        head.eval()
+        head.train = lambda mode=True: None  # no dropout: its noise depends on how a batch is cut
+        context = TrainingContext(CPU, micro_batches=MicroBatches(count))
+        train_head(head, tokenizer, clips_with_evidence(40, 1), None, settings, context)
+    for whole, halves in zip(heads[0].parameters(), heads[1].parameters(), strict=True):
+        torch.testing.assert_close(whole, halves, atol=1e-5, rtol=1e-3)

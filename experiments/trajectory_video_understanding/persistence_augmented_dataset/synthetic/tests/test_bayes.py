@@ -7,27 +7,39 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from persistence_augmented_dataset.synthetic.bayes import PRESETS, OptimalRule, get_preset, posterior, simulate
+from persistence_augmented_dataset.synthetic.bayes import (
+    PRESETS,
+    SEEN_BY,
+    OptimalRule,
+    get_preset,
+    posterior,
+    posterior_seen_by,
+    simulate,
+    simulate_scores,
+)
 from run_directory import InputError
 from scipy import integrate, stats
 
 NUM_FRAMES = 16
 PRESET_NAMES = sorted(PRESETS)
+DETECTORS = [name for name in PRESET_NAMES if PRESETS[name].detector is not None]
 
 
-def enumerated_posterior(visible, cue, preset):
+def enumerated_posterior(visible, cue, preset, scores=None):
     """P(persistent | one track's frames), by multiplying out every hypothesis frame by frame."""
     num_frames = len(visible)
-    durations = [(np.inf, 0.5, preset.cue_strength / 2)]
-    durations += [(d, 0.5 * p, -preset.cue_strength / 2) for d, p in enumerate(preset.duration_pmf, 1)]
+    durations = [(np.inf, 0.5, 0.5)]
+    durations += [(d, 0.5 * p, -0.5) for d, p in enumerate(preset.duration_pmf, 1)]
     weights = []
-    for duration, prior, mean in durations:
+    for duration, prior, side in durations:
         weight = prior
         for age in range(1, num_frames + 1):
             alive = age <= duration
             if visible[age - 1]:
                 seen = 1.0 if age == 1 else 1.0 - preset.p_miss
-                weight *= alive * seen * stats.norm.pdf(cue[age - 1], mean)
+                weight *= alive * seen * stats.norm.pdf(cue[age - 1], side * preset.cue_strength)
+                if scores is not None:
+                    weight *= stats.norm.pdf(scores[age - 1], side * preset.detector.score_strength)
             elif alive:
                 weight *= preset.p_miss
         weights.append(weight)
@@ -49,11 +61,55 @@ def test_posterior_equals_enumeration_of_every_hypothesis(name):
             assert result[row, age - 1] == pytest.approx(expected, abs=1e-9)
 
 
+def scored(name, count, seed, num_frames=NUM_FRAMES):
+    preset, tracks = simulated(name, count, seed, num_frames)
+    return preset, tracks, simulate_scores(preset, tracks, np.random.default_rng(seed + 1000))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_posterior_with_scores_equals_enumeration_of_every_hypothesis(name):
+    """Of who sees all, and of who sees hits and scores alone, to whom no cue has a density."""
+    preset, tracks, scores = scored(name, 20, 1)
+    result = {who: posterior_seen_by(who, tracks.visible, tracks.cue, scores, preset) for who in SEEN_BY}
+    np.testing.assert_array_equal(result["pixels"], posterior(tracks.visible, tracks.cue, preset))
+    for row in range(20):
+        for age in range(1, NUM_FRAMES + 1):
+            seen, cue, score = tracks.visible[row, :age], tracks.cue[row, :age], scores[row, :age]
+            both = enumerated_posterior(seen, cue, preset, score)
+            assert result["both"][row, age - 1] == pytest.approx(both, abs=1e-9)
+            alone = enumerated_posterior(seen, np.zeros(age), preset.seen_by("evidence"), score)
+            assert result["evidence"][row, age - 1] == pytest.approx(alone, abs=1e-9)
+
+
+def test_scores_follow_their_law_and_are_independent_of_the_cue():
+    preset, tracks, scores = scored("detector", 100_000, 5)
+    np.testing.assert_array_equal(np.isnan(scores), ~tracks.visible)
+    for label, side in ((1, 0.5), (0, -0.5)):
+        mine = tracks.label == label
+        assert np.nanmean(scores[mine]) == pytest.approx(side * preset.detector.score_strength, abs=0.01)
+        assert np.nanstd(scores[mine]) == pytest.approx(1, abs=0.01)
+        seen = tracks.visible & mine[:, None]
+        assert np.corrcoef(scores[seen], tracks.cue[seen])[0, 1] == pytest.approx(0, abs=0.01)
+    unscored, tracks, scores = scored("standard", 50, 5)
+    assert unscored.detector is None and np.isnan(scores).all()
+
+
+def test_who_sees_more_is_right_more_often_by_what_the_frames_show():
+    """At age 1 one Gaussian each: accuracy is Phi of half its strength, and strengths add as squares."""
+    count = 200_000
+    preset, tracks, scores = scored("detector", count, 3)
+    for who, strength in (("both", 2**0.5), ("pixels", 1.0), ("evidence", 1.0)):
+        right = (posterior_seen_by(who, tracks.visible, tracks.cue, scores, preset)[:, 0] >= 0.5) == tracks.label
+        assert preset.seen_by(who).strength == pytest.approx(strength)
+        assert right.mean() == pytest.approx(stats.norm.cdf(strength / 2), abs=4 * 0.5 / count**0.5)
+
+
+@pytest.mark.parametrize("who", SEEN_BY)
 @pytest.mark.parametrize("name", PRESET_NAMES)
-def test_posterior_is_calibrated_on_simulated_tracks(name):
+def test_posterior_is_calibrated_on_simulated_tracks(name, who):
     """Among tracks with posterior near q, a share q is persistent: the property that defines a posterior."""
-    preset, tracks = simulated(name, 100_000, 2)
-    result = posterior(tracks.visible, tracks.cue, preset)
+    preset, tracks, scores = scored(name, 100_000, 2)
+    result = posterior_seen_by(who, tracks.visible, tracks.cue, scores, preset)
     for age in (1, 2, 3, 5, 16):
         bins = np.digitize(result[:, age - 1], np.linspace(0.1, 0.9, 9))
         for index in np.unique(bins):
@@ -92,7 +148,7 @@ def theoretical_accuracy(preset, age):
                 p_seen = (1 - preset.p_miss) * (frame <= life)
                 chance *= p_seen if seen else 1 - p_seen
             weight[persistent] += chance
-        k, strength = 1 + sum(later), preset.cue_strength
+        k, strength = 1 + sum(later), preset.strength
         high, low = weight[True], weight[False]
         if strength == 0 or high == 0 or low == 0:
             accuracy += max(high, low) / 2
@@ -103,13 +159,15 @@ def theoretical_accuracy(preset, age):
     return accuracy
 
 
+@pytest.mark.parametrize("who", SEEN_BY)
 @pytest.mark.parametrize("name", PRESET_NAMES)
-def test_accuracy_at_each_age_matches_theory(name):
+def test_accuracy_at_each_age_matches_theory(name, who):
     count = 60_000
-    preset, tracks = simulated(name, count, 7)
-    correct = (posterior(tracks.visible, tracks.cue, preset) >= 0.5) == tracks.label[:, None]
+    preset, tracks, scores = scored(name, count, 7)
+    p = posterior_seen_by(who, tracks.visible, tracks.cue, scores, preset)
+    correct = (p >= 0.5) == tracks.label[:, None]
     for age in range(1, 10):
-        expected = theoretical_accuracy(preset, age)
+        expected = theoretical_accuracy(preset.seen_by(who), age)
         spread = (expected * (1 - expected) / count) ** 0.5
         assert correct[:, age - 1].mean() == pytest.approx(expected, abs=4 * spread + 2e-4), age
 
@@ -186,8 +244,8 @@ def test_optimal_rule_on_two_frames_equals_direct_integration(alpha):
 @pytest.mark.parametrize("name", PRESET_NAMES)
 @pytest.mark.parametrize("alpha", [0.5, 0.8, 0.95])
 def test_no_threshold_rule_beats_the_optimal_rule(name, alpha):
-    preset, tracks = simulated(name, 40_000, 6)
-    p = posterior(tracks.visible, tracks.cue, preset)
+    preset, tracks, scores = scored(name, 40_000, 6)
+    p = posterior_seen_by("both", tracks.visible, tracks.cue, scores, preset)
     rule = OptimalRule(preset, alpha, NUM_FRAMES)
     decision, decision_frame = rule.decide(p, tracks.visible)
     cost = alpha * (decision != tracks.label) + (1 - alpha) * decision_frame / NUM_FRAMES

@@ -3,9 +3,11 @@
 Leaks are looked for in metadata of many scenes without rendering, so that sampling error stays small.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
-from persistence_augmented_dataset.synthetic.bayes import PRESETS, get_preset
+from persistence_augmented_dataset.synthetic.bayes import PRESETS, Detector, get_preset, posterior_seen_by
 from persistence_augmented_dataset.synthetic.rendering import cue_to_color, render_scene
 from persistence_augmented_dataset.synthetic.scenes import (
     MAX_STEP,
@@ -29,11 +31,26 @@ def scenes(name, count, seed=11):
     return [sample_scene(get_preset(name), (seed, 0, index)) for index in range(count)]
 
 
+def metadata_of(drawn):
+    parts = [scene_metadata(scene) for scene in drawn]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
 @pytest.fixture(scope="module")
 def many_tracks():
     """Metadata of some 12,000 tracks of `standard`, in file order."""
-    parts = [scene_metadata(scene) for scene in scenes("standard", 1150)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return metadata_of(scenes("standard", 1150))
+
+
+@pytest.fixture(scope="module")
+def detected_scenes():
+    return scenes("detector", 600)
+
+
+@pytest.fixture(scope="module")
+def detected_tracks(detected_scenes):
+    """Metadata of some 6,300 tracks of `detector`, in file order."""
+    return metadata_of(detected_scenes)
 
 
 def held_out_auc(features, label, groups):
@@ -174,6 +191,71 @@ def test_spheres_are_lit_not_flat():
     background = clips[:, :6, :6].mean(axis=-1)
     assert (disc.std(axis=(1, 2)) > 10).all()
     assert 0.5 < np.median(background.std(axis=(1, 2))) < 12
+
+
+def test_box_errors_are_small_even_and_the_same_for_both_kinds(detected_scenes):
+    """Over all would-live frames, also those that no detector reports: what is reported is no choice among them."""
+    error = np.concatenate([scene.geometry.box_error for scene in detected_scenes])
+    label = np.concatenate([scene.label for scene in detected_scenes])
+    bound = get_preset("detector").detector.box_jitter
+    assert np.abs(error).max() <= bound
+    for column in range(4):
+        for kind in (0, 1):
+            drawn = error[label == kind][..., column].ravel()
+            assert drawn.mean() == pytest.approx(0, abs=4 * bound / 3**0.5 / len(drawn) ** 0.5)
+            assert drawn.std() == pytest.approx(bound / 3**0.5, rel=0.02)
+    first = error[np.arange(len(error)), np.concatenate([scene.geometry.birth for scene in detected_scenes])]
+    assert held_out_auc(first, label, np.arange(len(label))) == pytest.approx(0.5, abs=0.035)
+
+
+def test_reported_boxes_and_crops_of_a_detector_tell_nothing_about_the_label(detected_tracks):
+    tracks = detected_tracks
+    box, crop = tracks["boxes"][:, 0], tracks["crops"][:, 0]
+    offset = box[:, :2] + box[:, 2:] / 2 - tracks["objects"][:, 0, 0, :2]
+    others = np.nan_to_num(tracks["objects"][:, 0, 1:].reshape(len(box), -1), nan=-100.0)
+    features = np.column_stack([box, crop, offset, others, tracks["num_distractors"]])
+    assert held_out_auc(features, tracks["label"], tracks["scene_id"]) == pytest.approx(0.5, abs=0.035)
+
+
+def test_a_detectors_boxes_are_the_true_ones_but_for_their_errors(detected_scenes):
+    bound = get_preset("detector").detector.box_jitter
+    for scene in detected_scenes[:20]:
+        for track, radius, center in zip(scene.tracks(), scene.geometry.radius, scene.geometry.center, strict=True):
+            seen, side = track.detected, 2 * radius[track.birth_frame :]
+            off = track.boxes[:, :2] + track.boxes[:, 2:] / 2 - center[track.birth_frame :]
+            assert (np.abs(off[seen]) <= bound * side[seen, None] + 1e-9).all() and np.abs(off[seen]).max() > 0
+            assert (np.abs(track.boxes[seen, 2:] / side[seen, None] - 1) <= bound + 1e-9).all()
+            np.testing.assert_array_equal(np.isfinite(track.scores), seen)
+
+
+def test_the_three_limits_are_stored(detected_tracks):
+    """Each is right as often as one Gaussian a frame allows, computed apart in test_bayes."""
+    tracks, preset = detected_tracks, get_preset("detector")
+    seen = tracks["visible"], tracks["cue"], tracks["scores"]
+    for who, name, accuracy in (
+        ("both", "bayes_posterior", 0.7602),
+        ("pixels", "bayes_posterior_pixels", 0.6915),
+        ("evidence", "bayes_posterior_evidence", 0.6915),
+    ):
+        np.testing.assert_allclose(tracks[name], posterior_seen_by(who, *seen, preset), atol=1e-6)
+        right = (tracks[name][:, 0] >= 0.5) == tracks["label"]
+        assert right.mean() == pytest.approx(accuracy, abs=4 * 0.5 / len(right) ** 0.5)
+
+
+def test_scores_and_boxes_are_drawn_apart_from_the_rest():
+    """A detector without jitter gives the very scene of `standard`, and another strength other scores only."""
+    plain = sample_scene(get_preset("standard"), (3, 1, 5))
+    exact = dataclasses.replace(get_preset("standard"), detector=Detector(2.0, 0.0))
+    scene = sample_scene(exact, (3, 1, 5))
+    np.testing.assert_array_equal(scene.cue, plain.cue)
+    np.testing.assert_array_equal(scene.geometry.center, plain.geometry.center)
+    assert np.isnan(plain.scores).all()
+    weaker = sample_scene(dataclasses.replace(exact, detector=Detector(1.0, 0.0)), (3, 1, 5))
+    np.testing.assert_allclose(
+        (scene.scores - weaker.scores)[scene.visible],
+        np.broadcast_to(scene.label[:, None] - 0.5, scene.visible.shape)[scene.visible],
+        atol=1e-6,
+    )
 
 
 def test_future_frames_and_labels_do_not_shape_the_geometry():

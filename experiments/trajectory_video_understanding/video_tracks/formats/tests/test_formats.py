@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from run_directory import InputError
 from video_tracks.formats import FORMATS, read_boxes, read_truth
 from video_tracks.formats.coordinates import contradicted_by
+from video_tracks.formats.runs import FramesRun
 
 SHARED = Path(__file__).resolve().parents[6] / "shared"
 PICTURE = (480, 360)
@@ -213,7 +214,7 @@ def assert_same(file, has_scores=True):
     np.testing.assert_allclose(table.boxes, BOXES[:, 2:6], atol=1e-3)
     np.testing.assert_allclose(table.score, BOXES[:, 6] if has_scores else 1)
     assert file.has_scores == has_scores
-    assert file.frames_run.every_frame
+    assert file.frames_run == FramesRun()
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -438,23 +439,23 @@ def every(stride, frames=60, first=1, skip=()):
 @pytest.mark.parametrize(("stride", "first"), [(2, 1), (5, 1), (5, 3), (12, 12), (3, 2)])
 def test_a_stride_is_found_and_said(tmp_path, stride, first):
     file = read_boxes(write(tmp_path, every(stride, first=first)))
-    assert file.detection_stride == stride and any(f"every {stride}" in note for note in file.notes)
+    assert file.frames_run.stride == stride and any(f"every {stride}" in note for note in file.notes)
     run = [frame for frame in range(200) if frame in file.frames_run]
     assert run == list(range((first - 1) % stride, 200, stride))
     told = read_boxes(write(tmp_path, every(stride, first=first)), detection_stride=1)
-    assert told.detection_stride == 1 and told.frames_run.every_frame
+    assert told.frames_run == FramesRun()
 
 
 def test_no_stride_is_made_up(tmp_path):
     for text in (every(1), every(20), every(5) + "7,-1,10,20,30,40,0.9\n", mot()):
-        assert read_boxes(write(tmp_path, text)).frames_run.every_frame
+        assert read_boxes(write(tmp_path, text)).frames_run == FramesRun()
     with pytest.raises(InputError, match="--detection_stride 4 apart"):
         read_boxes(write(tmp_path, every(5)), detection_stride=4)
 
 
 def test_a_stride_with_gaps_and_a_rate_that_divides_no_other(tmp_path):
     sparse = read_boxes(write(tmp_path, every(5, 300, skip=range(20, 240))))
-    assert sparse.detection_stride == 5 and 5 in sparse.frames_run and 6 not in sparse.frames_run
+    assert sparse.frames_run.stride == 5 and 5 in sparse.frames_run and 6 not in sparse.frames_run
     frames = [int(at * 2.5) + 1 for at in range(30)]
     uneven = read_boxes(write(tmp_path, "".join(f"{frame},-1,{frame},20,30,40,0.9\n" for frame in frames)))
     assert [frame + 1 for frame in range(73) if frame in uneven.frames_run] == frames
@@ -464,7 +465,7 @@ def test_an_empty_file_of_a_yolo_folder_is_a_frame_without_boxes(tmp_path):
     for frame in range(1, 60, 5):
         write(tmp_path, "" if frame == 16 else "0 0.5 0.5 0.1 0.1 0.5\n", f"{frame}.txt")
     file = read_boxes(tmp_path, picture=PICTURE)
-    assert file.detection_stride == 5 and 15 in file.frames_run and 16 not in file.frames_run
+    assert file.frames_run.stride == 5 and 15 in file.frames_run and 16 not in file.frames_run
 
 
 def test_images_of_coco_say_on_which_frames_the_detector_ran(tmp_path):
@@ -572,7 +573,7 @@ def test_cases_from_the_field_agree_with_the_common_detections():
     for name, options in told.items():
         np.testing.assert_allclose(read_boxes(cases / name / "det.txt", **options).table.boxes, common.boxes, atol=0.01)
     assert read_boxes(cases / "det-own-track-ids" / "det.txt").has_track_ids
-    assert read_boxes(cases / "det-every-5th" / "det.txt").detection_stride == 5
+    assert read_boxes(cases / "det-every-5th" / "det.txt").frames_run.stride == 5
 
 
 def test_a_frame_that_holds_regions_only_was_looked_at_and_so_was_an_empty_one(tmp_path):

@@ -147,7 +147,7 @@ def test_the_bayes_answer_has_no_gap_and_the_truth_has_no_error(data):
     assert [figures["accuracy_at_age"][str(age)]["value"] for age in ages] == [1.0] * 3
     assert list(figures["brier_score_at_age"].values()) == [0.0] * 3
     unknown = dataclasses.replace(
-        split, metadata={**split.metadata, "bayes_posterior": np.full_like(split.metadata["bayes_posterior"], np.nan)}
+        split, metadata={**split.metadata, "bayes_posterior_pixels": np.full(split.metadata["cue"].shape, np.nan)}
     )
     assert judge_window_model(truth, unknown, ages, seed=0)["bayes_gap"] == {}
 

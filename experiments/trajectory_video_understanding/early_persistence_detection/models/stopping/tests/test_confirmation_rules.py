@@ -88,6 +88,7 @@ def decided(rule: ConfirmationRule, pattern: str, birth_frame: int = 100, scores
         ("deepstream_nvsort", "1111111", 0, (1, 6)),
         ("deepstream_nvsort", "1111101", 0, (0, 6)),
         ("deepstream_nvsort", "1111", 0, (0, 4)),  # the frames end before the rule does
+        ("deepstream_nvsort", "1011", 0, (0, 2)),
         ("hits_2_of_2", "110", 0, (1, 2)),
         ("hits_2_of_2", "101", 0, (0, 2)),
         ("hits_3_of_3", "111", 0, (1, 3)),
@@ -120,6 +121,8 @@ def test_rules_on_a_table(name, pattern, birth_frame, expected):
         # six: counter 1 2 1 0 1 0 1 2 3; the fifth took the place of the first, the sixth of the second (8 >= 1 * 4).
         # 0.8 0.8 0.6 0.6 are left, and 0.7 joins
         ("1100101111", [0.0, 0.0, 0, 0, 0.8, 0, 0.8, 0.6, 0.6, 0.7], (1, 10)),
+        # six again, the second two frames after birth and the last eight: 8 >= 2 * 4 is just enough
+        ("1011010111", [0.0, 0, 0.0, 0.6, 0, 0.6, 0, 0.8, 0.8, 0.7], (1, 10)),
     ],
 )
 def test_frigate_on_a_table(pattern, scores, expected):
@@ -161,6 +164,7 @@ def test_the_track_score_adds_what_each_frame_says():
         ("1111", [0.9, 0.9, 0.9, 0.9], (1, 3)),  # 1, 2.69, 4.39
         ("1111", [0.5, 0.5, 0.5, 0.5], (0, 4)),  # 0, 0.69, 1.39, 2.08: undecided to the end
         ("11111", [0.5, 0.5, 0.5, 0.5, 0.6], (1, 5)),
+        ("10111", [0.9, 0, 0.5, 0.5, 0.9], (1, 5)),  # 1, -0.10, 0.59, 1.29, 2.98
         ("1000", [0.5, 0, 0, 0], (0, 4)),  # 0, -1.10, -2.20, -3.30
         ("1000", [0.1, 0, 0, 0], (0, 3)),  # -1, -2.10, -3.20
     ],
