@@ -49,7 +49,7 @@ from early_persistence_detection.evaluation.left_out import (
 )
 from early_persistence_detection.evaluation.result_files import results_dir_of
 from early_persistence_detection.evaluation.track_figures import auc_figure, frontier_figure
-from early_persistence_detection.evaluation.track_frontier import choose_shapes, frontier, pooled_shapes
+from early_persistence_detection.evaluation.track_frontier import choose_shapes, frontier
 from early_persistence_detection.evaluation.track_gates import gate_detector
 from early_persistence_detection.evaluation.track_judging import auc_by_age, balanced_accuracy_at, judge_rules
 from early_persistence_detection.evaluation.track_targets import judge_targets, targets_as_text
@@ -97,10 +97,9 @@ def second_half(table: TrackTable, seed: int) -> dict[str, Any] | None:
 def judge(collected: Collected, tables: dict[str, TrackTable], detectors: Sequence[str], seed: int) -> dict[str, Any]:
     """Every figure of these detectors, as track_metrics.json holds it."""
     learnt = tables[LEARNT_FROM]
-    shapes = choose_shapes(learnt)
     of_detectors = {}
     for name in shown_progress(detectors, "detectors judged"):
-        table = learnt.select(learnt.detector == name)
+        table, shapes = learnt.select(learnt.detector == name), choose_shapes(learnt, name)
         of_detectors[name] = {
             "num_tracks": len(table),
             "num_sequences": len(np.unique(table.sequence)),
@@ -111,7 +110,6 @@ def judge(collected: Collected, tables: dict[str, TrackTable], detectors: Sequen
         }
     half = second_half(learnt, seed) if SECOND_HALF["detector"] in detectors else None
     return {
-        "shape_of_levels": pooled_shapes(shapes),
         "detectors": of_detectors,
         "second_half": half,
         "targets": judge_targets(of_detectors, half),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from early_persistence_detection.models.stopping.confirmation_rules import check
 
 TARGET = "real_or_clutter"  # what is shown is a question of this target alone
 AIMED_DELAYS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)  # of our curve, in frames
-CHOSEN_DELAY = 1.0  # aimed at by the point that is held against the rules
+CHOSEN_DELAY = 1.2  # aimed at by the point that is held against the rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,28 +50,28 @@ def as_tracks(table: TrackTable) -> Tracks:
     return Tracks(judged.log_odds[TARGET], judged.detected, judged.labels[TARGET])
 
 
-def choose_shapes(learnt: TrackTable) -> dict[str, np.ndarray]:
-    """For each footage the shapes of all AIMED_DELAYS (len, T), chosen on all other footage, by detector.
+def choose_shapes(learnt: TrackTable, detector: str) -> np.ndarray:
+    """The shapes of all AIMED_DELAYS (len, T) for one detector, chosen on footage that the detector never saw.
 
-    Flat where there are no tracks of both kinds on other footage.
+    One shape for all its footage, since one level goes with it. Flat where there are no tracks of both kinds elsewhere.
     """
     tried = showing.shapes(learnt.detected.shape[1])
-    chosen = {}
-    for footage in np.unique(learnt.footage):
-        others = learnt.select(learnt.footage != footage)
-        known = [as_tracks(others.select(others.detector == name)) for name in np.unique(others.detector)]
-        known = [tracks for tracks in known if set(tracks.labels.tolist()) == {0, 1} and tracks.share > 0]
-        best = showing.cheapest_shapes(known, tried, AIMED_DELAYS) if known else [0] * len(AIMED_DELAYS)
-        chosen[str(footage)] = tried[best]
-    return chosen
+    others = learnt.select(~np.isin(learnt.footage, learnt.footage[learnt.detector == detector]))
+    known = [as_tracks(others.select(others.detector == name)) for name in np.unique(others.detector)]
+    known = [tracks for tracks in known if set(tracks.labels.tolist()) == {0, 1} and tracks.share > 0]
+    best = showing.cheapest_shapes(known, tried, AIMED_DELAYS) if known else [0] * len(AIMED_DELAYS)
+    return tried[best]
 
 
-def all_margins(table: TrackTable, learnt: TrackTable, shapes: dict[str, np.ndarray]) -> Margins:
-    """Of the tracks of one detector; rules are tuned on the tracks `learnt` of the same detector's other footage."""
+def all_margins(table: TrackTable, learnt: TrackTable, shapes: np.ndarray) -> Margins:
+    """Of the tracks of one detector; rules are tuned on the tracks `learnt` of the same detector's other footage.
+
+    `shapes` (len of AIMED_DELAYS, T).
+    """
     evidence = table.log_odds[TARGET]
-    of_track = np.stack([shapes[name] for name in table.footage.tolist()])  # [n, delays, T]
     ours = {
-        aimed: showing.margins(evidence, table.detected, of_track[:, index]) for index, aimed in enumerate(AIMED_DELAYS)
+        aimed: showing.margins(evidence, table.detected, shape)
+        for aimed, shape in zip(AIMED_DELAYS, shapes, strict=True)
     }
     flat = showing.margins(evidence, table.detected, np.zeros(evidence.shape[1]))
     return Margins(ours, flat, _score_and_hits(table, learnt), _track_score(table, learnt))
@@ -143,7 +142,7 @@ def at_share(margin: np.ndarray, labels: np.ndarray, share: float) -> np.ndarray
     return showing.shown_at(margin, level) if math.isfinite(level) else None
 
 
-def frontier(table: TrackTable, shapes: dict[str, np.ndarray], seed: int) -> dict[str, Any] | None:
+def frontier(table: TrackTable, shapes: np.ndarray, seed: int) -> dict[str, Any] | None:
     """The frontier of one detector's tracks; None where one of the kinds is missing, or 3 hits show no real track."""
     table = table.judged(TARGET)
     labels = table.labels[TARGET]
@@ -174,6 +173,7 @@ def frontier(table: TrackTable, shapes: dict[str, np.ndarray], seed: int) -> dic
         "num_sequences": len(np.unique(table.sequence)),
         "real_share": share,
         "chosen_delay": CHOSEN_DELAY,
+        "chosen_shape": shapes[AIMED_DELAYS.index(CHOSEN_DELAY)].tolist(),
         "at_equal_share": equal,
         "our_curve": curve,
         "rules_as_they_stand": {
@@ -181,9 +181,3 @@ def frontier(table: TrackTable, shapes: dict[str, np.ndarray], seed: int) -> dic
             for name, decided in decide_by_rules(table, TARGET).items()
         },
     }
-
-
-def pooled_shapes(shapes: dict[str, np.ndarray]) -> Sequence[float]:
-    """The mean over footage of the chosen shape (T,): what the choice looks like, for the record."""
-    index = AIMED_DELAYS.index(CHOSEN_DELAY)
-    return np.mean([own[index] for own in shapes.values()], axis=0).tolist()

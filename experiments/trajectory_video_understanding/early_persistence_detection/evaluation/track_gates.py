@@ -8,7 +8,7 @@ Legend: n tracks, m boxes of tracks, T frames of a clip.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,46 +22,72 @@ from video_tracks.track import Track
 from early_persistence_detection.evaluation.left_out import LEARNT_FROM, Collected, TrackTable
 from early_persistence_detection.evaluation.showing import NEVER, shown_at, three_hits
 from early_persistence_detection.evaluation.track_frontier import AIMED_DELAYS, CHOSEN_DELAY, all_margins
-from early_persistence_detection.evaluation.tracking_metrics import FIGURES, MATCH_IOU, combine, score_tracks
+from early_persistence_detection.evaluation.tracking_metrics import (
+    FIGURES,
+    MATCH_IOU,
+    combine,
+    count_misses,
+    score_tracks,
+)
 
 LARGEST_CUT, NUM_CUTS = 0.6, 7  # share of the real boxes that is cut off at most; cuts that are tried
-NUM_STEPS = 12  # by which a level is lowered where its FN, counted exactly, is above the wanted
+NUM_LEVELS = 1000  # that are tried, as quantiles
+WIDTH = 12  # the part of all levels, to either side of the guess, among which the exact FN decides
+OutAt = Callable[[np.ndarray, float], np.ndarray]  # margins (n, T) and a level to bool (n, T)
 MODES = {"online": False, "backfilled": True}
 # the delay that our level aims at: where the boxes before the decision come out as well, waiting costs none of them
 AIMED = {"online": CHOSEN_DELAY, "backfilled": AIMED_DELAYS[-1]}
 
 
 def gate_detector(
-    detector: str, collected: Collected, tables: dict[str, TrackTable], shapes: dict[str, np.ndarray]
+    detector: str, collected: Collected, tables: dict[str, TrackTable], shapes: np.ndarray
 ) -> dict[str, Any]:
     """For each tracker and mode FIGURES by gate: nothing, 3 hits, and what is brought to the FN of 3 hits.
 
-    Null for a gate that needs scores, where the detector gives none or there is no other footage to tune it on.
+    "ours" retracts a track that turns out clutter, "ours_for_good" does not. Null for a gate that needs scores, where
+    the detector gives none or there is no other footage to tune it on.
     """
     learnt = tables[LEARNT_FROM]
     learnt = learnt.select(learnt.detector == detector)
     result: dict[str, Any] = {}
-    for tracker, items in collected.items():
-        gated = Gated([item for item in items if item.footage.detector == detector])
+    own = {name: [item for item in items if item.footage.detector == detector] for name, items in collected.items()}
+    for tracker, items in own.items():
+        if tracker != LEARNT_FROM and same_tracks(items, own[LEARNT_FROM]):
+            result[tracker] = result[LEARNT_FROM]  # with every detection scored high ByteTrack does as SORT
+            continue
+        gated = Gated(items)
         table = tables[tracker].select(tables[tracker].detector == detector)
-        found, by_hits = all_margins(table, learnt, shapes), three_hits(table.detected)
-        at_once = gated.score(np.ones(len(table), np.int64), backfilled=False)
+        found = all_margins(table, learnt, shapes)
+        by_hits = kept_on(three_hits(table.detected), table.detected.shape[1])
+        at_once = gated.score(np.ones_like(by_hits), backfilled=False)
         result[tracker] = {}
         for mode, backfilled in MODES.items():
             hits = gated.score(by_hits, backfilled)
-            misses = int(hits["FN"])
-            score = found.score_and_hits
-            result[tracker][mode] = {
-                "nothing": at_once,
-                "hits_3": hits,
-                "score_and_2_hits": None
-                if score is None
-                else gated.score_at_misses(score, misses, by_hits, backfilled),
-                "ours": gated.score_at_misses(found.ours[AIMED[mode]], misses, by_hits, backfilled),
+            gates: dict[str, tuple[np.ndarray | None, OutAt]] = {
+                "score_and_2_hits": (found.score_and_hits, confirmed_for_good),
+                "ours_for_good": (found.ours[AIMED[mode]], confirmed_for_good),
+                "ours": (found.flat, confirmed_while),
+            }
+            result[tracker][mode] = {"nothing": at_once, "hits_3": hits} | {
+                name: None
+                if margin is None
+                else gated.score_at_misses(margin, out_at, by_hits, int(hits["FN"]), backfilled)
+                for name, (margin, out_at) in gates.items()
             }
         misses = int(result[tracker]["online"]["hits_3"]["FN"])  # boxes that are cut off are never filled in
         result[tracker]["online"]["box_score_cut"] = score_cut(gated.items, tracker, misses)
     return result
+
+
+def same_tracks(items: Sequence[FootageTracks], others: Sequence[FootageTracks]) -> bool:
+    """Whether two trackers made the very same tracks of every sequence."""
+    pairs = [
+        pair for own, other in zip(items, others, strict=True) for pair in zip(own.tracks, other.tracks, strict=False)
+    ]
+    return all(len(own.tracks) == len(other.tracks) for own, other in zip(items, others, strict=True)) and all(
+        first.birth_frame == second.birth_frame and np.array_equal(first.boxes, second.boxes, equal_nan=True)
+        for first, second in pairs
+    )
 
 
 def track_rows(tracks: Sequence[Track]) -> tuple[BoxTable, np.ndarray, np.ndarray]:
@@ -87,10 +113,19 @@ def track_rows(tracks: Sequence[Track]) -> tuple[BoxTable, np.ndarray, np.ndarra
     return table, row, age
 
 
-def comes_out(shown: np.ndarray, row: np.ndarray, age: np.ndarray, backfilled: bool) -> np.ndarray:
-    """Which boxes come out, bool (m,), of tracks that are shown at the ages `shown` (n,), NEVER where they are not."""
-    at = shown[row]
-    return (at != NEVER) & (backfilled | (age >= at))
+def kept_on(shown: np.ndarray, num_frames: int) -> np.ndarray:
+    """Whether a track that is shown at an age (n,) is out at each age: from then on, bool (n, T)."""
+    return (shown[:, None] != NEVER) & (np.arange(1, num_frames + 1) >= shown[:, None])
+
+
+def comes_out(out: np.ndarray, row: np.ndarray, age: np.ndarray, backfilled: bool) -> np.ndarray:
+    """Which boxes come out, bool (m,), of tracks that are out at the ages of `out` bool (n, T); beyond T as at T.
+
+    Backfilled, a box also comes out where its track is out at any later age.
+    """
+    if backfilled:
+        out = np.logical_or.accumulate(out[:, ::-1], axis=1)[:, ::-1]
+    return out[row, np.minimum(age, out.shape[1]) - 1]
 
 
 class Gated:
@@ -98,55 +133,78 @@ class Gated:
 
     def __init__(self, items: Sequence[FootageTracks]):
         self.items = items
-        self.num_tracks = np.array([len(item.tracks) for item in items])
         rows = [track_rows(item.tracks) for item in items]
-        annotated = [
-            table.frame_index < item.footage.num_frames for item, (table, _, _) in zip(items, rows, strict=True)
-        ]
-        self._tables = [table.select(kept) for (table, _, _), kept in zip(rows, annotated, strict=True)]
-        first = np.cumsum(self.num_tracks) - self.num_tracks
-        self._row = [row[kept] + start for (_, row, _), kept, start in zip(rows, annotated, first, strict=True)]
-        self._age = [age[kept] for (_, _, age), kept in zip(rows, annotated, strict=True)]
-        self._matched = np.concatenate(
-            [shows_truth(table, item.footage.truth) for item, table in zip(items, self._tables, strict=True)]
-        )
+        first = 0
+        self._tables, self._row, self._age, matched = [], [], [], []
+        for item, (table, row, age) in zip(items, rows, strict=True):
+            annotated = table.frame_index < item.footage.num_frames
+            self._tables.append(table.select(annotated))
+            self._row.append(row[annotated] + first)
+            self._age.append(age[annotated])
+            matched.append(shows_truth(self._tables[-1], item.footage.truth))
+            first += len(item.tracks)
+        self._matched = np.concatenate(matched)
 
-    def true_positives(self, shown: np.ndarray, backfilled: bool) -> int:
-        """About how many annotated boxes are found: those matched where nothing is gated, that come out."""
-        out = comes_out(shown, np.concatenate(self._row), np.concatenate(self._age), backfilled)
-        return int((out & self._matched).sum())
+    def score(self, out: np.ndarray, backfilled: bool) -> dict[str, Any]:
+        """FIGURES of all sequences together, of tracks that are out at the ages of `out`, bool (n, T)."""
+        return _figures(combine([score_tracks(*pair) for pair in self._gate(out, backfilled)]))
 
-    def score(self, shown: np.ndarray, backfilled: bool) -> dict[str, Any]:
-        """FIGURES of all sequences together, of tracks shown at these ages (n,)."""
-        results = []
+    def misses(self, out: np.ndarray, backfilled: bool) -> int:
+        """FN of the same."""
+        return sum(count_misses(*pair) for pair in self._gate(out, backfilled))
+
+    def _gate(self, out: np.ndarray, backfilled: bool) -> Iterator[tuple[BoxTable, BoxTable]]:
+        """The boxes that come out and the truth of each sequence."""
         for item, table, row, age in zip(self.items, self._tables, self._row, self._age, strict=True):
-            rows = table.select(comes_out(shown, row, age, backfilled))
-            results.append(score_tracks(rows, item.footage.truth))
-        return _figures(combine(results))
+            yield table.select(comes_out(out, row, age, backfilled)), item.footage.truth
+
+    def _found(self, out: np.ndarray, backfilled: bool) -> int:
+        """About how many annotated boxes are found: those matched where nothing is gated, that come out."""
+        come_out = comes_out(out, np.concatenate(self._row), np.concatenate(self._age), backfilled)
+        return int((come_out & self._matched).sum())
 
     def score_at_misses(
-        self, margin: np.ndarray, num_misses: int, like: np.ndarray, backfilled: bool
+        self, margin: np.ndarray, out_at: OutAt, like: np.ndarray, num_misses: int, backfilled: bool
     ) -> dict[str, Any]:
-        """The same at the highest level of `margin` (n, T) found that misses at most `num_misses` annotated boxes.
+        """FIGURES at the highest level of `margin` (n, T) that misses at most `num_misses` annotated boxes.
 
-        `like` (n,): ages whose true positives are as many as wanted, where the search begins. Where no level reaches
-        it, at the lowest.
+        `out_at` makes bool (n, T) of the margin and a level; `like` (n, T) misses as many, which tells about where to
+        look. At the lowest level where none misses so few.
         """
-        wanted = self.true_positives(like, backfilled)
-        levels = np.unique(margin.max(axis=1)[np.isfinite(margin.max(axis=1))])
-        low, high = 0, len(levels) - 1
-        while low < high:
-            middle = (low + high + 1) // 2
-            if self.true_positives(shown_at(margin, levels[middle]), backfilled) >= wanted:
-                low = middle
-            else:
-                high = middle - 1
-        for step in range(NUM_STEPS):
-            index = max(low - step * (step + 1) * len(levels) // 2000, 0)
-            figures = self.score(shown_at(margin, levels[index]), backfilled)
-            if figures["FN"] <= num_misses or index == 0:
-                break
-        return figures
+        shares = np.linspace(0, 1, NUM_LEVELS)
+        levels = np.unique(np.quantile(margin[np.isfinite(margin)], shares, method="nearest"))
+        wanted = self._found(like, backfilled)
+        about = _highest(len(levels), lambda at: self._found(out_at(margin, levels[at]), backfilled) >= wanted)
+        width = max(len(levels) // WIDTH, 1)
+        first, last = max(about - width, 0), min(about + width, len(levels) - 1)
+        within = _highest(
+            last - first + 1, lambda at: self.misses(out_at(margin, levels[first + at]), backfilled) <= num_misses
+        )
+        return self.score(out_at(margin, levels[first + within]), backfilled)
+
+
+def _highest(count: int, holds: Callable[[int], bool]) -> int:
+    """The highest of 0 .. count - 1 at which something holds that holds up to some point; 0 where it never does."""
+    low, high = 0, count - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def confirmed_for_good(margin: np.ndarray, level: float) -> np.ndarray:
+    """Out from the first age at which the level is reached, bool (n, T)."""
+    return kept_on(shown_at(margin, level), margin.shape[1])
+
+
+def confirmed_while(margin: np.ndarray, level: float) -> np.ndarray:
+    """Out while the level is reached, bool (n, T): a track that turns out clutter is retracted.
+
+    An age at which the track is not seen has no box to come out; for its boxes beyond T its last seen age counts.
+    """
+    seen_last = np.maximum.accumulate(np.where(np.isfinite(margin), np.arange(margin.shape[1]), -1), axis=1)
+    carried = np.where(seen_last >= 0, np.take_along_axis(margin, np.maximum(seen_last, 0), axis=1), -np.inf)
+    return carried >= level
 
 
 def shows_truth(rows: BoxTable, truth: BoxTable) -> np.ndarray:

@@ -1,12 +1,21 @@
 """Showing tracks, AUC and gates against tables worked by hand; what holds of every track, whatever it is."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from early_persistence_detection.evaluation import showing
 from early_persistence_detection.evaluation.left_out import TrackTable
 from early_persistence_detection.evaluation.showing import NEVER, Price
 from early_persistence_detection.evaluation.track_frontier import TARGET, choose_shapes, frontier
-from early_persistence_detection.evaluation.track_gates import Gated, comes_out, track_rows
+from early_persistence_detection.evaluation.track_gates import (
+    Gated,
+    comes_out,
+    confirmed_for_good,
+    confirmed_while,
+    kept_on,
+    track_rows,
+)
 from early_persistence_detection.evaluation.track_judging import PairCounts, auc_by_age, judge_rules
 from early_persistence_detection.evaluation.track_targets import judge_targets
 from persistence_augmented_dataset.real.footage import Footage
@@ -137,14 +146,27 @@ def test_the_cheapest_shape_is_within_the_delay_and_none_within_it_shows_less():
     ]
 
 
-def test_a_shape_is_chosen_without_the_footage_that_it_is_for():
-    table = random_table(6)
-    spoilt = random_table(6)
-    own = spoilt.footage == "s1"
-    spoilt.log_odds[TARGET][own] *= -1
-    before, after = choose_shapes(table), choose_shapes(spoilt)
-    np.testing.assert_array_equal(before["s1"], after["s1"])
-    assert any((before[name] != after[name]).any() for name in ("s0", "s2", "s3"))
+def test_a_shape_is_chosen_on_footage_that_the_detector_never_saw():
+    """Two detectors share footage s1: for either, what it saw tells nothing."""
+    tables = [random_table(6), random_table(7)]
+    names = np.repeat(["kitti-car", "mot15-acf"], 240)
+    footage = np.concatenate(
+        [np.where(own.footage == "s1", "s1", prefix + own.footage) for prefix, own in zip("ab", tables, strict=True)]
+    )
+    both = {
+        name: np.concatenate([getattr(own, name) for own in tables])
+        for name in ("sequence", "detected", "scores", "birth_frame")
+    }
+    labels, log_odds = (
+        {TARGET: np.concatenate([getattr(own, name)[TARGET] for own in tables])} for name in ("labels", "log_odds")
+    )
+    table = TrackTable(detector=names, footage=footage, labels=labels, log_odds=log_odds, **both)
+    before = choose_shapes(table, "kitti-car")
+    spoilt = {TARGET: np.where(np.isin(footage, footage[:240])[:, None], -1.0, 1.0) * log_odds[TARGET]}
+    np.testing.assert_array_equal(choose_shapes(dataclasses.replace(table, log_odds=spoilt), "kitti-car"), before)
+    others = {TARGET: np.where(np.isin(footage, footage[:240])[:, None], 1.0, -1.0) * log_odds[TARGET]}
+    assert (choose_shapes(dataclasses.replace(table, log_odds=others), "kitti-car") != before).any()
+    assert not choose_shapes(table.select(names == "kitti-car"), "kitti-car").any()  # nothing to choose from: flat
 
 
 def test_auc_is_that_of_the_pairs():
@@ -187,7 +209,7 @@ def test_ours_answers_at_the_frame_of_the_rule():
 
 def test_the_frontier_is_at_the_share_of_three_hits():
     table = random_table(10)
-    found = frontier(table, choose_shapes(table), 0)
+    found = frontier(table, choose_shapes(table, "kitti-car"), 0)
     labels, count = table.labels[TARGET], (random_table(10).labels[TARGET] == 1).sum()
     by_hits = table.detected.cumsum(1)[:, -1] >= 3
     assert found["real_share"] == by_hits[labels == 1].mean()
@@ -195,7 +217,7 @@ def test_the_frontier_is_at_the_share_of_three_hits():
     for name in ("ours", "ours_flat", "score_and_2_hits"):
         own = found["at_equal_share"][name]
         assert found["real_share"] <= own["real_share"] <= found["real_share"] + 4 / count  # scores tie
-    assert frontier(table.select(labels == 1), choose_shapes(table), 0) is None
+    assert frontier(table.select(labels == 1), choose_shapes(table, "kitti-car"), 0) is None
 
 
 def test_boxes_come_out_from_the_decision_on_or_all_of_them():
@@ -208,8 +230,16 @@ def test_boxes_come_out_from_the_decision_on_or_all_of_them():
         (5, 7, 0, 3),
     ]
     for shown, online, backfilled in (((1, 1), (1, 1, 1), (1, 1, 1)), ((3, NEVER), (0, 0, 1), (1, 0, 1))):
-        assert comes_out(np.array(shown), row, age, False).tolist() == list(map(bool, online))
-        assert comes_out(np.array(shown), row, age, True).tolist() == list(map(bool, backfilled))
+        out = kept_on(np.array(shown), 2)  # age 3 is beyond the clip: as at its end
+        out[0, 1] |= shown[0] == 3
+        assert comes_out(out, row, age, False).tolist() == list(map(bool, online))
+        assert comes_out(out, row, age, True).tolist() == list(map(bool, backfilled))
+
+
+def test_a_track_that_turns_out_clutter_is_retracted_and_an_unseen_age_changes_nothing():
+    margin = np.array([[0, 2, -np.inf, 1], [2, -np.inf, 0, 3], [-np.inf, 0, 0, 0.5]])
+    assert confirmed_while(margin, 1).tolist() == [[0, 1, 1, 1], [1, 1, 0, 1], [0, 0, 0, 0]]
+    assert confirmed_for_good(margin, 1).tolist() == [[0, 1, 1, 1], [1, 1, 1, 1], [0, 0, 0, 0]]
 
 
 def test_a_gate_by_hand_and_a_level_at_its_misses():
@@ -223,16 +253,17 @@ def test_a_gate_by_hand_and_a_level_at_its_misses():
     truth = BoxTable(**{**vars(truth), "track_id": np.ones(6, np.int64)})
     item = collect_tracks(Footage("mot15-acf", "x", "x", detections, truth, 6, (300, 100), 10.0))
     gated = Gated([item])
-    everything = gated.score(np.array([1, 1, 1]), False)
+    everything = gated.score(np.ones((3, 16), bool), False)
     assert (everything["TP"], everything["FP"], everything["FN"]) == (6, 2, 0)
-    by_hits = showing.three_hits(item.detected)
+    by_hits = kept_on(showing.three_hits(item.detected), 16)
     online, backfilled = gated.score(by_hits, False), gated.score(by_hits, True)
     assert (online["TP"], online["FP"], online["FN"]) == (4, 0, 2)
     assert (backfilled["TP"], backfilled["FP"], backfilled["FN"]) == (6, 0, 0)
     margin = np.full((3, 16), -np.inf)
     margin[0, 2:] = 1.0  # the object, from its third frame on
     margin[1, 0] = 2.0
-    found = gated.score_at_misses(margin, online["FN"], by_hits, False)
+    assert gated.misses(by_hits, False) == online["FN"]
+    found = gated.score_at_misses(margin, confirmed_for_good, by_hits, online["FN"], False)
     assert (found["FP"], found["FN"]) == (1, 2)
 
 
