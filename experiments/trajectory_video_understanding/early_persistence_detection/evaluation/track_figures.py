@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from early_persistence_detection.figures import HIT_COLORS, OPTIMAL, OURS, PREDECESSOR
 
 COLUMNS = 3
+LAST_DELAY_SHOWN = 3.0  # frames; 3 hits in a row have 2
 LOG_FROM = 30.0  # ratio of the largest to the smallest count from which an axis is logarithmic
 IN_WORDS = {
     "mot15-frcnn": "MOT15, Faster R-CNN",
@@ -69,8 +70,9 @@ def _frontier_panel(axes: Axes, title: str, frontier: dict[str, Any]) -> None:
         if own is not None and own["mean_delay"] is not None:
             place = (own["mean_delay"]["value"], own["clutter_shown"])
             axes.annotate(
-                f"{own['real_share']:.0%}", place, (9, 7), textcoords="offset points", fontsize=13, color=color
-            )
+                f"{own['real_share']:.0%}", place, (-9, 8) if marker == "o" else (10, -18), textcoords="offset points",
+                ha="right" if marker == "o" else "left", fontsize=13, color=color,
+            )  # fmt: skip
     shown += _mark(axes, equal["ours"], "o", OURS, OURS)
     above = [count for count in shown if count > 0]
     if above and max(above) / min(above) > LOG_FROM:
@@ -80,7 +82,7 @@ def _frontier_panel(axes: Axes, title: str, frontier: dict[str, Any]) -> None:
     else:
         axes.set_ylim(0, 1.15 * max(shown, default=1) or 1)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.set_xlim(-0.12, 4.0)
+    axes.set_xlim(-0.1, LAST_DELAY_SHOWN)
     shares = f"{frontier['real_share']:.0%} of {frontier['num_real']} real tracks; {frontier['num_clutter']} clutter"
     axes.set_title(f"{title}\n{shares}", fontsize=15)
     axes.set_xlabel("mean delay of real tracks (frames)", fontsize=15)

@@ -25,7 +25,7 @@ from early_persistence_detection.evaluation.track_judging import (
 from early_persistence_detection.models.stopping.confirmation_rules import checked_hits, fit_track_score
 
 TARGET = "real_or_clutter"  # what is shown is a question of this target alone
-AIMED_DELAYS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5, 2.0)  # of our curve, in frames
+AIMED_DELAYS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.2, 1.5)  # of our curve, in frames
 CHOSEN_DELAY = 1.2  # aimed at by the point that is held against the rules
 
 
