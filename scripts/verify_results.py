@@ -316,7 +316,7 @@ def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[
     lines += [
         ("attention pictures of the samples open", partial(check_samples, results / "visualizations")),
         (f"{PREDICTIONS} has a row per test clip", partial(check_predictions, results)),
-        ("detection/tracks.txt is MOT text", partial(check_tracks, results / "detection" / "tracks.txt")),
+        ("detection/candidates.txt is MOT text", partial(check_tracks, results / "detection" / "candidates.txt")),
         (
             "detection/annotated.mp4 plays, or is left out with a reason",
             partial(check_video, results / "detection" / "annotated.mp4"),

@@ -66,7 +66,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_text(results / "TRAINING_COMPLETE.txt", "[2026-01-02 03:04:05] done\n")
     write_text(results / "training.log", "Epoch 1/2: Loss=0.5, Accuracy=0.7\nEpoch 2/2: Loss=0.4, Accuracy=0.8\n")
     write_text(results / "evaluation" / "predictions.csv", "clip_index,label\n0,1\n1,0\n2,1\n3,1\n")
-    write_text(results / "detection" / "tracks.txt", "1,1,10.0,20.0,30.0,40.0,1,-1,-1,-1\n")
+    write_text(results / "detection" / "candidates.txt", "1,1,10.0,20.0,30.0,40.0,1,-1,-1,-1\n")
     video = cv2.VideoWriter(str(results / "detection" / "annotated.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (80, 80))
     for _ in range(5):
         video.write(noise)
@@ -131,7 +131,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
         "training.log",
     ),
     "failure marker": (lambda r: write_text(r / "DETECT_FAILED.txt", "x"), "markers"),
-    "empty tracks": (lambda r: write_text(r / "detection" / "tracks.txt", ""), "tracks.txt"),
+    "empty tracks": (lambda r: write_text(r / "detection" / "candidates.txt", ""), "candidates.txt"),
     "no video": (lambda r: (r / "detection" / "annotated.mp4").unlink(), "annotated.mp4"),
     "torn video": (lambda r: cut(r / "detection" / "annotated.mp4"), "annotated.mp4"),
     "outside picture": (

@@ -105,7 +105,7 @@ class AnnotatedVideo:
     context manager, it removes what it began when an error ends the block.
     """
 
-    def __init__(self, directory: Path, fps: float, num_frames: int):
+    def __init__(self, directory: Path, fps: float, num_frames: int, picture: tuple[int, int] | None = None):
         self.directory, self.fps, self.num_frames = directory, fps, max(num_frames, 1)
         self.codec = ""
         self.size = (0, 0)
@@ -113,7 +113,8 @@ class AnnotatedVideo:
         self._temporary = directory / f".annotated.{os.getpid()}.mp4"
         self._writer: cv2.VideoWriter | None = None
         self._has_failed = False
-        self._shape: tuple[int, ...] | None = None  # of the source's pictures
+        # of the source's pictures; told by `picture`, width and height in px, where the source has none
+        self._shape: tuple[int, ...] | None = None if picture is None else (picture[1], picture[0], 3)
         self._best: dict[int, tuple[tuple[int, int], int, bytes]] = {}  # quarter -> rank, frame number, PNG
         self._count = 0
 

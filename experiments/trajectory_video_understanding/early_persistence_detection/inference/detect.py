@@ -35,9 +35,9 @@ different classes are never one track. Ages count the frames that the detector w
 Without --model the general model decides, by evidence alone: hits, scores, boxes, neighbours, motion and the scene's
 past; it needs no training and no pictures (leave --video out where a seqinfo.ini tells their size). --detector names
 whose scores they are, if it is one of those that the model knows; --target says what is asked: is it real, or will it
-outlive 16 frames. With --adapt CAMERA it learns from the camera's own tracks, whose later life is their label a second
-later; what it learnt is kept in OUTPUT/camera_CAMERA.json and gone on from there. A persistent track that turns out to
-be none is retracted. A .pt model judges tracks by their pixels.
+outlive 16 frames. The second it learns, with --adapt CAMERA, from the camera's own tracks, whose later life is their
+label a second later; what it learnt is kept in OUTPUT/camera_CAMERA.json and gone on from there. A persistent track
+that turns out to be none is retracted. A .pt model judges tracks by their pixels.
 
 The video is read once, frame by frame: every live undecided track is stepped in one batch, and a track that is decided
 costs no pixels more. Decisions are compared with confirmation after 2 and 3 hits, on tracks whose whole clip was seen:
@@ -222,6 +222,11 @@ def check_model_flags(parser: argparse.ArgumentParser, args: argparse.Namespace)
     for name in ("detector", "target", "adapt"):
         if getattr(args, name) is not None and not by_evidence:
             parser.error(f"--{name} is for a model that goes by evidence; leave it or --model {args.model} out")
+    if args.adapt is not None and args.target != "outlives_clip":
+        parser.error(
+            "a track's later life tells whether it outlives its clip, not whether it is real; give --target "
+            "outlives_clip, or leave --adapt out"
+        )
     if by_evidence and args.finetune:
         parser.error("--finetune teaches a model that looks at pixels; give it as --model, or take --adapt CAMERA")
     if by_evidence and args.unseen is not None:
@@ -306,7 +311,7 @@ def decisions_csv(records: Iterable[TrackRecord], class_names: tuple[str, ...]) 
     writer.writerow(DECISION_COLUMNS)
     for record in records:
         age = "" if record.decision_frame is None else record.decision_frame
-        judged = (verdict_name(record.decision), age, f"{record.probability:.6f}")
+        judged = (verdict_name(record.decision), age, f"{record.probabilities[-1]:.6f}")
         times = (record.birth_seconds, record.decision_seconds)
         writer.writerow(
             [
@@ -390,7 +395,8 @@ def decide(
         start = half if first is None else first.index
         name = "zero_shot" if taught is None else "finetuned"
         session = Session(taught.model if taught else model, **rule, first_frame=start, beside=beside)
-        annotated = AnnotatedVideo(args.output, source.fps, expected - half)
+        without_pictures = source.picture if source.description["source"] == "boxes" else None
+        annotated = AnnotatedVideo(args.output, source.fps, expected - half, without_pictures)
         judged = JudgedVideo(session, source.detections, name, annotated)
         judged.judge(frames if first is None else itertools.chain([first], frames), stop)
     return judged, taught, report

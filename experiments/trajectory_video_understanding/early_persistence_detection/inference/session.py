@@ -126,6 +126,8 @@ class Session:
         threshold = model.calibration.thresholds_of(rule, "the model", confidence_threshold)
         self.stream: TrackStream | EvidenceStream
         if isinstance(model, EvidenceModel):
+            if adaptation is not None and model.target != "outlives_clip":
+                raise ValueError("adaptation learns whether tracks outlive; give model.asking('outlives_clip')")
             evidence = TrackEvidence(picture, model.reference(detector))
             self.stream = EvidenceStream(model, threshold, evidence, adaptation)
         elif detector is not None or adaptation is not None:

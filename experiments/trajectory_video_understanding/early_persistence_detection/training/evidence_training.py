@@ -60,6 +60,8 @@ def fit_trees(
     values, labels, detectors = values[chosen], labels[chosen], detectors[chosen]
     weights = balanced_weights(labels, detectors)
     at_ages = values[:, np.array(AGES) - 1][:, :, [FEATURES.index(name) for name in columns]]  # [n, A, inputs]
+    # the library fails on a column that nobody knows; one that never changes is never asked for
+    at_ages[:, :, np.isnan(at_ages).all(axis=(0, 1))] = 0.0
     copies, copy_weights = [], []
     for weight, withheld in COPIES:
         copy = at_ages.copy()

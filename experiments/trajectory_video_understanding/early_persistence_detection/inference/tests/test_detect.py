@@ -1,9 +1,7 @@
 """detect.py from the command line: every file it owes, what it says of itself, and its refusals."""
 
-import contextlib
 import csv
 import dataclasses
-import io
 import json
 import signal
 import subprocess
@@ -15,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 from early_persistence_detection.inference import detect
+from early_persistence_detection.inference.tests.detect_script import run_detect as run
 from early_persistence_detection.models.calibration import PerAgeRule
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.compute_gating import NEVER
-from run_directory import run_cli
 from video_tracks.detections import BackgroundDetections
 from video_tracks.formats import read_boxes
 from video_tracks.tests.made_videos import encode
@@ -28,31 +26,10 @@ SCRIPT = Path(detect.__file__)
 SHARED = Path(__file__).resolve().parents[6] / "shared" / "data"
 PETS = SHARED / "MOT15" / "PETS09-S2L1"
 VTEST = SHARED / "video" / "vtest.avi"
-OUTPUTS = {"tracks.txt", "decisions.csv", "summary.json", "annotated.mp4"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """As a process would have ended; the script runs in this one, because importing torch takes seconds."""
-
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def run(*args):
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, args)])
-        try:
-            run_cli(detect.main)
-        except SystemExit as stop:
-            code = stop.code
-    return Result(code, out.getvalue(), err.getvalue())
+OUTPUTS = {
+    *("tracks.txt", "tracks_backfilled.txt", "candidates.txt", "events.csv", "decisions.csv", "summary.json"),
+    "annotated.mp4",
+}
 
 
 def read_csv(path):
@@ -94,7 +71,7 @@ def test_summary_tracks_and_decisions_agree(finished):
     frames = [int(row["decision_frame"]) for row in rows if row["decision_frame"]]
     assert summary["mean_decision_frame"]["value"] == pytest.approx(np.mean(frames))
     assert sum(frames) <= summary["frames_stepped"] <= summary["frames_total"]
-    tracks = read_boxes(output / "tracks.txt").table
+    tracks = read_boxes(output / "candidates.txt").table
     assert set(tracks.track_id.tolist()) == {int(row["id"]) for row in rows}
     for row in rows:
         own = tracks.frame_index[tracks.track_id == int(row["id"])]
@@ -322,7 +299,7 @@ def test_missing_images_are_frames_without_a_picture(files, tmp_path):
     result, summary = judge(files, tmp_path / "out", video=folder, detections=write_rows(tmp_path / "det.txt", rows))
     assert result.returncode == 0, result.stderr
     assert summary["num_missing_pictures"] == 3 and any("3 frames have no picture" in note for note in summary["notes"])
-    tracks = read_boxes(tmp_path / "out" / "tracks.txt").table
+    tracks = read_boxes(tmp_path / "out" / "candidates.txt").table
     assert len(tracks) == len(rows)  # every box is where the file has it
     capture = cv2.VideoCapture(str(tmp_path / "out" / "annotated.mp4"))
     assert sum(capture.read()[0] for _ in range(61)) == 60

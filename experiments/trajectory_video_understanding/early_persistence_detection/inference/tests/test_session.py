@@ -248,7 +248,8 @@ def test_a_confidence_that_is_none_is_refused(model, threshold):
 
 def test_the_door_opens_to_all_it_names():
     assert {name for name in epd.__all__ if name != "__version__"} == {
-        "Calibration", "Session", "TrackStatus", "load_model",
+        "Adaptation", "Calibration", "EvidenceModel", "Session", "TrackStatus", "general_model",
+        "load_evidence_model", "load_model",
     }  # fmt: skip
     for name in epd.__all__:
         assert getattr(epd, name) is not None and name in dir(epd)

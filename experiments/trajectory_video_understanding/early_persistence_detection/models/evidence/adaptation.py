@@ -4,6 +4,9 @@ Three experts answer for every age: the general model as it is; the same, recali
 model on the evidence besides, learnt on this camera alone. Their log odds are blended by how well each foretold the
 lives that are known by now, so that the blend is soon the best of them and never far behind it.
 
+What is learnt is whether tracks outlive their clips, no more: for "real or clutter" it made most detectors worse, so
+nothing of it is used there.
+
 Lives that end young outnumber others on most cameras. Both kinds weigh alike here, whatever their number, as they do in
 the general model: p stays that of a camera half of whose tracks live long, and 1/2 stays the fair threshold.
 
@@ -30,9 +33,9 @@ from video_tracks.evidence import FEATURES
 
 STATE_FORMAT, STATE_VERSION = "early-persistence-adaptation", 1
 EXPERTS = ("general", "recalibrated", "learnt")
-PRIOR_WEIGHTS = (0.5, 0.4, 0.1)
-CALIBRATION_PRECISION = np.array([20.0, 5.0])  # of scale 1 and shift 0: as from so many undecided tracks, times 1/4
-FEATURE_PRECISION = 25.0
+PRIOR_WEIGHTS = (0.95, 0.04, 0.01)  # the general model is left where lives speak against it at about 20 to 1
+CALIBRATION_PRECISION = np.array([100.0, 25.0])  # of scale 1 and shift 0: as from 4 times so many undecided tracks
+FEATURE_PRECISION = 100.0
 FORGETTING = 0.998  # per life: the light changes
 LOSS_FORGETTING = 0.995
 MIN_SHARE = 0.02  # of either kind, when weighing
