@@ -56,6 +56,9 @@
 #   --format, --box_format, --first_frame, --detection_stride, --box_scale, --ground_truth_first_frame,
 #   --ground_truth_box_format
 #                         what the files do not say of themselves, as for detect.py, whose --help explains them
+#   --real_data DIR       annotated footage with detections (MOT15/, MOT17/, KITTI/; real/footage.py tells the layout): the
+#                         evidence model is judged on it beside the rules of trackers, a section of the report. On a
+#                         host: a folder there
 #   --rule NAME           what decides in evaluation, pictures and on the video: threshold, per_age or certified
 #                         (default: threshold, at confidence 0.95; all three are in the report)
 #   --eps E               the share of answers that the certified rule may spoil by stopping early (default: 0.05 with
@@ -95,7 +98,7 @@ verb='' local_mode='' dry_run='' asked_profile='' results_dir='' data_dir='' unt
 host='' key='' ssh_config='' accept_new_host_key='' remote_dir='' repository='' branch='' local_results=''
 sync_interval='' heartbeat='' since='' follow=''
 num_clips='' epochs='' batch_size='' video='' video_first_frame='' detections='' ground_truth=''
-extractor='' preset='' device=auto seed=0 rule=threshold eps='' compare=''
+extractor='' preset='' real_data='' device=auto seed=0 rule=threshold eps='' compare=''
 standard_data='' blind_data='' model='' flags=() box_flags=() detect_code=0
 
 main() {
@@ -154,6 +157,7 @@ all_stages() {
   visualize
   analyze
   detect
+  evaluate_tracks
   compare
   report
   verify
@@ -320,6 +324,18 @@ choose_video() { # the given one, else the measured sequence beside the reposito
   fi
 }
 
+evaluate_tracks() { # where there is annotated footage
+  [ -n "$real_data" ] || return 0
+  local output=$results_dir/real_tracks inputs=() name
+  for name in MOT15 MOT17 KITTI; do
+    [ ! -d "$real_data/$name" ] || inputs+=("$real_data/$name")
+  done
+  run_stage evaluate_tracks --inputs ${inputs[@]+"${inputs[@]}"} --work_in_progress "$output/left_out" \
+    --outputs "$output"/{track_metrics.json,frontier.png,auc.png} -- \
+    "$python" "$detection/evaluation/evaluate_tracks.py" --data "$real_data" --output "$output" --seed "$seed"
+  stage_done evaluate_tracks 'eval: Real tracks beside the rules in use'
+}
+
 compare() { # every extractor from several seeds, each run in its own folder, then all before one judge
   [ -n "$compare" ] || return 0
   local name run_seed seeds=()
@@ -382,7 +398,7 @@ compare_extractors() { # seeds
 
 report() {
   local inputs=() file
-  for file in "$results_dir"/{detection,DETECT_FAILED.txt,comparison/extractor_comparison.{json,png}}; do # not of every run
+  for file in "$results_dir"/{detection,DETECT_FAILED.txt,real_tracks/{track_metrics.json,frontier.png,auc.png},comparison/extractor_comparison.{json,png}}; do # not of every run
     [ ! -e "$file" ] || inputs+=("$file")
   done
   run_stage report --inputs "$results_dir"/{config,training_metrics,calibration,efficiency_metrics}.json \
@@ -437,7 +453,7 @@ parse_arguments() {
         [ -z "$asked_profile" ] || [ "$asked_profile" = "${1#--}" ] || fail 'give one of --quick, --full and --smoke, not both'
         asked_profile=${1#--}
         ;;
-      --results_dir | --data_dir | --video | --detections | --ground_truth | --local_results | --key | --ssh_config | --env_file)
+      --results_dir | --data_dir | --real_data | --video | --detections | --ground_truth | --local_results | --key | --ssh_config | --env_file)
         [ -n "${2:-}" ] || fail "$1 needs a path"
         printf -v "${1#--}" '%s' "$(absolute_path "$2")"
         shift
@@ -510,6 +526,7 @@ check_local_arguments() {
   for file in "$video" "$detections" "$ground_truth"; do
     [ -z "$file" ] || [ -e "$file" ] || fail "$file does not exist; give the path of a file"
   done
+  [ -z "$real_data" ] || [ -d "$real_data" ] || fail "$real_data is no folder; give the one that holds MOT15/, MOT17/ or KITTI/"
   check_video_arguments
 }
 
@@ -541,7 +558,7 @@ study_flags() { # sets `flags` to what the host's own run of this script gets
   flags=(--extractor "$extractor" --preset "$preset" --device "$device" --seed "$seed" --rule "$rule")
   [ -z "$asked_profile" ] || flags+=("--$asked_profile")
   [ -z "$compare" ] || flags+=(--compare)
-  for name in num_clips epochs batch_size eps until video video_first_frame detections ground_truth; do
+  for name in num_clips epochs batch_size eps until real_data video video_first_frame detections ground_truth; do
     [ -z "${!name}" ] || flags+=("--$name" "${!name}")
   done
   flags+=(${box_flags[@]+"${box_flags[@]}"})

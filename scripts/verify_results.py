@@ -28,6 +28,7 @@ from early_persistence_detection.evaluation.result_files import (
     EVALUATION_PICTURES,
     MODELS,
     PREDICTIONS,
+    REAL_TRACKS_PICTURES,
     STAGE_FILES,
     TEXTS,
     StageFile,
@@ -262,11 +263,18 @@ def is_compared(results: Path) -> bool:
     return any((results / name).exists() for name in (STAGE_FILES["comparison"].path, COMPARISON_PICTURE))
 
 
+def is_judged_on_real_tracks(results: Path) -> bool:
+    """Whether the run had annotated footage: any file of it counts, so a lost one is noticed."""
+    return any((results / name).exists() for name in (STAGE_FILES["real_tracks"].path, *REAL_TRACKS_PICTURES))
+
+
 def owed_stage_files(results: Path) -> list[StageFile]:
     """The JSON files that this run must have."""
     owed = dict(STAGE_FILES)
     if not reads_tokens(results):
         del owed["ablation"]
+    if not is_judged_on_real_tracks(results):
+        del owed["real_tracks"]
     if not is_compared(results):
         del owed["comparison"]
     if not is_compared(results) or not (results / STAGE_FILES["windows"].path).exists():
@@ -291,6 +299,8 @@ def checklist(results: Path, datasets: list[Path]) -> list[tuple[str, Callable[[
         ("training.log holds every epoch", partial(check_training_log, results)),
     ]
     pictures = list(PICTURES)
+    if is_judged_on_real_tracks(results):
+        pictures += REAL_TRACKS_PICTURES
     if is_compared(results):
         pictures.append(COMPARISON_PICTURE)
         lines.append(("extractors are compared, every pair of them", partial(check_comparison, results)))

@@ -3,7 +3,7 @@
 # Runs on the laptop: bash 3.2. Needs common.sh.
 
 setting_names='host key ssh_config remote_dir repository branch local_results sync_interval heartbeat
-  epochs batch_size extractor preset'
+  epochs batch_size extractor preset real_data'
 extractor_names='magvit i3d slowfast transformer'
 
 load_settings() { # file, or nothing for pipeline.env beside the README when there is one

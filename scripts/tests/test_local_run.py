@@ -158,6 +158,11 @@ def test_a_plan_follows_the_flags(local: Local, tmp_path: Path):
     compared = planned(local.ask("--local", "--dry-run", "--smoke", "--compare").stdout)
     assert compared[-4:] == ["compare_window_models", "compare_extractors", "report", "verify"]
     assert "train_slowfast_seed2" in compared and len(compared) == len(STAGES) + 4 * 3 * 3 + 2
+    for name in ("MOT15", "KITTI"):
+        (tmp_path / "footage" / name).mkdir(parents=True)
+    judged = local.ask("--local", "--dry-run", "--smoke", "--real_data", str(tmp_path / "footage")).stdout
+    assert planned(judged)[-4:] == ["detect", "evaluate_tracks", "report", "verify"]
+    assert f"--data {tmp_path}/footage --output" in judged.replace("\\", "")
     published = local.ask("--local", "--dry-run", "--smoke", "--publish", "a-branch")
     assert planned(published.stdout)[0] == "tdd_evidence" and "a-branch" in published.stdout
     video = tmp_path / "a video.mp4"

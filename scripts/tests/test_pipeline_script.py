@@ -75,6 +75,7 @@ def test_help_names_every_flag():
         "--seed",
         "--extractor",
         "--compare",
+        "--real_data",
         "--rule",
         "--eps",
         "--device",
@@ -114,6 +115,9 @@ def test_help_names_every_flag():
         (["--local", "--results_dir"], "--results_dir"),
         (["--local", "--quick", "--full"], "not both"),
         (["--local", "--video", "no such file.mp4"], "no such file.mp4"),
+        (["--local", "--real_data", "no such folder"], "MOT15/"),
+        (["--local", "--real_data", str(PIPELINE)], "MOT15/"),
+        (["--local", "--real_data"], "--real_data"),
         (["--local", "--detections", str(PIPELINE)], "--video"),
         (["--local", "--first_frame", "0"], "--detections"),
         (["--local", "--box_format"], "--box_format"),
@@ -200,6 +204,16 @@ def test_the_hosts_run_gets_the_extractor_and_only_the_tokenizer_has_its_tokens_
     ):
         assert f"--extractor {name} " in shown
         assert ("compare_tokens" in shown) == (name == "magvit")
+
+
+def test_the_host_judges_real_tracks_where_it_has_footage(tmp_path: Path):
+    for shown in (
+        settings_of(tmp_path, "PIPELINE_HOST=x\n", "--real_data", "/there/footage").stdout,
+        settings_of(tmp_path, "PIPELINE_HOST=x\nPIPELINE_REAL_DATA=/there/footage\n").stdout,
+    ):
+        assert "--real_data /there/footage" in shown and " detect evaluate_tracks report" in shown
+    shown = settings_of(tmp_path, "PIPELINE_HOST=x\n").stdout
+    assert "--real_data" not in shown and "evaluate_tracks" not in shown
 
 
 COMPARE = """

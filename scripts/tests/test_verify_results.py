@@ -27,8 +27,8 @@ from run_directory import SCHEMA_VERSION, write_json, write_text
 
 SCRIPT = Path(__file__).resolve().parents[1] / "verify_results.py"
 VERIFY = runpy.run_path(str(SCRIPT))
-OF_COMPARE = ("windows", "comparison")  # stages of the pipeline's --compare only
-OWED = {file.path: file.stage for key, file in STAGE_FILES.items() if key not in OF_COMPARE}
+OF_FLAGS = ("windows", "comparison", "real_tracks")  # stages of the pipeline's --compare and --real_data only
+OWED = {file.path: file.stage for key, file in STAGE_FILES.items() if key not in OF_FLAGS}
 COUNTS = {"train": 8, "calibration": 4, "test": 4}
 WORDS = "every figure in this text was measured on the run that it lies beside and none was copied by hand at all"
 

@@ -65,7 +65,7 @@ PROFILE_TARGETS = {
     },
 }  # fmt: skip
 REQUIRED = ("config", "training", "evaluation", "efficiency")
-OPTIONAL = ("ablation", "leak", "attention", "detection", "comparison")
+OPTIONAL = ("ablation", "leak", "attention", "detection", "real_tracks", "comparison")
 
 
 def parse_args() -> argparse.Namespace:

@@ -7,6 +7,7 @@
     RESULTS/visualizations/  what its decision query looks at
     RESULTS/analysis/        when it decides and what that saves
     RESULTS/detection/       its decisions on a video
+    RESULTS/real_tracks/     the evidence model on annotated footage, beside the rules in use
     RESULTS/comparison/      other extractors, each run in a results directory of its own below
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 
 from run_directory import InputError, read_json, require_finite
 
-FOLDERS = ("evaluation", "visualizations", "analysis", "detection", "comparison")
+FOLDERS = ("evaluation", "visualizations", "analysis", "detection", "real_tracks", "comparison")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ STAGE_FILES = {
     "attention": StageFile("visualizations/attention_analysis.json", "visualize", "visualize_attention.py"),
     "analysis": StageFile("analysis/efficiency_statistics.json", "analyze", "analyze_efficiency.py"),
     "detection": StageFile("detection/summary.json", "detect", "detect.py"),
+    "real_tracks": StageFile("real_tracks/track_metrics.json", "evaluate_tracks", "evaluate_tracks.py"),
     "windows": StageFile("comparison/window_models.json", "compare_window_models", "compare_window_models.py"),
     "comparison": StageFile("comparison/extractor_comparison.json", "compare_extractors", "compare_extractors.py"),
     "report": StageFile("success_criteria.json", "report", "generate_report.py"),
@@ -54,6 +56,7 @@ EVALUATION_PICTURES = (
 )
 ATTENTION_OVERVIEW = "visualizations/overview.png"
 EFFICIENCY_CHARTS = ("analysis/decision_frame_histogram.png", "analysis/compute_usage_chart.png")
+REAL_TRACKS_PICTURES = ("real_tracks/frontier.png", "real_tracks/auc.png")
 COMPARISON_PICTURE = "comparison/extractor_comparison.png"
 MODELS = ("final_model.pt", "calibrated_model.pt")
 TEXTS = ("FINAL_REPORT.md", "analysis/efficiency_report.md")

@@ -48,6 +48,26 @@ def score_tracks(rows: BoxTable, truth: BoxTable) -> dict[str, Any]:
     rows: matched one to one with all rows of its frame, by the largest sum of IoU, each at least MATCH_IOU. Raises
     ValueError where a frame holds a track id twice (ignored rows may) or a prediction has no id.
     """
+    prepared = _prepare(rows, truth)
+    return _result(
+        {
+            "hota": compute_hota_metrics(*prepared),
+            "clear": compute_clear_metrics(*prepared, MATCH_IOU),
+            "identity": compute_identity_metrics(*prepared, MATCH_IOU),
+        }
+    )
+
+
+def count_misses(rows: BoxTable, truth: BoxTable) -> int:
+    """FN alone of `score_tracks`, in a fraction of the time."""
+    return int(compute_clear_metrics(*_prepare(rows, truth), MATCH_IOU)["CLR_FN"])
+
+
+Frames = list[np.ndarray]  # an array a frame
+
+
+def _prepare(rows: BoxTable, truth: BoxTable) -> tuple[Frames, Frames, Frames]:
+    """Ids of the truth, ids of the tracks, and IoU of the two, by frame, without what is ignored."""
     if (rows.track_id < 0).any():
         raise ValueError("predicted boxes have no track id; detections are not tracks")
     _check_ids(rows, "the predicted tracks")
@@ -60,13 +80,7 @@ def score_tracks(rows: BoxTable, truth: BoxTable) -> dict[str, Any]:
         truth_ids.append(annotated.track_id[~annotated.ignored])
         track_ids.append(predicted.track_id[kept])
         overlaps.append(iou[~annotated.ignored][:, kept])
-    return _result(
-        {
-            "hota": compute_hota_metrics(truth_ids, track_ids, overlaps),
-            "clear": compute_clear_metrics(truth_ids, track_ids, overlaps, MATCH_IOU),
-            "identity": compute_identity_metrics(truth_ids, track_ids, overlaps, MATCH_IOU),
-        }
-    )
+    return truth_ids, track_ids, overlaps
 
 
 def combine(sequences: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -190,15 +190,22 @@ def fit_references(items: Sequence[FootageTracks]) -> dict[str, ScoreReference]:
 def leave_footage_out(items: Sequence[FootageTracks], target: str, seed: int, progress: Progress) -> np.ndarray:
     """Log odds (n, T), before calibration, of every track by trees and references that saw nothing of its footage."""
     pool = Pool.of(items)
-    labels = pool.labels[target]
     log_odds = np.full(pool.scores.shape, np.nan)
     for footage in progress(list(dict.fromkeys(pool.footage.tolist())), target):
-        references = fit_references([item for item in items if item.footage.footage != footage])
-        values = pool.with_references(references)
-        rows = (pool.footage != footage) & (labels >= 0)
-        fitted = fit_trees(values[rows], labels[rows], pool.detectors[rows], target, seed)
-        log_odds[pool.footage == footage] = log_odds_of(fitted, values[pool.footage == footage], target)
+        fitted, references = fit_without(items, pool, footage, target, seed)
+        own = pool.footage == footage
+        log_odds[own] = log_odds_of(fitted, pool.with_references(references)[own], target)
     return log_odds
+
+
+def fit_without(
+    items: Sequence[FootageTracks], pool: Pool, footage: str, target: str, seed: int
+) -> tuple[HistGradientBoostingClassifier, dict[str, ScoreReference]]:
+    """Trees and score references of `items`, which `pool` holds too, without one footage."""
+    references = fit_references([item for item in items if item.footage.footage != footage])
+    rows = (pool.footage != footage) & (pool.labels[target] >= 0)
+    values, labels = pool.with_references(references)[rows], pool.labels[target][rows]
+    return fit_trees(values, labels, pool.detectors[rows], target, seed), references
 
 
 def log_odds_of(fitted: HistGradientBoostingClassifier, values: np.ndarray, target: str) -> np.ndarray:
