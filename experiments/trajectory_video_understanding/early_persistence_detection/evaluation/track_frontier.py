@@ -1,5 +1,8 @@
 """The frontier of one detector: clutter tracks shown against the delay of real ones, ours and the rules in use.
 
+The aimed delays, the one that is held against the rules and the family of shapes were settled with figures of the same
+footage in sight; only the shape out of the family is chosen without the judged detector's footage.
+
 "At equal share" is at the share of real tracks that 3 hits shows. Whatever has a number to move is brought to it: our
 level, the threshold of score + 2 hits, that of the track score. Rules of hits alone stand where they stand.
 
