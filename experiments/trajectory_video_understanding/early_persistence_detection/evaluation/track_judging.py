@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.left_out import TrackTable
-from early_persistence_detection.models.compute_gating import Decisions
+from early_persistence_detection.models.compute_gating import Decisions, decide
 from early_persistence_detection.models.stopping.confirmation_rules import (
     CONFIRMATION_RULES,
     ConfirmationRule,
@@ -25,6 +26,8 @@ from early_persistence_detection.models.stopping.confirmation_rules import (
 )
 
 AGES = (1, 2, 3, 4)
+EARLY_FRAME = 4  # by which ours must have answered, where it chooses when; later where a rule is later
+CONFIDENCES = np.arange(0.51, 1.0, 0.01)
 TUNED_RULES: dict[str, Callable[[TrackTable, np.ndarray], ConfirmationRule]] = {
     "score_and_hits": lambda table, labels: tune_score_and_hits(table.detected, table.scores, labels),
     "track_score": lambda table, labels: fit_track_score(table.detected, table.scores, labels).rule(),
@@ -182,10 +185,29 @@ def interval_over_sequences(
     return interval_of(of_counts, len(sizes), seed)
 
 
-def judge_rules(table: TrackTable, target: str, seed: int) -> dict[str, Any]:
-    """Balanced accuracy of every rule, and of ours when it must answer at the rule's mean decision frame.
+def decide_as_early(table: TrackTable, target: str, mean_frame: float, last_frame: int) -> Decisions:
+    """Ours, deciding when it is sure: at the highest confidence with which it decided the detector's other footage by
+    `mean_frame` on average, and at `last_frame` at the latest.
+    """
+    probability = np.clip(expit(table.log_odds[target]), 1e-9, 1 - 1e-9)
+    decision, frame = np.zeros(len(table), np.int64), np.ones(len(table), np.int64)
+    for footage in np.unique(table.footage):
+        own = table.footage == footage
+        others = probability[~own] if (~own).any() else probability
+        early = [
+            value for value in CONFIDENCES if decide(others, value, last_frame).decision_frame.mean() <= mean_frame
+        ]
+        found = decide(probability[own], max(early, default=CONFIDENCES[0]), last_frame)
+        decision[own], frame[own] = found.decision, found.decision_frame
+    return Decisions(decision, frame, decision.astype(np.float64))
 
-    That frame is rounded to the next age, and p is taken at that age of all tracks: 0.5 or more is real.
+
+def judge_rules(table: TrackTable, target: str, seed: int) -> dict[str, Any]:
+    """Balanced accuracy of every rule, and of ours at its mean decision frame, in two ways.
+
+    "ours": that frame is rounded to the next age, and p is taken at that age of all tracks: 0.5 or more is real.
+    "ours_when_sure": as a rule does, ours decides some tracks sooner and others later (`decide_as_early`); the frame at
+    which it did so on average stands beside.
     """
     table = table.judged(target)
     labels = table.labels[target]
@@ -195,13 +217,21 @@ def judge_rules(table: TrackTable, target: str, seed: int) -> dict[str, Any]:
         age = min(math.ceil(frame - 1e-9), table.detected.shape[1])
         theirs = _kind_columns(decisions.decision == 1, labels)
         ours = _kind_columns(table.log_odds[target][:, age - 1] >= 0, labels)
-        both = np.column_stack([theirs, ours])
+        early = decide_as_early(table, target, frame, max(EARLY_FRAME, age))
+        when_sure = _kind_columns(early.decision == 1, labels)
         result[name] = {
             "mean_decision_frame": frame,
             "age": age,
             "rule": interval_over_sequences(theirs, balanced_accuracy, table.sequence, seed),
             "ours": interval_over_sequences(ours, balanced_accuracy, table.sequence, seed),
-            "ours_above_rule": interval_over_sequences(both, _ours_above_rule, table.sequence, seed),
+            "ours_when_sure": interval_over_sequences(when_sure, balanced_accuracy, table.sequence, seed),
+            "ours_when_sure_mean_frame": float(early.decision_frame.mean()),
+            **{
+                f"{name}_above_rule": interval_over_sequences(
+                    np.column_stack([theirs, columns]), _ours_above_rule, table.sequence, seed
+                )
+                for name, columns in (("ours", ours), ("ours_when_sure", when_sure))
+            },
         }
     return result
 

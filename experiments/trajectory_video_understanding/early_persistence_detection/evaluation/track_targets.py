@@ -72,7 +72,9 @@ def _frontier(name: str, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _balanced(name: str, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
     own = found["rules"]["real_or_clutter"][RULE]
     threshold = ABOVE_RULE if name in STRONG else NOT_BELOW_RULE
-    what = f"balanced accuracy at frame {own['age']} above 2 hits in a row"
+    what = f"balanced accuracy at mean frame {own['ours_when_sure_mean_frame']:.2f} above 2 hits in a row"
+    yield _row(3, name, what, _value(own["ours_when_sure_above_rule"]), ">=", threshold)
+    what = f"the same of all tracks at frame {own['age']}"
     yield _row(3, name, what, _value(own["ours_above_rule"]), ">=", threshold)
 
 

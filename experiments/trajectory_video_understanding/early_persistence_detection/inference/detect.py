@@ -12,16 +12,16 @@ Reads   MODEL, and VIDEO with DETECTIONS and GROUND_TRUTH (MOT Challenge text, C
         by their content); without DETECTIONS, moving objects are found by background subtraction. VIDEO is a file, a
         folder of images, or live: rtsp://…, http(s)://…, the number of a camera, - for standard input. With
         --synthetic_demo, a rendered scene that no training has seen, and the boxes where its objects are visible
-Writes  OUTPUT/tracks.txt      what could be shown at the time: persistent tracks from their decision on, until one is
-                               retracted. MOT Challenge text in video px; the score is P(persistent) so far
-        OUTPUT/tracks_backfilled.txt  the same with their frames before the decision
+Writes  OUTPUT/tracks.txt      what could be shown at the time: tracks while they are held to be persistent. MOT
+                               Challenge text in video px; the score is P(persistent) so far
+        OUTPUT/tracks_backfilled.txt  the same with their frames before that
         OUTPUT/candidates.txt  every track wherever it was seen
         OUTPUT/events.csv      frame (from 1), id, event, age, probability, decision; an event is provisional (age 1,
-                               with p), final or retracted
+                               with p), final, retracted (a persistent track is none) or restored (a transient stays)
         OUTPUT/decisions.csv   id, birth_frame (from 1, as in tracks.txt), decision, decision_frame (age, from 1),
                                probability; the last two as far as the track was judged. Then class, birth_seconds (by
                                the video's clock), decision_seconds (from birth to decision), empty where unknown, and
-                               retracted_frame (age)
+                               taken_back_frame, the age from which the contrary of the decision was held
         OUTPUT/summary.json    stage "detect"; `notes` says what was assumed, `ended_early` what ended it
         OUTPUT/annotated.mp4   and stills frame_XXXXX.png of it; where no video can be written, summary.json says why
 
@@ -36,8 +36,8 @@ Without --model the general model decides, by evidence alone: hits, scores, boxe
 past; it needs no training and no pictures (leave --video out where a seqinfo.ini tells their size). --detector names
 whose scores they are, if it is one of those that the model knows; --target says what is asked: is it real, or will it
 outlive 16 frames. The second it learns, with --adapt CAMERA, from the camera's own tracks, whose later life is their
-label a second later; what it learnt is kept in OUTPUT/camera_CAMERA.json and gone on from there. A persistent track
-that turns out to be none is retracted. A .pt model judges tracks by their pixels.
+label a second later; what it learnt is kept in OUTPUT/camera_CAMERA.json and gone on from there. A
+verdict that later evidence speaks against is taken back. A .pt model judges tracks by their pixels.
 
 The video is read once, frame by frame: every live undecided track is stepped in one batch, and a track that is decided
 costs no pixels more. Decisions are compared with confirmation after 2 and 3 hits, on tracks whose whole clip was seen:
@@ -134,7 +134,7 @@ CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TRUNCATED_EXIT_CODE = 3
 DECISION_COLUMNS = (
     *("id", "birth_frame", "decision", "decision_frame", "probability"),
-    *("class", "birth_seconds", "decision_seconds", "retracted_frame"),
+    *("class", "birth_seconds", "decision_seconds", "taken_back_frame"),
 )
 EVENT_COLUMNS = ("frame", "id", "event", "age", "probability", "decision")
 CERTIFICATE_NOTE = (
@@ -273,7 +273,8 @@ def summarise(judged: JudgedVideo, stream: TrackStream | EvidenceStream, rule: s
         "counts": {
             "tracks": len(records),
             **counts,
-            "retracted": sum(record.retracted_frame is not None for record in records),
+            "retracted": sum(record.taken_back_frame is not None and record.decision == 1 for record in records),
+            "restored": sum(record.taken_back_frame is not None and record.decision == 0 for record in records),
         },
         "mean_decision_frame": metrics.mean_decision_frame(decided).as_dict() if len(decided) else None,
         "stopped_early_fraction": float((decided < num_frames).sum() / len(records)) if records else None,
@@ -317,7 +318,7 @@ def decisions_csv(records: Iterable[TrackRecord], class_names: tuple[str, ...]) 
             [
                 *(record.track_id, record.birth_frame + 1, *judged, class_name(record.class_id, class_names)),
                 *("" if seconds is None else f"{seconds:.6f}" for seconds in times),
-                "" if record.retracted_frame is None else record.retracted_frame,
+                "" if record.taken_back_frame is None else record.taken_back_frame,
             ]
         )
     return text.getvalue()

@@ -97,19 +97,23 @@ class JudgedVideo:
         return frame.seconds
 
     def shown_rows(self, backfilled: bool) -> list[TrackRow]:
-        """The rows of persistent tracks, each from its decision on, as they could be shown at the time, until it was
-        retracted; `backfilled`: with its frames before the decision.
+        """The rows of tracks while they are held to be persistent, as they could be shown at the time.
+
+        `backfilled`: with their frames before that.
         """
-        confirmed = {
-            event.track_id: event.frame_index for event in self.events if event.kind == "final" and event.decision == 1
-        }
-        retracted = {event.track_id: event.frame_index for event in self.events if event.kind == "retracted"}
+        shown_from: dict[int, int] = {}  # frame index, by track
+        shown_until: dict[int, int] = {}
+        for event in self.events:
+            if (event.kind == "final" and event.decision == 1) or event.kind == "restored":
+                shown_from[event.track_id] = event.frame_index
+            elif event.kind == "retracted":
+                shown_until[event.track_id] = event.frame_index
         return [
             row
             for row in self.rows
-            if row[1] in confirmed
-            and (backfilled or row[0] >= confirmed[row[1]])
-            and row[0] < retracted.get(row[1], self.stop)
+            if row[1] in shown_from
+            and (backfilled or row[0] >= shown_from[row[1]])
+            and row[0] < shown_until.get(row[1], self.stop)
         ]
 
     def notes(self) -> list[str]:

@@ -12,7 +12,7 @@ a frame that was lost is None itself: neither counts against a track.
 
 Nothing looks ahead: what is said after a frame depends on that frame and earlier ones only. A model that looks at
 pixels steps each track until it is decided, which costs nothing afterwards. One that goes by evidence never looks at
-the picture (`frame` may always be None), reads on after the decision and may retract it.
+the picture (`frame` may always be None), reads on after the decision and may take it back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 from video_tracks.association import Association, Associator, FollowedIds, checked_detections
-from video_tracks.clip import UNDECIDED, verdict_name
+from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
 from video_tracks.crops import MAX_SPEED, SteadyMotion, box_centre
 from video_tracks.evidence import TrackEvidence
 from video_tracks.track import Observation
@@ -57,17 +57,17 @@ class TrackStatus:
     seen: bool  # whether it was detected in this frame
     age: int  # frames since its birth in which the detector was run; its birth is age 1
     probability: float  # calibrated P(persistent), at the last age that was judged
-    decision: str  # "persistent", "transient" or "undecided"
+    decision: str  # "persistent", "transient" or "undecided": what it is held to be now
     decision_frame: int | None  # the age at which it was decided
     age_seconds: float | None = None  # since its birth; None where this frame or its birth has no time
     class_id: int = -1  # at its birth; -1 unknown
-    retracted_frame: int | None = None  # the age at which a persistent track turned out to be none
+    taken_back_frame: int | None = None  # the age at which it turned out to be the contrary of what was decided
 
     @property
     def state(self) -> str:
-        """How much the verdict is worth: "provisional", "final" or "retracted"."""
-        if self.retracted_frame is not None:
-            return "retracted"
+        """How its decision came about: "provisional" (none yet), "final", "retracted" or "restored"."""
+        if self.taken_back_frame is not None:
+            return "restored" if self.decision == KIND_NAME[1] else "retracted"
         return "final" if self.is_decided else "provisional"
 
     @property
@@ -150,7 +150,7 @@ class Session:
 
     @property
     def events(self) -> list[TrackEvent]:
-        """What the last frame told: "provisional" at a track's birth, "final" at its decision, "retracted"."""
+        """What the last frame told: "provisional" at a birth, "final" at a decision, "retracted", "restored"."""
         return self.stream.events
 
     def update(
@@ -265,11 +265,11 @@ class Session:
             seen,
             self.stream.num_detector_frames - record.first_step,
             record.probability,
-            verdict_name(record.decision),
+            verdict_name(record.verdict),
             record.decision_frame,
             age_seconds,
             record.class_id,
-            record.retracted_frame,
+            record.taken_back_frame,
         )
 
 

@@ -1,5 +1,5 @@
 """Models on live tracks: by their pixels (each is stepped until it is decided, then costs nothing more) or by their
-evidence (each goes on being read, since it costs microseconds, and may be retracted).
+evidence (each goes on being read, since it costs microseconds, and its verdict may be taken back).
 
 Nothing here looks ahead: the crop, the probability and the decision of a frame depend on that frame and earlier ones.
 """
@@ -30,10 +30,9 @@ from early_persistence_detection.models.evidence.adaptation import Adaptation
 from early_persistence_detection.models.evidence.evidence_model import EvidenceModel
 from early_persistence_detection.models.stream import StreamModel, StreamState, frames_to_input
 
-# A track that was called persistent is retracted where p stays below this for so many frames in which it is seen. Low
-# and long: what was shown and then withdrawn annoys more than clutter that goes by itself
-RETRACTED_BELOW = 0.1
-RETRACTED_AFTER_FRAMES = 5
+# A verdict is taken back where p says the contrary this surely, in so many frames in a row in which the track is seen
+TAKEN_BACK_AT = 0.8
+TAKEN_BACK_AFTER_FRAMES = 3
 
 
 @dataclasses.dataclass
@@ -49,13 +48,20 @@ class TrackRecord:
     birth_seconds: float | None = None  # by the source's clock; None where it gave no time
     decision_seconds: float | None = None  # from birth to decision
     last_probability: float | None = None  # p now, of a track that is still read after its decision
-    retracted_frame: int | None = None  # age at which a persistent one turned out to be none
+    taken_back_frame: int | None = None  # age at which it turned out to be the contrary of `decision`
     doubtful_frames: int = 0  # in a row, since its decision
 
     @property
     def probability(self) -> float:
         """P(persistent) at the last age that was judged."""
         return self.probabilities[-1] if self.last_probability is None else self.last_probability
+
+    @property
+    def verdict(self) -> int | None:
+        """What it is held to be now: 1 persistent, 0 transient, None undecided."""
+        if self.decision is None or self.taken_back_frame is None:
+            return self.decision
+        return 1 - self.decision
 
     @property
     def decision_frame(self) -> int | None:
@@ -87,14 +93,15 @@ class JudgingModel(Protocol):
 class TrackEvent:
     """What a listener hears of a track."""
 
-    kind: str  # one of EVENTS
+    kind: str  # one of KINDS
     track_id: int
     frame_index: int  # of the video, from 0
     age: int  # of the track, from 1
     probability: float
-    decision: int | None  # 1 persistent, 0 transient; of "provisional" None
+    decision: int | None  # what it is held to be from now on: 1 persistent, 0 transient; of "provisional" None
 
-    KINDS = ("provisional", "final", "retracted")
+    # at birth; decided; called persistent and turned out to be none; called transient and turned out to stay
+    KINDS = ("provisional", "final", "retracted", "restored")
 
 
 class Verdicts:
@@ -147,7 +154,7 @@ class Verdicts:
     def decisions(self, track_ids: Iterable[int], last_frame: int | None = None) -> Decisions:
         """What was decided of these tracks; with `last_frame`, of those undecided by that age, what was thought then.
 
-        A retraction changes nothing: this is the answer that was given when it was asked for. Raises ValueError where a
+        That it was taken back changes nothing: this is the answer that was given when it was asked for. Raises ValueError where a
         track is undecided.
         """
         records = [self.records[track_id] for track_id in track_ids]
@@ -240,8 +247,7 @@ class EvidenceStream(Verdicts):
     """Decides tracks by their evidence while a video runs; called as `TrackStream` is. Pictures are never looked at.
 
     `evidence` gathers what is known of this camera's tracks; `adaptation`, where given, learns from their lives. Tracks
-    are read on after their decision: one that was called persistent and for RETRACTED_AFTER_FRAMES frames in a row is
-    seen, but with p below RETRACTED_BELOW, is retracted.
+    are read on after their decision, which is taken back, once, where their evidence turns: see TAKEN_BACK_AT.
     """
 
     def __init__(
@@ -313,9 +319,11 @@ class EvidenceStream(Verdicts):
 
     def _read_on(self, record: TrackRecord, probability: float, age: int, frame_index: int, is_seen: bool) -> None:
         record.last_probability = probability
-        if record.decision != 1 or record.retracted_frame is not None or not is_seen:
+        if record.taken_back_frame is not None or not is_seen:
             return
-        record.doubtful_frames = record.doubtful_frames + 1 if probability < RETRACTED_BELOW else 0
-        if record.doubtful_frames >= RETRACTED_AFTER_FRAMES:
-            record.retracted_frame = age
-            self.events.append(TrackEvent("retracted", record.track_id, frame_index, age, probability, 0))
+        contrary = 1 - probability if record.decision == 1 else probability
+        record.doubtful_frames = record.doubtful_frames + 1 if contrary >= TAKEN_BACK_AT else 0
+        if record.doubtful_frames >= TAKEN_BACK_AFTER_FRAMES:
+            record.taken_back_frame = age
+            kind = "retracted" if record.decision == 1 else "restored"
+            self.events.append(TrackEvent(kind, record.track_id, frame_index, age, probability, record.verdict))

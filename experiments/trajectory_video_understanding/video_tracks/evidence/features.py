@@ -1,5 +1,7 @@
 """Track evidence: one causal vector per track and frame, from hits, scores, boxes, neighbours and the scene's past.
 
+A track that has outgrown its clip is described by about its last T frames, so that what becomes of it later shows.
+
 Everything is computed for all live tracks of a frame at once. A value that is not known is NaN, never a guess: no
 scores, no clock, no picture size, nothing learnt of the scene yet.
 
@@ -51,11 +53,12 @@ NEIGHBOURHOOD = 2.0  # box heights
 VELOCITY_GAIN = (1.0, 0.6, 0.4)  # of the motion filter at the second, third, any later hit
 REMEMBERED_SIZES = 5  # hits from which a track's box counts in full for what sizes a scene has
 FAR = 3.0  # border distances beyond it, in box heights, are alike
+FORGETTING = 1 - 1 / NUM_FRAMES  # per frame beyond the clip
 COUNT_MEMORY = 50.0  # frames, of the mean number of detections
 
 # what is kept of a track: columns of one array, so that rows come and go at once
 _STATE = (
-    *("age", "unseen", "hits", "streak", "birth_seconds", "hit_seconds", "birth_frame", "told"),
+    *("age", "frames", "unseen", "hits", "streak", "birth_seconds", "hit_seconds", "birth_frame", "told"),
     *("x", "y", "vx", "vy", "log_w", "log_h", "birth_x", "birth_y", "birth_w", "birth_h"),
     *("box_x", "box_y", "box_w", "box_h", "path"),
     *("score", "sum_score", "max_score"),
@@ -66,6 +69,9 @@ _STATE = (
     *("innovation", "sum_innovation", "size_change", "sum_size_change", "moves"),
 )
 _C = {name: index for index, name in enumerate(_STATE)}
+# what is summed over a track's frames, and the extremes of what is: beyond its clip they forget, see `_forget_slowly`
+_EXTREMES = {"score": ("max",), "reference": ("max", "min"), "rank": ("max", "min")}
+_SUMS = [_C[name] for name in _STATE if name.startswith("sum_") or name in ("frames", "hits", "moves", "sized")]
 _NAN_AT_BIRTH = np.full(len(_STATE), 0.0)
 for _name in ("height", "aspect", "innovation", "size_change", "live_at_birth", "lost_at_birth"):
     _NAN_AT_BIRTH[_C[_name]] = np.nan
@@ -134,12 +140,27 @@ class TrackEvidence:
         self._seconds = float(seconds)
         return self._seconds
 
+    def _forget_slowly(self) -> None:
+        """Let means and extremes of tracks beyond their clip be those of about their last T frames."""
+        old = self._column("age") >= NUM_FRAMES
+        if not old.any():
+            return
+        part = self._state[old]
+        hits = np.maximum(part[:, _C["hits"]], 1e-9)
+        for name, ends in _EXTREMES.items():
+            mean = part[:, _C[f"sum_{name}"]] / hits
+            for end in ends:
+                column = _C[f"{end}_{name}"]
+                part[:, column] = mean + FORGETTING * (part[:, column] - mean)
+        part[:, _SUMS] *= FORGETTING
+        self._state[old] = part
+
     def _predict(self) -> None:
+        self._forget_slowly()
         state = self._state
         state[:, _C["x"]] += self._gap * state[:, _C["vx"]]
         state[:, _C["y"]] += self._gap * state[:, _C["vy"]]
-        state[:, _C["age"]] += 1
-        state[:, _C["unseen"]] += 1
+        state[:, [_C["age"], _C["frames"], _C["unseen"]]] += 1
 
     def _rows_of(self, observations: Sequence[Observation], boxes: np.ndarray, now: float) -> np.ndarray:
         """The row of each detection's track, (m,); newborns get rows behind the others."""
@@ -155,7 +176,7 @@ class TrackEvidence:
         self._rows |= dict(zip(ids.tolist(), rows[born].tolist(), strict=True))
         self._ids = np.concatenate([self._ids, ids])
         state = np.tile(_NAN_AT_BIRTH, (len(born), 1))
-        state[:, _C["age"]] = 1
+        state[:, [_C["age"], _C["frames"]]] = 1
         state[:, _C["birth_seconds"]] = now
         state[:, _C["birth_frame"]] = self._num_frames
         state[:, _C["birth_x"] : _C["birth_h"] + 1] = boxes[born]
@@ -268,7 +289,7 @@ class TrackEvidence:
         put("seconds_since_hit", now - column("hit_seconds"))
         put("log_age", np.log(age))
         put("age_seconds", now - column("birth_seconds"))
-        put("hit_fraction", hits / age)
+        put("hit_fraction", hits / column("frames"))
         put("log_streak", np.log1p(np.where(hit, column("streak"), 0)))
         if self._scores.tells:
             if self._scores.is_probability:

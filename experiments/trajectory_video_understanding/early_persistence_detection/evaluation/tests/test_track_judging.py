@@ -16,7 +16,7 @@ from early_persistence_detection.evaluation.track_gates import (
     kept_on,
     track_rows,
 )
-from early_persistence_detection.evaluation.track_judging import PairCounts, auc_by_age, judge_rules
+from early_persistence_detection.evaluation.track_judging import PairCounts, auc_by_age, decide_as_early, judge_rules
 from early_persistence_detection.evaluation.track_targets import judge_targets
 from persistence_augmented_dataset.real.footage import Footage
 from persistence_augmented_dataset.real.track_evidence import collect_tracks
@@ -207,6 +207,21 @@ def test_ours_answers_at_the_frame_of_the_rule():
     assert found["norfair"]["age"] == int(np.ceil(found["norfair"]["mean_decision_frame"]))
 
 
+def test_ours_decides_as_early_as_asked_by_what_other_footage_taught():
+    table = random_table(12)
+    for mean_frame in (1.5, 2.0, 3.0):
+        found = decide_as_early(table, TARGET, mean_frame, 4)
+        assert found.decision_frame.min() >= 1 and found.decision_frame.max() <= 4
+        assert found.decision_frame.mean() == pytest.approx(mean_frame, abs=0.35)
+    own = table.sequence == "s1"
+    odd = dataclasses.replace(table, log_odds={TARGET: np.where(own[:, None], 9.0, table.log_odds[TARGET])})
+    other = decide_as_early(odd, TARGET, 2.0, 4)
+    assert (other.decision_frame[own] == 1).all() and (other.decision[own] == 1).all()
+    early = decide_as_early(table, TARGET, 2.0, 4)
+    accuracy = (early.decision == table.labels[TARGET]).mean()
+    assert accuracy > ((table.log_odds[TARGET][:, 0] >= 0) == table.labels[TARGET]).mean()
+
+
 def test_the_frontier_is_at_the_share_of_three_hits():
     table = random_table(10)
     found = frontier(table, choose_shapes(table, "kitti-car"), 0)
@@ -279,7 +294,14 @@ def test_targets_are_met_or_not_or_not_measured():
         return {
             "auc": {TARGET: auc},
             "frontier": {"at_equal_share": points},
-            "rules": {TARGET: {"hits_2_of_2": {"age": 2, "ours_above_rule": figure(above_hits)}}},
+            "rules": {
+                TARGET: {
+                    "hits_2_of_2": {
+                        **{"age": 2, "ours_above_rule": figure(above_hits), "ours_when_sure_mean_frame": 1.9},
+                        "ours_when_sure_above_rule": figure(above_hits - 0.06),
+                    }
+                }
+            },
             "tracking": {"sort": {"online": gates}},
         }
 
@@ -289,10 +311,18 @@ def test_targets_are_met_or_not_or_not_measured():
         (1, None),
         (2, True),
         (2, False),
+        (3, False),
         (3, True),
         (5, False),
     ]
     weak = judge_targets({"mot17-frcnn": detector(0.01, -0.005, 11, 1.5, 68)}, None)
-    assert [(row["target"], row["met"]) for row in weak] == [(1, True), (2, False), (2, True), (3, True), (5, True)]
+    assert [(row["target"], row["met"]) for row in weak] == [
+        (1, True),
+        (2, False),
+        (2, True),
+        (3, False),
+        (3, True),
+        (5, True),
+    ]
     half = {"age": 3, "sequence": "s", "detector": "mot15-acf", "balanced_accuracy": figure(0.79)}
     assert judge_targets({}, half)[-1]["met"] is False

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from early_persistence_detection.inference.session import Session
-from early_persistence_detection.inference.streaming import RETRACTED_AFTER_FRAMES, EvidenceStream
+from early_persistence_detection.inference.streaming import TAKEN_BACK_AFTER_FRAMES, EvidenceStream
 from early_persistence_detection.inference.tests.detect_script import run_detect
 from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.evidence.adaptation import Adaptation
@@ -96,16 +96,28 @@ def test_what_a_listener_hears_of_a_ghost() -> None:
     session = Session(model_of_rank())
     good, bad = [[10.0, 10, 20, 20], [100.0, 10, 20, 20]], [[10.0, 10, 20, 20], [100.0, 10, 20, 20]]
     heard = []
-    for index in range(12 + RETRACTED_AFTER_FRAMES):
+    for index in range(12 + TAKEN_BACK_AFTER_FRAMES):
         # the first object's score collapses after frame 8; the second's stays
         scores = [0.9, 0.5] if index < 8 else [0.1, 0.5]
         status = session.update(None, good if index < 8 else bad, scores)
         heard += session.events
     of_first = [(event.kind, event.age, event.decision) for event in heard if event.track_id == 1]
-    assert of_first == [("provisional", 1, None), ("final", 1, 1), ("retracted", 8 + RETRACTED_AFTER_FRAMES, 0)]
-    assert status[0].state == "retracted" and status[0].decision == "persistent"
-    assert status[0].retracted_frame == 8 + RETRACTED_AFTER_FRAMES and status[1].state == "final"
+    assert of_first == [("provisional", 1, None), ("final", 1, 1), ("retracted", 8 + TAKEN_BACK_AFTER_FRAMES, 0)]
+    assert status[0].state == "retracted" and status[0].decision == "transient"
+    assert status[0].taken_back_frame == 8 + TAKEN_BACK_AFTER_FRAMES and status[1].state == "final"
     assert [event.kind for event in heard if event.track_id == 2].count("retracted") == 0
+
+
+def test_what_was_called_transient_and_stays_is_restored_and_shown_from_then_on() -> None:
+    session = Session(model_of_rank())
+    heard = []
+    for index in range(12):
+        status = session.update(None, [[10.0, 10, 20, 20], [100.0, 10, 20, 20]], [0.1 if index < 6 else 0.9, 0.5])
+        heard += [event for event in session.events if event.track_id == 1]
+    assert [(event.kind, event.age, event.decision) for event in heard] == [
+        ("provisional", 1, None), ("final", 1, 0), ("restored", 6 + TAKEN_BACK_AFTER_FRAMES, 1),
+    ]  # fmt: skip
+    assert status[0].state == "restored" and status[0].decision == "persistent"
 
 
 def test_frames_without_a_look_retract_nothing() -> None:
@@ -115,7 +127,7 @@ def test_frames_without_a_look_retract_nothing() -> None:
     for _ in range(30):
         session.update(None, None)
         session.update(None, [])
-    assert session.records[1].retracted_frame is None
+    assert session.records[1].taken_back_frame is None
 
 
 def test_flags_of_evidence_are_refused_for_a_model_of_pixels(model) -> None:
@@ -156,12 +168,12 @@ def test_detect_needs_neither_a_model_nor_pictures(sequence: Path, tmp_path: Pat
         decisions = {int(row["id"]): row for row in csv.DictReader(file)}
     with (output / "events.csv").open() as file:
         events = list(csv.DictReader(file))
-    persistent = {number for number, row in decisions.items() if row["decision"] == "persistent"}
-    assert set(filled.track_id.tolist()) == set(shown.track_id.tolist()) | persistent & set(filled.track_id.tolist())
-    final = {int(row["id"]): int(row["frame"]) for row in events if row["event"] == "final"}
+    final = {int(row["id"]): int(row["frame"]) for row in events if row["decision"] == "persistent"}
+    assert {number for number, row in decisions.items() if row["decision"] == "persistent"} <= final.keys()
+    assert set(filled.track_id.tolist()) >= set(shown.track_id.tolist())
     for track_id in set(shown.track_id.tolist()):
         rows = shown.frame_index[shown.track_id == track_id]
-        assert rows.min() + 1 >= final[track_id] and track_id in persistent
+        assert rows.min() + 1 >= final[track_id]
     assert next(row["event"] for row in events if row["id"] == "1") == "provisional"
     told = json.loads((output / "camera_door.json").read_text())["num_lives"]
     run_detect(*arguments)

@@ -227,3 +227,24 @@ def test_a_score_reference_is_monotone_and_ranks_any_scale() -> None:
 )
 def test_pool_adjacent_violators(values: list[float], expected: list[float]) -> None:
     assert isotonic(np.array(values, float), np.ones(len(values))).tolist() == pytest.approx(expected)
+
+
+def test_beyond_its_clip_a_track_is_what_it_was_of_late() -> None:
+    evidence = TrackEvidence(None, REFERENCE)
+    for age in range(1, 120):
+        good = age <= 60
+        found = evidence.update(
+            [
+                *([seen(1, (10, 10, 10, 20), 4.0 if good else -4.0, age == 1)] if good or age % 2 else []),
+                seen(2, (90, 10, 10, 20), -5.0 if age == 1 else 1.0, age == 1),
+            ]
+        )
+        if age == 60:
+            before = found
+    assert value(before, "mean_score") != value(before, "mean_score")  # scores below 0 are no probabilities
+    assert value(before, "mean_reference_rank") == pytest.approx(0.9)
+    assert value(found, "mean_reference_rank") < 0.15 and value(found, "max_reference_rank") < 0.4
+    assert value(before, "hit_fraction") == pytest.approx(1.0) and value(found, "hit_fraction") == pytest.approx(
+        0.5, abs=0.1
+    )
+    assert value(found, "min_reference_rank", 1) > 0.5  # the bad start of the other is forgotten
