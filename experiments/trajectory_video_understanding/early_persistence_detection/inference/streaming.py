@@ -154,8 +154,8 @@ class Verdicts:
     def decisions(self, track_ids: Iterable[int], last_frame: int | None = None) -> Decisions:
         """What was decided of these tracks; with `last_frame`, of those undecided by that age, what was thought then.
 
-        That it was taken back changes nothing: this is the answer that was given when it was asked for. Raises ValueError where a
-        track is undecided.
+        That it was taken back changes nothing: this is the answer that was given when it was asked for. Raises
+        ValueError where a track is undecided.
         """
         records = [self.records[track_id] for track_id in track_ids]
         ages = [record.decision_frame for record in records if record.decision_frame is not None]
