@@ -122,6 +122,7 @@ from early_persistence_detection.models.evidence.evidence_model import (
     load_evidence_model,
 )
 from early_persistence_detection.models.stopping.rules import RULE_HELP, RULES, rule_in_words
+from early_persistence_detection.models.stream import MODALITIES
 from early_persistence_detection.training.finetune import Finetuned, finetune, make_splits
 from early_persistence_detection.training.stop_request import Stopped, StopRequest
 
@@ -174,6 +175,11 @@ def parse_args() -> argparse.Namespace:
         "--box_scale",
         type=positive_float,
         help="video width / width of the detections' picture (default: from seqinfo.ini)",
+    )
+    parser.add_argument(
+        "--watch_by",
+        choices=MODALITIES,
+        help="what a .pt model trained with --streams both is given of a track (default: pixels)",
     )
     parser.add_argument("--detector", help="whose scores the boxes have, if the evidence model knows it")
     parser.add_argument(
@@ -229,6 +235,10 @@ def check_model_flags(parser: argparse.ArgumentParser, args: argparse.Namespace)
         )
     if by_evidence and args.finetune:
         parser.error("--finetune teaches a model that looks at pixels; give it as --model, or take --adapt CAMERA")
+    if args.watch_by is not None and by_evidence:
+        parser.error("--watch_by is of a .pt model with several streams; give it as --model, or leave --watch_by out")
+    if args.watch_by not in (None, "pixels") and args.finetune:
+        parser.error("--finetune teaches a model to go by pixels; leave --watch_by out")
     if by_evidence and args.unseen is not None:
         parser.error("--unseen is of a model that looks at pixels; give it as --model, or leave --unseen out")
     if args.video is None and not args.synthetic_demo:
@@ -372,10 +382,18 @@ def decide(
 ) -> tuple[JudgedVideo, Finetuned | None, dict[str, Any] | None]:
     """Teach where --finetune asks for it, then decide; what was judged, the taught copy, the report on the teaching."""
     name_of_model = args.model or "the general model"
-    threshold = model.calibration.thresholds_of(args.rule, name_of_model, args.confidence_threshold)
+    watch_by = args.watch_by or "pixels"
+    calibration = model.calibration
+    if not isinstance(model, EvidenceModel):
+        if watch_by not in model.calibrations:
+            raise InputError(
+                f"{args.model} watches by {', '.join(model.calibrations)}; leave --watch_by {watch_by} out"
+            )
+        calibration = model.calibrations[watch_by]
+    threshold = calibration.thresholds_of(args.rule, name_of_model, args.confidence_threshold)
     rule: dict[str, Any] = {"rule": args.rule, "confidence_threshold": args.confidence_threshold}
     unseen = args.unseen or "blank"
-    rule |= {"associator": associator, "unseen": unseen}
+    rule |= {"associator": associator, "unseen": unseen, "watch_by": watch_by}
     if isinstance(model, EvidenceModel):
         rule |= {"detector": args.detector, "picture": source.picture, "adaptation": adaptation}
     half, expected = 0, source.expected_frames
@@ -441,6 +459,7 @@ def main() -> None:
         "target": model.target if isinstance(model, EvidenceModel) else None,
         "detector": args.detector,
         "adapted": None if adaptation is None else {"camera": args.adapt, "num_lives": adaptation.num_lives},
+        "watch_by": "evidence" if isinstance(model, EvidenceModel) else args.watch_by or "pixels",
         "unseen": None if isinstance(model, EvidenceModel) else args.unseen or "blank",
         "certificate_note": CERTIFICATE_NOTE if args.rule == "certified" and args.video else None,
         "notes": notes,

@@ -44,6 +44,10 @@ class CalibratedModel(StreamModel, Protocol):
     """A streaming model with the rules that stop on its p."""
 
     @property
+    def calibrations(self) -> Mapping[str, Calibration]:
+        """By what a track can be watched by, of MODALITIES."""
+
+    @property
     def calibration(self) -> Calibration:
         """That of tracks which are watched by their pixels."""
 
@@ -103,6 +107,9 @@ class Session:
     `unseen="blank"` the model is shown a blank frame where a track was not detected, as in its training. `beside` are
     streams of other models: they judge the same tracks for comparison and decide nothing.
 
+    `watch_by` is what a model with several streams is given of a track: "pixels", "evidence" (its hits and scores) or
+    "both"; ValueError where the model was not trained so.
+
     Without `model` it is the general evidence model. Of a model that goes by evidence, `detector` names whose scores
     the boxes have (one of `model.references`; default: a detector that nobody knows), `picture` is width and height in
     px (default: those of the first frame that is given), and `adaptation` learns this camera from its tracks' lives.
@@ -118,12 +125,14 @@ class Session:
         unseen: str = "blank",
         first_frame: int = 0,
         beside: Mapping[str, TrackStream] | None = None,
+        watch_by: str = "pixels",
         detector: str | None = None,
         picture: tuple[int, int] | None = None,
         adaptation: Adaptation | None = None,
     ):
         model = general_model() if model is None else model
-        threshold = model.calibration.thresholds_of(rule, "the model", confidence_threshold)
+        calibration = model.calibration if isinstance(model, EvidenceModel) else calibration_of(model, watch_by)
+        threshold = calibration.thresholds_of(rule, "the model", confidence_threshold)
         self.stream: TrackStream | EvidenceStream
         if isinstance(model, EvidenceModel):
             if adaptation is not None and model.target != "outlives_clip":
@@ -133,7 +142,7 @@ class Session:
         elif detector is not None or adaptation is not None:
             raise ValueError("detector and adaptation are for a model that goes by evidence; leave them out")
         else:
-            self.stream = TrackStream(model, threshold, unseen)
+            self.stream = TrackStream(model, threshold, unseen, watch_by)
         self.beside = dict(beside or {})
         self.associator = associator  # None until the first boxes tell whether they have ids
         self._chooses_associator = associator is None
@@ -271,6 +280,13 @@ class Session:
             record.class_id,
             record.taken_back_frame,
         )
+
+
+def calibration_of(model: CalibratedModel, watch_by: str) -> Calibration:
+    """That of tracks which are watched so. Raises ValueError where the model cannot."""
+    if watch_by not in model.calibrations:
+        raise ValueError(f"the model watches by {', '.join(model.calibrations)}, not by {watch_by}")
+    return model.calibrations[watch_by]
 
 
 def _as_tuple(box: np.ndarray) -> Box:

@@ -27,8 +27,9 @@ from early_persistence_detection.models.compute_gating import (
     names_persistent,
 )
 from early_persistence_detection.models.evidence.adaptation import Adaptation
+from early_persistence_detection.models.evidence.clip_evidence import ClipEvidenceState, clip_evidence_step
 from early_persistence_detection.models.evidence.evidence_model import EvidenceModel
-from early_persistence_detection.models.stream import StreamModel, StreamState, frames_to_input
+from early_persistence_detection.models.stream import MODALITIES, StreamModel, StreamState, frames_to_input
 
 # A verdict is taken back where p says the contrary this surely, in so many frames in a row in which the track is seen
 TAKEN_BACK_AT = 0.8
@@ -172,7 +173,8 @@ class TrackStream(Verdicts):
 
     A frame in which the detector was not run is passed with `stream.skip()`: ages count the others. Only tracks born in
     a frame that was given are judged; `threshold` as for `decide`. `records` maps every one of them to what became of
-    it.
+    it. `watch_by`, one of MODALITIES, says what the model is given of a track: its pixels, its hits and scores
+    (`clip_evidence`), or both.
     """
 
     def __init__(
@@ -180,11 +182,15 @@ class TrackStream(Verdicts):
         model: StreamModel,
         threshold: Threshold,
         unseen: str = "blank",
+        watch_by: str = "pixels",
     ):
         super().__init__(model, threshold)
-        self.model = model
+        if watch_by not in MODALITIES:
+            raise ValueError(f"tracks cannot be watched by {watch_by!r}; choose one of {', '.join(MODALITIES)}")
+        self.model, self.watch_by = model, watch_by
         self._live = LiveCrops(model.num_frames, unseen)
         self._state: StreamState | None = None  # of the live tracks, in the order of their crops
+        self._told = ClipEvidenceState.unseen(0)  # of the same
 
     @torch.inference_mode()
     def update(
@@ -221,9 +227,9 @@ class TrackStream(Verdicts):
                 self._begin(crop.track_id, crop.observation.class_id, frame_index, seconds)
             fresh = self.model.initial_state(len(newborns))
             self._state = fresh if self._state is None else self._state.append(fresh)
-        pixels = frames_to_input(np.stack([crop.pixels for crop in crops]), self.model.device)
+            self._told = self._told.append(ClipEvidenceState.unseen(len(newborns)))
         assert self._state is not None  # every live track was a newborn once
-        p, self._state = self.model.step(pixels, None, self._state)
+        p, self._state = self.model.step(*self._given(crops), self._state)
         self.frames_stepped += len(crops)
         live = []
         for row, (crop, probability) in enumerate(zip(crops, p.double().cpu().tolist(), strict=True)):
@@ -233,6 +239,19 @@ class TrackStream(Verdicts):
             self._live.drop([crop.track_id for crop in crops if self.records[crop.track_id].decision is not None])
             rows = torch.tensor(live, dtype=torch.long, device=self.model.device)
             self._state = self._state.select(rows) if live else None
+            self._told = self._told.select(live)
+
+    def _given(self, crops: list[LiveCrop]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Frames and evidence of the tracks, as the model is to watch them."""
+        frames = evidence = None
+        if self.watch_by != "evidence":
+            frames = frames_to_input(np.stack([crop.pixels for crop in crops]), self.model.device)
+        if self.watch_by != "pixels":
+            hit = np.array([crop.observation is not None for crop in crops])
+            score = np.array([np.nan if crop.observation is None else crop.observation.score for crop in crops])
+            values, self._told = clip_evidence_step(hit, score, self._told)
+            evidence = torch.from_numpy(values).to(self.model.device)
+        return frames, evidence
 
 
 @dataclasses.dataclass(frozen=True)

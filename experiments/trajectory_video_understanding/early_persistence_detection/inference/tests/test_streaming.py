@@ -3,13 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.streaming import TrackStream
 from early_persistence_detection.models.compute_gating import decide
+from early_persistence_detection.models.early_persistence_classifier import (
+    ClassifierConfig,
+    EarlyPersistenceClassifier,
+)
+from early_persistence_detection.models.evidence.clip_evidence import CLIP_EVIDENCE, clip_evidence
+from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.stream import frames_to_input
+from persistence_augmented_dataset.real.track_evidence import scores_by_age
 from video_tracks.association import Associator
 from video_tracks.boxes import make_boxes
 from video_tracks.crops import cut_clips
-from video_tracks.live_crops import UNSEEN, blanked
+from video_tracks.live_crops import UNSEEN, LiveCrops, blanked
 from video_tracks.track import TrackHistory, detected_frames
 
 
@@ -96,3 +104,39 @@ def test_only_tracks_born_in_frames_that_were_given_are_judged(model, scene):
     whole, _ = run_stream(model, frames, rows, 0.8)
     for track_id, record in stream.records.items():
         np.testing.assert_allclose(record.probabilities, whole.records[track_id].probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize("watch_by", ["pixels", "evidence", "both"])
+def test_a_model_with_two_streams_is_given_what_it_is_to_watch_by(scene, watch_by):
+    """Live, track by track, it says what it says of whole clips and their evidence."""
+    frames, rows = scene
+    model = EarlyPersistenceClassifier(TokenizerConfig(), ClassifierConfig(num_evidence=len(CLIP_EVIDENCE))).eval()
+    stream, associator, history = TrackStream(model, 1.0, watch_by=watch_by), Associator(), TrackHistory()
+    score = np.random.default_rng(0).normal(0, 1, len(rows))
+    live = LiveCrops(16, "blank")
+    pixels: dict[int, list[np.ndarray]] = {}
+    for index in range(60):
+        here = rows[:, 0] == index
+        found = associator.update(rows[here, 1:], score[here])
+        stream.update(index, frames[index], found)
+        history.add(index, found)
+        for crop in live.update(frames[index], found):
+            pixels.setdefault(crop.track_id, []).append(crop.pixels)
+    whole = [track for track in history.tracks() if len(pixels[track.track_id]) == 16]
+    assert len(whole) >= 5
+    evidence = clip_evidence(detected_frames(whole), scores_by_age(whole))
+    clips = frames_to_input(np.stack([pixels[track.track_id] for track in whole]))
+    with torch.inference_mode():
+        expected = model(
+            None if watch_by == "evidence" else clips,
+            evidence=None if watch_by == "pixels" else torch.from_numpy(evidence),
+        )
+    for track, p in zip(whole, expected.tolist(), strict=True):
+        np.testing.assert_allclose(stream.records[track.track_id].probabilities, p, atol=1e-4)
+
+
+def test_what_a_model_cannot_watch_by_is_refused(model):
+    with pytest.raises(ValueError, match="watches by pixels, not by both"):
+        Session(model, watch_by="both")
+    with pytest.raises(ValueError, match="cannot be watched by 'ear'"):
+        TrackStream(model, 0.9, watch_by="ear")

@@ -37,6 +37,20 @@ class ClipEvidenceState:
         """That of `count` tracks of which nothing was seen yet."""
         return cls(np.zeros(count, int), np.zeros(count, int), np.zeros(count), np.zeros(count, int))
 
+    def append(self, other: ClipEvidenceState) -> ClipEvidenceState:
+        """Let the tracks of `other` join, behind the present ones."""
+        return ClipEvidenceState(
+            *(np.concatenate([getattr(self, name), getattr(other, name)]) for name in _fields_of(self))
+        )
+
+    def select(self, rows: list[int]) -> ClipEvidenceState:
+        """Keep the tracks at `rows`."""
+        return ClipEvidenceState(*(getattr(self, name)[rows] for name in _fields_of(self)))
+
+
+def _fields_of(state: ClipEvidenceState) -> list[str]:
+    return [field.name for field in dataclasses.fields(state)]
+
 
 def clip_evidence_step(
     hit: np.ndarray, score: np.ndarray, state: ClipEvidenceState
