@@ -20,11 +20,15 @@ Answers  hits                 number of detections so far
          general, fill        the general model as detect.py asks it: the moving share of a box stands for its score
          general              the same, scores withheld
          evidence             trees on the evidence of the other scenes, scores withheld
-         probe, head          pixels alone: a linear probe of the tokens so far; the model's head, taught on
+         probe, head          pixels alone: a linear probe of the tokens so far; the model's head, taught further
          evidence stack       logistic regression on general and evidence
          + probe, + head      the same with the answer of either; the difference is what pixels add
          general + probe, …   the sum of two, each in its standard deviations on the other scenes: a combination that
                               learns nothing, for few scenes are little to learn a stack from
+
+A scene whose halves both hold 100 tracks of each kind is also taught in place: the tracks born in its first half teach,
+those of the second are judged. Nobody has such labels of a camera; it tells whether pixels know what they could not
+learn elsewhere.
 
 AUC is that within a scene, in the mean over the scenes with at least 5 tracks of each kind: how the two mix is for
 the camera to tell. The first interval is a bootstrap over the tracks of these scenes, the second of a mean over
@@ -35,6 +39,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,6 +64,7 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from video_tracks.clip import NUM_FRAMES
 from video_tracks.detections import MovingCamera
 from weak_detector_tracks import CLUTTER_SHARE, REAL_SHARE, SceneTracks, collect_scene
 
@@ -66,8 +72,9 @@ AGES = (1, 2, 3, 4)
 FOOTAGE = {"scenes": ("CDnet-*", "SBI2015-*"), "drone": ("drone/*",)}
 TARGET = "real_or_clutter"
 MIN_OF_EACH = 5  # tracks of either kind, for a scene to have an AUC
+MIN_IN_PLACE = 100  # of either kind in either half, for a scene to teach itself
 WATCHED = 4  # frames that a head is taught on: its answers up to AGES[-1] follow from no later ones
-TAUGHT_CLIPS = 800
+TAUGHT_CLIPS = 600
 SETTINGS = ClassifierTraining(epochs=5, batch_size=16, learning_rate=1e-3, attention_weight=0.0)
 PROBE_STRENGTH, STACK_STRENGTH = 0.01, 1.0  # inverse regularisation of standardised inputs
 EVIDENCE_STACK = ("general", "evidence")
@@ -78,11 +85,13 @@ STACKS = {
     "+ both": (*EVIDENCE_STACK, "probe", "head"),
 }
 SUMS = {"general + probe": ("general", "probe"), "general + head": ("general", "head")}
+IN_PLACE = {f"evidence + {name}": (f"evidence + {name}", "evidence") for name in ("probe", "head")}
 ADDED = {name: (name, "evidence stack") for name in STACKS if name.startswith("+")} | {
     name: (name, "general") for name in SUMS
 }
 
 Answers = dict[str, np.ndarray]  # by name, float64 (n, A), higher: rather real
+Encoder = Callable[[SceneTracks], None]  # keeps the tokens of a scene, for learners
 Learner = Callable[[Sequence[SceneTracks]], Callable[[SceneTracks], np.ndarray]]
 
 
@@ -242,6 +251,33 @@ def _columns(answers: Answers, names: Sequence[str], column: int) -> np.ndarray:
     return np.stack([answers[name][:, column] for name in names], axis=1)
 
 
+def halves(scene: SceneTracks) -> tuple[SceneTracks, SceneTracks]:
+    """The tracks of a scene by birth; of the first half those whose clips end before the second begins."""
+    border = int(np.median(scene.birth_frames))
+    parts = []
+    for name, rows in (("first", scene.birth_frames + NUM_FRAMES <= border), ("second", scene.birth_frames >= border)):
+        part = scene.subset(np.flatnonzero(rows))
+        parts.append(dataclasses.replace(part, scene=f"{scene.scene}, {name} half"))
+    return parts[0], parts[1]
+
+
+def in_place(scene: SceneTracks, encode: Encoder, learners: dict[str, Learner]) -> tuple[SceneTracks, Answers] | None:
+    """The second half of a scene and the answers on it, learnt on the first; None where either has too few tracks."""
+    first, second = halves(scene)
+    if min(np.bincount(half.labels, minlength=2).min() for half in (first, second)) < MIN_IN_PLACE:
+        return None
+    for half in (first, second):
+        encode(half)
+    answers = untaught(second)
+    for name, learn in learners.items():
+        ask = learn([first])
+        answers[name] = ask(second)
+        if name != "evidence":
+            inputs = ("evidence", name)
+            answers[f"evidence + {name}"] = sum(answers[part] / answers[part].std(0) for part in inputs)
+    return second, answers
+
+
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
@@ -251,8 +287,10 @@ def auc(answer: np.ndarray, labels: np.ndarray) -> float:
     return float((ranks[labels == 1].sum() - num_real * (num_real + 1) / 2) / (num_real * (len(labels) - num_real)))
 
 
-def figures(scenes: Sequence[SceneTracks], answers: Sequence[Answers], seed: int) -> dict[str, Any]:
-    """For JSON: AUC within scenes by answer and age, and what pixels add."""
+def figures(
+    scenes: Sequence[SceneTracks], answers: Sequence[Answers], added: dict[str, tuple[str, str]], seed: int
+) -> dict[str, Any]:
+    """For JSON: AUC within scenes by answer and age, and how much more the first of each pair has than the second."""
     judged = [row for row, scene in enumerate(scenes) if np.bincount(scene.labels, minlength=2).min() >= MIN_OF_EACH]
     if not judged:
         raise InputError(f"no scene has {MIN_OF_EACH} real tracks and {MIN_OF_EACH} of clutter; give longer videos")
@@ -273,7 +311,7 @@ def figures(scenes: Sequence[SceneTracks], answers: Sequence[Answers], seed: int
     for name in names:
         which = names.index(name)
         result["auc"][name] = _by_age(value[:, which], resampled[:, :, which], result["judged_scenes"])
-    for name, (with_pixels, without) in ADDED.items():
+    for name, (with_pixels, without) in added.items():
         plus, minus = names.index(with_pixels), names.index(without)
         result["added"][name] = _by_age(
             value[:, plus] - value[:, minus], resampled[:, :, plus] - resampled[:, :, minus], result["judged_scenes"]
@@ -308,13 +346,19 @@ def print_tables(found: dict[str, Any]) -> None:
         print(f"  {name:<25} {counts['real']:>5}  {counts['clutter']:>5}")
     for name, reason in found["left_out"].items():
         print(f"  {name:<25} left out: {reason}")
-    print(f"\nAUC within {', '.join(found['judged_scenes'])} at ages {', '.join(map(str, AGES))}")
+    for taught in ("elsewhere", "in_place"):
+        if found[taught] is not None:
+            _print_figures(found[taught], taught.replace("_", " "))
+
+
+def _print_figures(figures: dict[str, Any], taught: str) -> None:
+    print(f"\ntaught {taught}: AUC within {', '.join(figures['judged_scenes'])} at ages {', '.join(map(str, AGES))}")
     for part in ("auc", "added"):
-        for name, by_age in found[part].items():
+        for name, by_age in figures[part].items():
             cells = ("{value:6.3f} [{low:6.3f}, {high:6.3f}]".format(**row) for row in by_age.values())
-            print(f"  {name if part == 'auc' else f'{name}, added':<16}", "  ".join(cells))
+            print(f"  {name + ', added' * (part == 'added'):<23}", "  ".join(cells))
         print()
-    for name, by_age in found["added"].items():
+    for name, by_age in figures["added"].items():
         row = by_age["2"]
         between = row["over_scenes"] and "over scenes {low:.3f} to {high:.3f}; ".format(**row["over_scenes"])
         own = ", ".join(f"{scene} {value:+.3f}" for scene, value in row["scenes"].items())
@@ -374,19 +418,28 @@ def main() -> None:
     tokenizer = model.extractor
     assert isinstance(tokenizer, MagvitTokenizer)  # load_model refuses any other
     scenes, counts, left_out = collect(args.data, args.footage)
+    tokens: dict[str, torch.Tensor] = {}
+
+    def encode(scene: SceneTracks) -> None:
+        tokens[scene.scene] = tokens_of(scene, tokenizer)
+
     with progress(scenes, len(scenes), "encode", "scenes") as bar:
-        tokens = {scene.scene: tokens_of(scene, tokenizer) for scene in bar}
+        for scene in bar:
+            encode(scene)
     learners = {
         "evidence": learn_evidence(args.seed),
         "probe": learn_probe(tokens, tokenizer),
         "head": learn_head(tokens, model, args.seed),
     }
+    in_halves = [pair for scene in scenes if (pair := in_place(scene, encode, learners)) is not None]
+    judged_halves, their_answers = [half for half, _ in in_halves], [answers for _, answers in in_halves]
     answers = leave_out(scenes, [group_of(scene.scene, args.footage) for scene in scenes], learners)
     found = {
         "scenes": counts,
         "left_out": left_out,
         "thresholds": {"real_share": REAL_SHARE, "clutter_share": CLUTTER_SHARE, "min_of_each": MIN_OF_EACH},
-        **figures(scenes, answers, args.seed),
+        "elsewhere": figures(scenes, answers, ADDED, args.seed),
+        "in_place": figures(judged_halves, their_answers, IN_PLACE, args.seed) if in_halves else None,
     }
     print_tables(found)
     if args.output is not None:

@@ -34,6 +34,7 @@ class SceneTracks:
 
     scene: str
     labels: np.ndarray  # int8 (n,): 1 real, 0 clutter, -1 not to be judged
+    birth_frames: np.ndarray  # int64 (n,), from 0
     num_known_ages: np.ndarray  # int64 (n,): ages, of T, before the scene ends
     evidence: np.ndarray  # float32 (n, T, F), scores withheld
     evidence_with_fill: np.ndarray  # float32 (n, T, F), the moving share of a box taken for its score
@@ -174,6 +175,7 @@ def collect_scene(folder: Path) -> SceneTracks:
     return SceneTracks(
         folder.name,
         label_tracks(tracks, masks),
+        births,
         np.minimum(num_frames - births, NUM_FRAMES),
         kept["evidence"].of(tracks),
         kept["evidence_with_fill"].of(tracks),

@@ -161,6 +161,7 @@ def some_scene(benchmark: ModuleType, name: str, seed: int) -> object:
     return benchmark.SceneTracks(
         name,
         rng.permutation([0, 1] * 10).astype(np.int8),
+        4 * np.arange(20),
         np.full(20, 16),
         evidence,
         evidence,
@@ -193,3 +194,9 @@ def test_no_answer_on_a_scene_comes_from_its_own_group(benchmark: ModuleType) ->
     for scene, answers in zip(scenes, found, strict=True):
         assert benchmark.auc(answers["evidence"][:, 0], scene.labels) == 1.0
         assert benchmark.auc(answers["+ both"][:, 0], scene.labels) < 0.5
+
+
+def test_what_is_taught_in_place_shares_no_frame_with_what_is_judged(benchmark: ModuleType) -> None:
+    first, second = benchmark.halves(some_scene(benchmark, "a", 0))  # born in frames 0, 4, .. 76
+    assert second.birth_frames.tolist() == list(range(40, 80, 4))
+    assert first.birth_frames.tolist() == list(range(0, 21, 4))  # whose clips end before frame 38
