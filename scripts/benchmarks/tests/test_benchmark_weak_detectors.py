@@ -93,8 +93,7 @@ def test_the_label_of_a_track_is_that_of_the_middle_one_of_its_judged_boxes(
 
 def test_detections_after_the_clip_or_the_masks_do_not_count(tracks: ModuleType) -> None:
     moving, still, unknown = mask_of((255, 10)), mask_of(), mask_of((85, 10))
-    seen = np.ones(20, bool)
-    track = Track(1, 2, np.tile(AREA, (20, 1)), seen)
+    track = Track(1, 2, np.tile(AREA, (40, 1)), np.ones(40, bool))
     masks = np.stack([unknown] * 2 + [still] * 16 + [moving] * 30)
     assert tracks.label_tracks([track], masks).tolist() == [0]
     assert tracks.label_tracks([dataclasses.replace(track, birth_frame=18)], masks).tolist() == [1]
