@@ -70,6 +70,19 @@ def test_the_plain_trees_answer_as_the_library_does(fitted: dict[str, HistGradie
         assert plain[labels == 1].mean() > plain[labels == 0].mean() + 0.5
 
 
+def test_what_no_track_of_the_footage_knows_is_not_asked_for() -> None:
+    """A detector without scores leaves whole columns empty."""
+    values, labels, detectors = made_up_tracks()
+    of_scores = [index for index, name in enumerate(FEATURES) if "rank" in name or "score" in name]
+    values[:, :, FEATURES.index("innovation")] += 1.5 * labels[:, None]
+    values[:, :, of_scores] = np.nan
+    trees = as_plain_trees(fit_trees(values, labels, detectors, TARGETS[0], iterations=20), TARGETS[0], FEATURES)
+    answer = trees.log_odds(values[:, 2].astype(np.float64))
+    assert answer[labels == 1].mean() > answer[labels == 0].mean() + 0.5
+    values[:, :, of_scores] = 0.7
+    np.testing.assert_array_equal(trees.log_odds(values[:, 2].astype(np.float64)), answer)
+
+
 def test_evidence_that_is_left_out_is_not_looked_at(small_model: EvidenceModel) -> None:
     values = made_up_tracks(50)[0][:, 2]
     changed = values.copy()
