@@ -107,6 +107,7 @@ from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.sources import (
     Source,
     count_frames,
+    goes_by_evidence,
     names_live_source,
     open_source,
 )
@@ -246,11 +247,6 @@ def check_model_flags(parser: argparse.ArgumentParser, args: argparse.Namespace)
             parser.error("give --video, or --detections without their pictures, or --synthetic_demo")
         if not by_evidence:
             parser.error(f"{args.model} looks at pixels; give --video, too")
-
-
-def goes_by_evidence(path: Path | None) -> bool:
-    """Whether a model never looks at pixels: the general one, and what train_evidence.py makes."""
-    return path is None or path.suffix == ".npz"
 
 
 def camera_name(text: str) -> str:

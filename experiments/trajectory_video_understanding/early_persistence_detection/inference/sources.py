@@ -29,6 +29,10 @@ from video_tracks.video import UNKNOWN_FPS, Frame, Video, open_video, read_frame
 
 DEMO_SCENE = (987_654_321, 2, 0)  # a seed that no data set is made with
 DEMO_FPS = 7.0
+WEAK_NOTE = (
+    "moving objects are found by background subtraction, of which evidence tells little: near chance in most scenes "
+    "that it was tried on; boxes of a detector (--detections) are decided better"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +108,11 @@ def _boxes_source(args: argparse.Namespace) -> Source:
     )
 
 
+def goes_by_evidence(path: Path | None) -> bool:
+    """Whether a model never looks at pixels: the general one, and what train_evidence.py makes."""
+    return path is None or path.suffix == ".npz"
+
+
 def names_live_source(name: str) -> bool:
     """Whether this is an address, the number of a camera or standard input; a file called by a number is a file."""
     return is_live(name) and not (name.isdecimal() and Path(name).exists())
@@ -146,6 +155,7 @@ def _open_boxes(
         notes += [f"{args.ground_truth.name}: {note}" for note in told]
     if args.detections is None:
         about = {"detections": "background subtraction", "detections_sha256": None, "box_scale": 1.0}
+        notes += [WEAK_NOTE] if goes_by_evidence(args.model) else []
         return BackgroundDetections(name), truth, about, tuple(notes)
     file = load_detections(args.detections, video, detection_options(args))
     notes = [f"{args.detections.name}: {note}" for note in file.notes] + notes

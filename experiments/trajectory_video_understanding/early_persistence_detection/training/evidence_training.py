@@ -68,8 +68,6 @@ def fit_trees(
         copy[:, :, [is_of(name, withheld) for name in columns]] = np.nan
         copies.append(copy.reshape(-1, len(columns)))
         copy_weights.append(np.repeat(weight * weights, len(AGES)))
-    inputs = np.concatenate(copies)
-    inputs[:, np.isnan(inputs).all(0)] = 0.0  # what nobody knows, as scores here: the library bins no empty column
     trees = HistGradientBoostingClassifier(
         learning_rate=0.08,
         max_iter=iterations,
@@ -81,7 +79,9 @@ def fit_trees(
         monotonic_cst=[_direction(name) for name in columns],
         random_state=seed,
     )
-    return trees.fit(inputs, np.tile(np.repeat(labels, len(AGES)), len(COPIES)), np.concatenate(copy_weights))
+    return trees.fit(
+        np.concatenate(copies), np.tile(np.repeat(labels, len(AGES)), len(COPIES)), np.concatenate(copy_weights)
+    )
 
 
 def draw_tracks(labels: np.ndarray, detectors: np.ndarray, seed: int) -> np.ndarray:
