@@ -23,27 +23,27 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 def write_camera(folder: Path, num_blocks: int) -> Path:
-    """One walker that stays and one glimpse in every 4 seconds of 10 frames each."""
+    """One walker that stays and one glimpse in every 2 seconds of 10 frames each."""
     folder.mkdir(parents=True)
     rows = []
     for block in range(num_blocks):
-        first = 40 * block
-        rows += [f"{first + age + 1},-1,{20 + 2 * age},50,20,50,0.9\n" for age in range(25)]
+        first = 20 * block
+        rows += [f"{first + age + 1},-1,{20 + 2 * age},50,20,50,0.9\n" for age in range(17)]
         rows += [f"{first + 6},-1,300,{100 + block % 50},15,20,0.2\n"]
     (folder / "det.txt").write_text("".join(rows))
     (folder / "seqinfo.ini").write_text(
-        f"[Sequence]\nname=yard\nframeRate=10\nseqLength={40 * num_blocks}\nimWidth=400\nimHeight=400\n"
+        f"[Sequence]\nname=yard\nframeRate=10\nseqLength={20 * num_blocks}\nimWidth=400\nimHeight=400\n"
     )
     return folder / "det.txt"
 
 
 def test_a_promise_is_made_and_kept_with_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    detections = write_camera(tmp_path / "yard", 120)
+    detections = write_camera(tmp_path / "yard", 60)
     out = tmp_path / "model"
-    flags = ("--target", "outlives_clip", "--block_seconds", 4, "--promise", "marginal")
+    flags = ("--target", "outlives_clip", "--block_seconds", 2, "--promise", "marginal")
     assert run(monkeypatch, "--detections", detections, *flags, "--eps", 0.3, "--output", out) == 0
     report = json.loads((out / "camera_certificate.json").read_text())
-    assert report["num_scenes"] == 120 and "with confidence 0.9" in report["in_words"]
+    assert report["num_scenes"] == 60 and "with confidence 0.9" in report["in_words"]
     model = load_evidence_model(out / "evidence_model.npz").asking("outlives_clip")
     assert model.calibration.certificate is not None and model.calibration.certificate.is_certified
     done = run_detect(
@@ -57,7 +57,7 @@ def test_the_usual_answer_is_how_much_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     detections = write_camera(tmp_path / "yard", 6)
-    flags = ("--target", "outlives_clip", "--block_seconds", 4)
+    flags = ("--target", "outlives_clip", "--block_seconds", 2)
     assert run(monkeypatch, "--detections", detections, *flags, "--eps", 0.1, "--output", tmp_path / "out") == 0
     assert "no promise yet: about" in capsys.readouterr().out
     done = run_detect(
