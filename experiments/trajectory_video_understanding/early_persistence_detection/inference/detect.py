@@ -140,8 +140,8 @@ DECISION_COLUMNS = (
 )
 EVENT_COLUMNS = ("frame", "id", "event", "age", "probability", "decision")
 CERTIFICATE_NOTE = (
-    "the certificate is for clips like those of its calibration (synthetic scenes, unless it was made on clips of "
-    "yours); on this video it promises nothing"
+    "the certificate is for clips like those of its calibration (synthetic scenes, unless it was made on clips or a "
+    "camera of yours); on any other video it promises nothing"
 )
 
 
@@ -204,6 +204,8 @@ def parse_args() -> argparse.Namespace:
     check_detection_flags(parser, args)
     if args.rule != "threshold" and args.confidence_threshold is not None:
         parser.error(f"--rule {args.rule} has its own thresholds; leave --confidence_threshold out")
+    if args.rule == "certified" and args.adapt is not None:
+        parser.error("--rule certified holds for the model as it was certified; leave --adapt out")
     if args.rule == "certified" and args.finetune:
         parser.error("--rule certified holds for the model as it was calibrated; leave --finetune out")
     if args.synthetic_demo and (args.detections or args.ground_truth or args.finetune):
@@ -457,7 +459,7 @@ def main() -> None:
         "adapted": None if adaptation is None else {"camera": args.adapt, "num_lives": adaptation.num_lives},
         "watch_by": "evidence" if isinstance(model, EvidenceModel) else args.watch_by or "pixels",
         "unseen": None if isinstance(model, EvidenceModel) else args.unseen or "blank",
-        "certificate_note": CERTIFICATE_NOTE if args.rule == "certified" and args.video else None,
+        "certificate_note": CERTIFICATE_NOTE if args.rule == "certified" and not args.synthetic_demo else None,
         "notes": notes,
         "ended_early": None
         if judged.ended_by is None

@@ -26,7 +26,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 from video_tracks.association import Association, Associator, FollowedIds, checked_detections
-from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
+from video_tracks.clip import KIND_NAME, NUM_FRAMES, UNDECIDED, verdict_name
 from video_tracks.crops import MAX_SPEED, SteadyMotion, box_centre
 from video_tracks.evidence import TrackEvidence
 from video_tracks.track import Observation
@@ -137,6 +137,8 @@ class Session:
         if isinstance(model, EvidenceModel):
             if adaptation is not None and model.target != "outlives_clip":
                 raise ValueError("adaptation learns whether tracks outlive; give model.asking('outlives_clip')")
+            if adaptation is not None and rule == "certified":
+                raise ValueError("a certificate holds for the model as it was certified; leave adaptation out")
             evidence = TrackEvidence(picture, model.reference(detector))
             self.stream = EvidenceStream(model, threshold, evidence, adaptation)
         elif detector is not None or adaptation is not None:
@@ -205,6 +207,8 @@ class Session:
     ) -> list[TrackStatus]:
         began = time.perf_counter()
         self.observations = self._associate(boxes, scores, track_ids, class_ids)
+        if isinstance(self.associator, FollowedIds) and isinstance(self.stream, EvidenceStream):
+            self.stream.evidence.dead_after = NUM_FRAMES  # who tracks elsewhere may take up a track much later
         self.association_seconds += time.perf_counter() - began
         frame_index, self.next_frame = self.next_frame, self.next_frame + 1
         crops = self.stream.update(frame_index, frame, self.observations, seconds)

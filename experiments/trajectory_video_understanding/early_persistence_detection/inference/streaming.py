@@ -51,6 +51,7 @@ class TrackRecord:
     last_probability: float | None = None  # p now, of a track that is still read after its decision
     taken_back_frame: int | None = None  # age at which it turned out to be the contrary of `decision`
     doubtful_frames: int = 0  # in a row, since its decision
+    is_life_told: bool = False  # whether an adaptation has learnt from it
 
     @property
     def probability(self) -> float:
@@ -305,8 +306,8 @@ class EvidenceStream(Verdicts):
             found_evidence.track_ids.tolist(), found_evidence.ages.tolist(), probability.tolist(), strict=True
         ):
             record = self.records.get(track_id)
-            if record is None:
-                continue  # born before the first frame that was given
+            if record is None or age != self.num_detector_frames - record.first_step:
+                continue  # born before the first frame that was given, or back after it was forgotten: read no more
             if record.decision is None:
                 followed.append(FollowedEvidence(track_id, seen.get(track_id)))
                 self._judge(track_id, p, age, frame_index, seconds)
@@ -328,11 +329,13 @@ class EvidenceStream(Verdicts):
             return log_odds
         adapted = self.adaptation.adapted(log_odds, found.values, found.ages)
         for row, (track_id, age) in enumerate(zip(found.track_ids.tolist(), found.ages.tolist(), strict=True)):
-            if age <= self.num_frames:
-                self._past.setdefault(track_id, []).append((float(log_odds[row]), found.values[row]))
+            record = self.records.get(track_id)
+            if age <= self.num_frames and record is not None and not record.is_life_told:
+                self._past.setdefault(track_id, []).append((float(log_odds[row]), found.values[row].copy()))
         for track_id, lived in found.fates:
             past = self._past.pop(track_id, None)
             if past:
+                self.records[track_id].is_life_told = True
                 self.adaptation.tell(np.array([odds for odds, _ in past]), np.stack([row for _, row in past]), lived)
         return adapted
 

@@ -5,7 +5,8 @@
         --output yard/model
     python training/certify_camera.py --detections yard/det/det.txt --ground_truth yard/gt/gt.txt --eps 0.05 \
         --output yard/model
-    python inference/detect.py --model yard/model/evidence_model.npz --rule certified --detections ...
+    python inference/detect.py --model yard/model/evidence_model.npz --rule certified --target outlives_clip \
+        --detections ...    # with the same --target and --detector
 
 Reads   DETECTIONS, with a seqinfo.ini beside or above them; GROUND_TRUTH for --target real_or_clutter
 Writes  OUTPUT/evidence_model.npz   the model with the certificate, for detect.py --rule certified
@@ -97,6 +98,12 @@ def read_camera(args: argparse.Namespace) -> Footage:
     sequence = find_sequence_info(args.detections)
     if sequence is None:
         raise InputError(f"{args.detections} has no seqinfo.ini beside or above it; add one (frame rate, size, length)")
+    boxes = read_boxes(args.detections)
+    if boxes.has_track_ids or boxes.frames_run.stride > 1:
+        what = "track ids, which detect.py follows" if boxes.has_track_ids else "boxes in every n-th frame only"
+        raise InputError(
+            f"{args.detections} holds {what}; a promise is of tracks that SORT makes of every frame's boxes"
+        )
     truth = make_boxes(np.zeros(0), np.zeros((0, 4)))
     if args.ground_truth is not None:
         require_readable(args.ground_truth)
@@ -105,7 +112,7 @@ def read_camera(args: argparse.Namespace) -> Footage:
         args.detector or "unknown",
         sequence.name,
         sequence.name,
-        read_boxes(args.detections).table,
+        boxes.table,
         truth,
         sequence.num_frames,
         (sequence.width, sequence.height),

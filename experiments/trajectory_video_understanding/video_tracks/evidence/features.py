@@ -58,7 +58,19 @@ COUNT_MEMORY = 50.0  # frames, of the mean number of detections
 
 # what is kept of a track: columns of one array, so that rows come and go at once
 _STATE = (
-    *("age", "frames", "unseen", "hits", "streak", "birth_seconds", "hit_seconds", "birth_frame", "told"),
+    *(
+        "age",
+        "frames",
+        "unseen",
+        "elapsed",
+        "life",
+        "hits",
+        "streak",
+        "birth_seconds",
+        "hit_seconds",
+        "birth_frame",
+        "told",
+    ),
     *("x", "y", "vx", "vy", "log_w", "log_h", "birth_x", "birth_y", "birth_w", "birth_h"),
     *("box_x", "box_y", "box_w", "box_h", "path"),
     *("score", "sum_score", "max_score"),
@@ -91,10 +103,12 @@ class TrackEvidence:
     """The evidence of one camera: `evidence.update(observations, seconds)` once per detector frame, in order.
 
     `picture` is its width and height in px, `reference` the score distribution of its detector; None where unknown.
+    `dead_after` says after how many frames unseen a track's life is told to be over.
     """
 
     def __init__(self, picture: tuple[int, int] | None = None, reference: ScoreReference | None = None):
         self.picture, self.reference = picture, reference
+        self.dead_after = DEAD_AFTER
         self._scores, self._sizes, self._memory = ScoreHistory(), SceneSizes(), SceneMemory()
         self._ids = np.zeros(0, np.int64)
         self._rows: dict[int, int] = {}
@@ -161,6 +175,7 @@ class TrackEvidence:
         state[:, _C["x"]] += self._gap * state[:, _C["vx"]]
         state[:, _C["y"]] += self._gap * state[:, _C["vy"]]
         state[:, [_C["age"], _C["frames"], _C["unseen"]]] += 1
+        state[:, [_C["elapsed"], _C["life"]]] += self._gap  # video frames since the last hit and since birth
 
     def _rows_of(self, observations: Sequence[Observation], boxes: np.ndarray, now: float) -> np.ndarray:
         """The row of each detection's track, (m,); newborns get rows behind the others."""
@@ -212,7 +227,7 @@ class TrackEvidence:
 
         centre = boxes[:, :2] + boxes[:, 2:] / 2
         log_h = np.log(boxes[:, 3])
-        moved, elapsed = column("hits") > 0, np.maximum(column("unseen") + self._gap - 1, 1)
+        moved, elapsed = column("hits") > 0, np.maximum(column("elapsed"), 1)
         miss = centre - part[:, [_C["x"], _C["y"]]]
         distance = np.hypot(miss[:, 0], miss[:, 1]) / boxes[:, 3] / elapsed
         change = np.abs(log_h - column("log_h")) / elapsed
@@ -237,6 +252,7 @@ class TrackEvidence:
         enter("streak", np.where(column("unseen") <= 1, column("streak") + 1, 1))
         enter("hits", column("hits") + 1)
         enter("unseen", 0)
+        enter("elapsed", 0)
         enter("hit_seconds", now)
 
         sized = self._sizes.residuals(boxes)
@@ -336,7 +352,7 @@ class TrackEvidence:
             box[:, 1] + box[:, 3] / 2 - column("birth_y") - column("birth_h") / 2,
         )
         moved = column("moves") > 0
-        put("speed", np.where(moved, travel / box[:, 3] / np.maximum(age - column("unseen") - 1, 1), np.nan))
+        put("speed", np.where(moved, travel / box[:, 3] / np.maximum(column("life") - column("elapsed"), 1), np.nan))
         put("straightness", np.where(moved, travel / (column("path") + 0.01 * box[:, 3]), np.nan))
         values[:, INDEX["memory_odds"] : INDEX["video_odds"] + 1] = self._memory.ask(box)
         put("log_video_frames", np.log(self._num_frames))
@@ -350,7 +366,7 @@ class TrackEvidence:
             self._sizes.add(boxes, weights)
         unseen, age = self._column("unseen"), self._column("age")
         lived = (age >= NUM_FRAMES) & (unseen == 0)
-        died = unseen >= DEAD_AFTER
+        died = unseen >= self.dead_after
         told = np.flatnonzero((self._column("told") == 0) & (lived | died))
         if not len(told):
             return ()

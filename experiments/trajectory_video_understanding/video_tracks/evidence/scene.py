@@ -14,6 +14,7 @@ NUM_FATES = 256
 MIN_BOXES = 20  # before a scene has told how large its objects are
 FORGETTING = 0.9995  # of sizes, per box: a camera that is turned is learnt anew
 SIZE_RIDGE = 1e-3
+MIN_HEIGHT = 0.02  # of the first boxes' median: a sliver at the border must not outweigh all else
 PRIOR_WEIGHT = 0.5  # of the scene's own share of long lives against those nearby
 REACH = 1.0  # standard deviation of the neighbourhood, in box heights
 
@@ -95,7 +96,7 @@ class SceneSizes:
         if self.num_boxes:
             log_ratio = np.log(height / self._expected(bottom))
             self._spread += [weights.sum(), (weights * np.clip(log_ratio, -1, 1) ** 2).sum()]
-        relative = weights / height**2
+        relative = weights / np.maximum(height, MIN_HEIGHT) ** 2
         design = np.stack([np.ones(len(boxes)), bottom])
         keep = FORGETTING ** len(boxes)
         self._normal = keep * self._normal + (relative * design) @ design.T

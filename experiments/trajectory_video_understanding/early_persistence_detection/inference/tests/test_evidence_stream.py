@@ -18,6 +18,7 @@ from early_persistence_detection.models.evidence.evidence_model import TARGETS, 
 from early_persistence_detection.models.evidence.trees import Trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_directory import InputError
 from video_tracks.association import Associator
 from video_tracks.evidence import TrackEvidence
 from video_tracks.formats import read_boxes
@@ -216,3 +217,32 @@ def test_another_question_is_answered_by_other_trees() -> None:
         session = Session(model.asking(target))
         answers.append([track.probability for boxes, scores in frames for track in session.update(None, boxes, scores)])
     assert answers[0] != answers[1]
+
+
+def test_an_id_that_comes_back_late_is_told_of_once_and_keeps_its_age() -> None:
+    """Ids of another tracker: seen twice, away for a minute, back."""
+    session = Session(general_model().asking("outlives_clip"), adaptation=Adaptation())
+    events = []
+    for index in range(120):
+        ids = [8] + ([7] if index < 2 or index >= 60 else [])
+        boxes = [[10.0 + index, 10, 20, 40], [200.0, 50, 20, 40]][: len(ids)]
+        told = session.update(None, boxes, [0.9, 0.4][: len(ids)], track_ids=ids)
+        events += session.events
+    assert {track.track_id: track.age for track in told} == {8: 120, 7: 120}
+    assert isinstance(session.stream, EvidenceStream) and session.stream._past == {}
+    assert session.stream.adaptation is not None and session.stream.adaptation.num_lives == 2
+    assert all(event.age == event.frame_index + 1 for event in events)
+
+
+def test_what_is_remembered_of_short_tracks_is_bounded() -> None:
+    session, rng = Session(general_model().asking("outlives_clip"), adaptation=Adaptation()), np.random.default_rng(0)
+    for _ in range(60):
+        boxes = np.concatenate([rng.uniform(0, 3000, (10, 2)), np.full((10, 2), 20.0)], axis=1)
+        session.update(None, boxes, rng.random(10))
+    assert isinstance(session.stream, EvidenceStream) and len(session.stream._past) < 10 * 16
+
+
+def test_a_certificate_and_adaptation_do_not_go_together() -> None:
+    model = general_model().asking("outlives_clip")
+    with pytest.raises((ValueError, InputError), match="certif"):
+        Session(model, "certified", adaptation=Adaptation())

@@ -40,6 +40,7 @@ FORGETTING = 0.998  # per life: the light changes
 LOSS_FORGETTING = 0.995
 MIN_SHARE = 0.02  # of either kind, when weighing
 LARGEST = 12.0  # log odds
+LARGEST_VALUE = 1e6  # of a piece of evidence: its square stays finite
 
 
 class Adaptation:
@@ -104,7 +105,7 @@ class Adaptation:
 
     def _note(self, values: np.ndarray, row: np.ndarray) -> None:
         known = np.isfinite(values)
-        value = np.where(known, values, 0.0)
+        value = np.clip(np.where(known, values, 0.0), -LARGEST_VALUE, LARGEST_VALUE)
         self._seen[row] = FORGETTING * self._seen[row] + known
         step = known / np.maximum(self._seen[row], 1.0)
         self._mean[row] += step * (value - self._mean[row])
@@ -160,6 +161,8 @@ class Adaptation:
                     raise ValueError(f"{name.lstrip('_')} is damaged")
                 setattr(adaptation, name, value)
             adaptation.num_lives = int(kept["num_lives"])
+        except InputError:
+            raise
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} holds nothing learnt of a camera ({error}); remove it to begin anew") from None
         return adaptation

@@ -14,6 +14,7 @@ import dataclasses
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -128,7 +129,17 @@ def load_evidence_model(path: str | Path) -> EvidenceModel:
         return EvidenceModel(inputs, trees, calibrations, references, head["made_from"])
     except InputError:
         raise
-    except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is damaged or no evidence model ({reason}); make it with {MAKE_IT}") from None
 

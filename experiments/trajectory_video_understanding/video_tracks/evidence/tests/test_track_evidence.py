@@ -248,3 +248,32 @@ def test_beyond_its_clip_a_track_is_what_it_was_of_late() -> None:
         0.5, abs=0.1
     )
     assert value(found, "min_reference_rank", 1) > 0.5  # the bad start of the other is forgotten
+
+
+def test_over_frames_without_a_look_motion_is_per_video_frame() -> None:
+    evidence = TrackEvidence()
+    for look in range(6):
+        if look != 1:  # missed once
+            found = evidence.update([seen(1, (10.0 * look, 10, 20, 40), newborn=look == 0)])  # 2 px a video frame
+        else:
+            evidence.update([])
+        for _ in range(4):
+            evidence.skip()
+    assert value(found, "speed") == pytest.approx(2 / 40)
+    assert value(found, "innovation") == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_sliver_at_the_border_does_not_spoil_the_scene() -> None:
+    scenes = []
+    for sliver in (False, True):
+        sizes, rng = SceneSizes(), np.random.default_rng(0)
+        for frame in range(60):
+            bottom = rng.uniform(100, 400, 5)
+            height = 0.4 * bottom
+            boxes = np.stack([np.zeros(5), bottom - height, 0.4 * height, height], axis=1)
+            sizes.add(
+                np.concatenate([boxes, [[0.0, 0, 30, 1e-9]]]) if sliver and frame == 5 else boxes,
+                np.ones(5 + (sliver and frame == 5)),
+            )
+        scenes.append(sizes.residuals(np.array([[0, 120, 32, 80.0]]))[0, 0])
+    assert np.isfinite(scenes).all() and abs(scenes[1]) < 1.5

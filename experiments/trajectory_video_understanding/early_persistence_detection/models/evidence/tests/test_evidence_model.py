@@ -238,7 +238,7 @@ def test_what_was_learnt_is_kept_under_the_cameras_name(tmp_path: Path) -> None:
     ages = np.arange(1, len(log_odds) + 1)
     assert adaptation.adapted(log_odds, values, ages).tobytes() == again.adapted(log_odds, values, ages).tobytes()
     assert again.num_lives == 60
-    with pytest.raises(InputError, match="was learnt on camera 'door', not 'yard'"):
+    with pytest.raises(InputError, match=r"door\.json was learnt on camera 'door', not 'yard'"):
         Adaptation.load(path, "yard")
     path.write_text(path.read_text()[:-40])
     with pytest.raises(InputError, match="holds nothing learnt of a camera"):
