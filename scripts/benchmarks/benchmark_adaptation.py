@@ -13,7 +13,7 @@ played in the order of its frames: asked at each age of a track, told of each li
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="JSON file of the result")
     add_seed(parser, "of the trees")
     return parser.parse_args()
-
-
-def shown_progress(items: Iterable[Any], what: str) -> Iterator[Any]:
-    """The items, with a bar."""
-    listed = list(items)
-    yield from progress(listed, len(listed), what)
 
 
 def play(item: FootageTracks, log_odds: np.ndarray) -> np.ndarray:
@@ -96,7 +90,7 @@ def figures(labels: np.ndarray, log_odds: np.ndarray) -> dict[str, float] | None
 def compare(items: Sequence[FootageTracks], log_odds: np.ndarray) -> dict[str, Any]:
     """Without, with, and the difference, of every sequence that has both kinds, and of every detector."""
     adapted, first = [], 0
-    for item in shown_progress(items, "sequences played"):
+    for item in progress(items, len(items), "played", "sequences"):
         adapted.append(play(item, log_odds[first : first + len(item.tracks)]))
         first += len(item.tracks)
     pool, after = Pool.of(items), np.concatenate(adapted)
@@ -122,7 +116,8 @@ def as_unknown(items: Sequence[FootageTracks], seed: int) -> np.ndarray:
     """Log odds (n, T) of each detector's tracks by trees that saw neither it nor its footage, without a reference."""
     pool = Pool.of(items)
     labels, log_odds = pool.labels[TARGET], np.full(pool.scores.shape, np.nan)
-    for detector in shown_progress(dict.fromkeys(pool.detectors.tolist()), "detectors left out"):
+    names = dict.fromkeys(pool.detectors.tolist())
+    for detector in progress(names, len(names), "left out", "detectors"):
         own = pool.detectors == detector
         learnt = ~own & ~np.isin(pool.footage, pool.footage[own]) & (labels >= 0)
         references = fit_references([item for item in items if item.footage.detector != detector])
@@ -136,9 +131,9 @@ def main() -> None:
     """Play, compare, write."""
     args = parse_args()
     require_writable(args.output.parent, (args.output.name,))
-    collected = collect(find_footage(args.data), shown_progress)
+    collected = collect(find_footage(args.data))
     items = collected[LEARNT_FROM]
-    known = as_tables(collected, answer(collected, args.left_out, args.seed, shown_progress), args.seed)
+    known = as_tables(collected, answer(collected, args.left_out, args.seed), args.seed)
     result: dict[str, Any] = {
         "stage": "benchmark_adaptation",
         "schema_version": SCHEMA_VERSION,

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from early_persistence_detection.evaluation.left_out import LEARNT_FROM, LogOdds, answer, collect, name_of
@@ -56,12 +54,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def shown_progress(items: Iterable[Any], what: str) -> Iterator[Any]:
-    """The items, with a bar."""
-    listed = list(items)
-    yield from progress(listed, len(listed), what)
-
-
 def model_without(items: list[FootageTracks], answers: LogOdds, footage: str, seed: int) -> EvidenceModel:
     """The model of all footage but one, calibrated by what was said of footage that was left out."""
     pool = Pool.of(items)
@@ -95,11 +87,12 @@ def main() -> None:
     """Play, count, write."""
     args = parse_args()
     require_writable(args.output.parent, (args.output.name,))
-    collected = collect(find_footage(args.data), shown_progress)
+    collected = collect(find_footage(args.data))
     items = list(collected[LEARNT_FROM])
-    answers = answer(collected, args.left_out, args.seed, shown_progress)
+    answers = answer(collected, args.left_out, args.seed)
     counts: dict[str, Counter[str]] = {}
-    for footage in shown_progress(dict.fromkeys(item.footage.footage for item in items), "footages played"):
+    names = dict.fromkeys(item.footage.footage for item in items)
+    for footage in progress(names, len(names), "played", "footages"):
         model = model_without(items, answers, footage, args.seed)
         for item in items:
             if item.footage.footage == footage:

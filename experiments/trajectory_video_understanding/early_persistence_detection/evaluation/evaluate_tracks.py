@@ -19,7 +19,7 @@ Real or clutter, and outlives 16 frames, are judged apart. Intervals are 95 %, b
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,6 @@ def choose_detectors(footage: Sequence[Footage], only: Sequence[str] | None) -> 
     return [name for name in there if only is None or name in only]
 
 
-def shown_progress(items: Iterable[Any], what: str) -> Iterator[Any]:
-    """The items, with a bar."""
-    listed = list(items)
-    yield from progress(listed, len(listed), what)
-
-
 def second_half(table: TrackTable, seed: int) -> dict[str, Any] | None:
     """SECOND_HALF with the balanced accuracy of ours there; None without this footage."""
     own = (table.detector == SECOND_HALF["detector"]) & (table.sequence == SECOND_HALF["sequence"])
@@ -98,7 +92,7 @@ def judge(collected: Collected, tables: dict[str, TrackTable], detectors: Sequen
     """Every figure of these detectors, as track_metrics.json holds it."""
     learnt = tables[LEARNT_FROM]
     of_detectors = {}
-    for name in shown_progress(detectors, "detectors judged"):
+    for name in progress(detectors, len(detectors), "judged", "detectors"):
         table, shapes = learnt.select(learnt.detector == name), choose_shapes(learnt, name)
         of_detectors[name] = {
             "num_tracks": len(table),
@@ -123,8 +117,8 @@ def main() -> None:
     detectors = choose_detectors(footage, args.only)
     require_writable(args.output, FILES)
     require_writable(results_dir_of(args.output))
-    collected = collect(footage, shown_progress)
-    answers = answer(collected, args.output / "left_out", args.seed, shown_progress)
+    collected = collect(footage)
+    answers = answer(collected, args.output / "left_out", args.seed)
     found = judge(collected, as_tables(collected, answers, args.seed), detectors, args.seed)
     judged = found["detectors"]
     frontiers = {name: own["frontier"] for name, own in judged.items() if own["frontier"] is not None}

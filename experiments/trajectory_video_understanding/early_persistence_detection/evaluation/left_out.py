@@ -19,14 +19,14 @@ import hashlib
 import inspect
 import io
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from persistence_augmented_dataset.real.footage import Footage
 from persistence_augmented_dataset.real.track_evidence import FootageTracks, collect_tracks
-from run_directory import atomic_open
+from run_directory import atomic_open, progress
 
 from early_persistence_detection.models.evidence.evidence_model import TARGETS
 from early_persistence_detection.training import evidence_training
@@ -72,11 +72,13 @@ class TrackTable:
         return self.select(self.labels[target] >= 0)
 
 
-def collect(footage: Sequence[Footage], progress: Callable[[Iterable[Any], str], Iterable[Any]]) -> Collected:
+def collect(footage: Sequence[Footage]) -> Collected:
     """The tracks and their evidence by every tracker, of sequences that have a detection at all."""
     seen = [item for item in footage if len(item.boxes)]
     return {
-        tracker: [collect_tracks(item, tracker) for item in progress(seen, f"tracks of {tracker}")]
+        tracker: [
+            collect_tracks(item, tracker) for item in progress(seen, len(seen), f"tracks of {tracker}", "sequences")
+        ]
         for tracker in TRACKERS
     }
 
@@ -100,15 +102,14 @@ def fingerprint(collected: Collected, seed: int) -> str:
     return digest.hexdigest()
 
 
-def answer(
-    collected: Collected, folder: Path, seed: int, progress: Callable[[Iterable[Any], str], Iterable[Any]]
-) -> LogOdds:
+def answer(collected: Collected, folder: Path, seed: int) -> LogOdds:
     """Log odds before calibration of every track, by `name_of`; what `folder` has of them is not computed anew."""
     of_all = fingerprint(collected, seed)
     items = collected[LEARNT_FROM]
     pool = Pool.of(items)
     answers: LogOdds = {}
-    for footage in progress(list(dict.fromkeys(pool.footage.tolist())), "footage left out"):
+    names = dict.fromkeys(pool.footage.tolist())
+    for footage in progress(names, len(names), "left out", "footages"):
         path = folder / f"{footage}.npz"
         kept = _read(path, of_all)
         if kept is None:

@@ -17,12 +17,12 @@ Legend: n tracks, T frames, F features, A ages that are fitted to.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from persistence_augmented_dataset.real.track_evidence import FootageTracks, fit_reference, with_reference
-from run_directory import InputError
+from run_directory import InputError, progress
 from sklearn.ensemble import HistGradientBoostingClassifier
 from video_tracks.clip import NUM_FRAMES
 from video_tracks.evidence import FEATURES, ScoreReference
@@ -45,8 +45,6 @@ FALLING = ("log_frames_since_hit", "abs_height_residual", "abs_aspect_residual",
 SMOOTHING = 50  # tracks that either kind of a detector is thought to have besides: a handful must not weigh as hundreds
 MAX_TRACKS = 1500  # of either kind of a detector that are fitted to: more of the same teach little
 MAX_BALANCED = 6000  # tracks that a calibration is fitted to
-
-Progress = Callable[[list[str], str], Iterable[str]]  # over footage that is left out, for a target
 
 
 def fit_trees(
@@ -187,11 +185,12 @@ def fit_references(items: Sequence[FootageTracks]) -> dict[str, ScoreReference]:
     return references
 
 
-def leave_footage_out(items: Sequence[FootageTracks], target: str, seed: int, progress: Progress) -> np.ndarray:
+def leave_footage_out(items: Sequence[FootageTracks], target: str, seed: int) -> np.ndarray:
     """Log odds (n, T), before calibration, of every track by trees and references that saw nothing of its footage."""
     pool = Pool.of(items)
     log_odds = np.full(pool.scores.shape, np.nan)
-    for footage in progress(list(dict.fromkeys(pool.footage.tolist())), target):
+    names = dict.fromkeys(pool.footage.tolist())
+    for footage in progress(names, len(names), f"leaving out: {target}", "footages"):
         fitted, references = fit_without(items, pool, footage, target, seed)
         own = pool.footage == footage
         log_odds[own] = log_odds_of(fitted, pool.with_references(references)[own], target)

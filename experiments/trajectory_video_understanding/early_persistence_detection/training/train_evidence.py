@@ -67,7 +67,7 @@ def main() -> None:
         items = [collect_tracks(one) for one in bar]
     if len({item.footage.footage for item in items}) < 2:
         raise InputError(f"{args.data} holds one footage only; at least two are needed, so that each can be left out")
-    left_out = {target: leave_footage_out(items, target, args.seed, _footages) for target in TARGETS}
+    left_out = {target: leave_footage_out(items, target, args.seed) for target in TARGETS}
     made_from = describe_footage(items)
     model = fit_evidence_model(items, left_out, made_from, args.seed)
     model.save(args.output / "evidence_model.npz")
@@ -80,10 +80,6 @@ def main() -> None:
     }
     write_json(args.output / "evidence_training.json", report)
     print_report(args.output, report)
-
-
-def _footages(names: list[str], target: str) -> Any:
-    return progress(names, len(names), f"leaving out: {target}", "footages")
 
 
 def describe_footage(items: list[FootageTracks]) -> dict[str, Any]:

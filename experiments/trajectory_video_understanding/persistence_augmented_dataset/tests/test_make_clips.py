@@ -1,9 +1,5 @@
 """Clips of real video: the same crops as a dataset's, disjoint splits, what the labels mean, and clear refusals."""
 
-import contextlib
-import dataclasses
-import io
-import sys
 from pathlib import Path
 
 import cv2
@@ -12,7 +8,7 @@ import pytest
 from persistence_augmented_dataset import make_clips
 from persistence_augmented_dataset.dataset import load_split, read_manifest
 from persistence_augmented_dataset.real.track_labels import followed_objects, outlives_clip, real_or_clutter
-from run_directory import run_cli
+from run_directory.tests.script_runs import run_script
 from video_tracks.association import Associator
 from video_tracks.boxes import BoxTable, make_boxes, pairwise_iou
 from video_tracks.crops import cut_clips
@@ -75,23 +71,8 @@ def files(scene, tmp_path_factory):
     return folder / "a.avi", folder / "det.txt", folder / "gt.txt"
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """As a process would have ended; the script runs in this one, which saves the imports."""
-
-    returncode: int
-    stderr: str
-
-
 def run(*args):
-    err, code = io.StringIO(), 0
-    with contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, args)])
-        try:
-            run_cli(make_clips.main)
-        except SystemExit as stop:
-            code = stop.code
-    return Result(code, err.getvalue())
+    return run_script(make_clips.main, *args)
 
 
 def follow(frames, boxes, unseen="blank"):
@@ -366,14 +347,14 @@ def test_frames_that_the_detector_skipped_are_passed_over(files, tmp_path):
     np.testing.assert_allclose(truth.at_frames(followed.frame_indices).boxes, track.boxes)
 
 
-def test_what_was_assumed_of_the_files_stands_in_the_manifest(files, tmp_path, capsys):
+def test_what_was_assumed_of_the_files_stands_in_the_manifest(files, tmp_path):
     video, detections, _ = files
     text = detections.read_text()
     six = "".join(",".join(line.split(",")[:6]) + "\n" for line in text.splitlines())
     (tmp_path / "det.txt").write_text(six)
     result = run("--video", video, "--detections", tmp_path / "det.txt", "--output_dir", tmp_path / "d")
     assert result.returncode == 0, result.stderr
-    assert "1 was taken" in capsys.readouterr().out
+    assert "1 was taken" in result.stdout
     assert any("1 was taken" in note for note in read_manifest(tmp_path / "d")["notes"])
     assert str(tmp_path) not in (tmp_path / "d" / "manifest.json").read_text()  # a data set may be published
     zero = "".join(f"{int(line.split(',')[0]) - 1},{line.split(',', 1)[1]}\n" for line in text.splitlines())
@@ -437,11 +418,11 @@ def test_associate_without_detections_is_refused(files, tmp_path):
     assert refused.returncode == 2 and "--associate is about the track ids" in refused.stderr
 
 
-def test_what_only_the_frames_told_stands_in_the_manifest_too(scene, files, tmp_path, capsys, monkeypatch):
+def test_what_only_the_frames_told_stands_in_the_manifest_too(scene, files, tmp_path, monkeypatch):
     told = ["the camera shakes: 3 frames were laid over the first"]
     found = TableDetections(scene[1])
     monkeypatch.setattr(make_clips.BackgroundDetections, "at", lambda _, index, pixels: found.at(index))
     monkeypatch.setattr(make_clips.BackgroundDetections, "notes", lambda _: told)
     result = run("--video", files[0], "--output_dir", tmp_path / "d")
     assert result.returncode == 0, result.stderr
-    assert told[0] in read_manifest(tmp_path / "d")["notes"] and told[0] in capsys.readouterr().out
+    assert told[0] in read_manifest(tmp_path / "d")["notes"] and told[0] in result.stdout

@@ -3,8 +3,6 @@
 import importlib.util
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -15,7 +13,7 @@ from early_persistence_detection.evaluation.evaluate_tracks import main
 from early_persistence_detection.evaluation.left_out import answer, collect
 from early_persistence_detection.evaluation.result_files import REAL_TRACKS_PICTURES, STAGE_FILES
 from persistence_augmented_dataset.real.footage import find_footage
-from run_directory import run_cli
+from run_directory.tests.script_runs import run_script
 
 NUM_FRAMES, NUM_REAL, NUM_CLUTTER = 34, 10, 40
 INFO = "[Sequence]\nname={}\nframeRate=10\nseqLength={}\nimWidth=640\nimHeight=480\n"
@@ -56,27 +54,12 @@ def data(tmp_path_factory) -> Path:
     return root
 
 
-def run(script: Callable[[], None], *arguments: str | Path) -> int:
-    """A script as its command line runs it, without the seconds of a process of its own: its exit code."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["script", *map(str, arguments)])
-        try:
-            run_cli(script)
-        except SystemExit as end:
-            return int(end.code or 0)
-    return 0
-
-
 @pytest.fixture(scope="module")
 def results(data, tmp_path_factory) -> Path:
     """A results folder in which real tracks were judged."""
     folder = tmp_path_factory.mktemp("results")
-    assert run(main, "--data", data, "--output", folder / "real_tracks") == 0
+    assert run_script(main, "--data", data, "--output", folder / "real_tracks").returncode == 0
     return folder
-
-
-def no_progress(items, what):
-    return items
 
 
 def test_figures_hang_together(data, results):
@@ -105,7 +88,7 @@ def test_a_second_run_goes_on_from_what_was_kept(data, results, tmp_path):
     assert {path.name for path in kept.iterdir()} == {"North.npz", "South.npz"}
     shutil.copytree(kept, tmp_path / "left_out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "left_out").iterdir()}
-    assert run(main, "--data", data, "--output", tmp_path, "--only", "mot15-frcnn") == 0
+    assert run_script(main, "--data", data, "--output", tmp_path, "--only", "mot15-frcnn").returncode == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     first, again = (json.loads((folder / "track_metrics.json").read_text()) for folder in (kept.parent, tmp_path))
     assert first["detectors"] == again["detectors"] and first["targets"] == again["targets"]
@@ -117,10 +100,10 @@ def test_the_report_has_a_section(results, tmp_path):
     spec.loader.exec_module(made)
     folder = made.results(tmp_path / "results")
     report = ("--results_dir", folder, "--output", folder / "FINAL_REPORT")
-    assert run(generate_report.main, *report) == 0
+    assert run_script(generate_report.main, *report).returncode == 0
     assert "was not judged on annotated footage" in (folder / "FINAL_REPORT.md").read_text()
     shutil.copytree(results / "real_tracks", folder / "real_tracks")
-    assert run(generate_report.main, *report) == 0
+    assert run_script(generate_report.main, *report).returncode == 0
     markdown = (folder / "FINAL_REPORT.md").read_text()
     section = markdown[markdown.index("## Real tracks") : markdown.index("## Training")]
     equal = json.loads((folder / "real_tracks" / "track_metrics.json").read_text())
@@ -139,11 +122,11 @@ def test_what_is_kept_is_for_the_same_data_and_seed_only(data, tmp_path, monkeyp
     monkeypatch.setattr(
         left_out, "_answer_one", lambda collected, pool, footage, seed: made.append(footage) or {"x": np.zeros(1)}
     )
-    collected = collect(find_footage(data), no_progress)
+    collected = collect(find_footage(data))
 
     def made_for(seed):
         made.clear()
-        answer(collected, tmp_path, seed, no_progress)
+        answer(collected, tmp_path, seed)
         return list(made)
 
     assert made_for(0) == ["North", "South"] and made_for(0) == []
@@ -164,10 +147,11 @@ def test_what_is_kept_is_for_the_same_data_and_seed_only(data, tmp_path, monkeyp
         (("--data", "DATA"), "--output"),
     ],
 )
-def test_wrong_input_is_one_line_and_exit_2(data, tmp_path, capsys, arguments, message):
+def test_wrong_input_is_one_line_and_exit_2(data, tmp_path, arguments, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     places = {"DATA": data, "EMPTY": tmp_path / "empty", "OUT": tmp_path / "out", "FILE": tmp_path / "file"}
-    assert run(main, *(places.get(word, word) for word in arguments)) == 2
-    said = capsys.readouterr().err
+    refused = run_script(main, *(places.get(word, word) for word in arguments))
+    assert refused.returncode == 2
+    said = refused.stderr
     assert message in said and len(said.splitlines()) == 1 and not (tmp_path / "out").exists()

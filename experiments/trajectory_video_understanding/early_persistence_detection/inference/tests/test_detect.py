@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 from early_persistence_detection.inference import detect
-from early_persistence_detection.inference.tests.detect_script import run_detect as run
 from early_persistence_detection.models.calibration import PerAgeRule
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.compute_gating import NEVER
+from run_directory.tests.script_runs import run_script
 from video_tracks.detections import BackgroundDetections
 from video_tracks.formats import read_boxes
 from video_tracks.tests.made_videos import encode
@@ -30,6 +30,10 @@ OUTPUTS = {
     *("tracks.txt", "tracks_backfilled.txt", "candidates.txt", "events.csv", "decisions.csv", "summary.json"),
     "annotated.mp4",
 }
+
+
+def run(*args):
+    return run_script(detect.main, *args)
 
 
 def read_csv(path):

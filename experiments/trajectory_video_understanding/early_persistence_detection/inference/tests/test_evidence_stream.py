@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from early_persistence_detection.inference import detect
 from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.streaming import TAKEN_BACK_AFTER_FRAMES, EvidenceStream
-from early_persistence_detection.inference.tests.detect_script import run_detect
 from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.evidence.adaptation import Adaptation
 from early_persistence_detection.models.evidence.evidence_model import TARGETS, EvidenceModel, general_model
@@ -19,6 +19,7 @@ from early_persistence_detection.models.evidence.trees import Trees
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_directory import InputError
+from run_directory.tests.script_runs import run_script
 from video_tracks.association import Associator
 from video_tracks.evidence import TrackEvidence
 from video_tracks.formats import read_boxes
@@ -157,7 +158,7 @@ def test_detect_needs_neither_a_model_nor_pictures(sequence: Path, tmp_path: Pat
     output = tmp_path / "out"
     arguments = ["--detections", str(sequence / "det" / "det.txt"), "--output", str(output)]
     arguments += ["--adapt", "door", "--target", "outlives_clip"]
-    assert run_detect(*arguments).returncode == 0
+    assert run_script(detect.main, *arguments).returncode == 0
     summary = json.loads((output / "summary.json").read_text())
     assert summary["source"] == "boxes" and summary["model"] == "general evidence model"
     assert summary["target"] == "outlives_clip" and summary["annotated_video"]["file"]
@@ -177,7 +178,7 @@ def test_detect_needs_neither_a_model_nor_pictures(sequence: Path, tmp_path: Pat
         assert rows.min() + 1 >= final[track_id]
     assert next(row["event"] for row in events if row["id"] == "1") == "provisional"
     told = json.loads((output / "camera_door.json").read_text())["num_lives"]
-    run_detect(*arguments)
+    run_script(detect.main, *arguments)
     assert json.loads((output / "camera_door.json").read_text())["num_lives"] == 2 * told > 0
 
 
@@ -198,13 +199,13 @@ def test_what_does_not_go_together_is_said_in_a_line(
     sequence: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     common = ["--detections", str(sequence / "det" / "det.txt"), "--output", str(tmp_path / "out")]
-    done = run_detect(*common, *arguments)
+    done = run_script(detect.main, *common, *arguments)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
 
 
 def test_boxes_without_a_seqinfo_need_their_pictures(tmp_path: Path) -> None:
     (tmp_path / "det.txt").write_text("1,-1,10,10,5,5,0.5,-1,-1,-1\n")
-    done = run_detect("--detections", str(tmp_path / "det.txt"), "--output", str(tmp_path / "out"))
+    done = run_script(detect.main, "--detections", str(tmp_path / "det.txt"), "--output", str(tmp_path / "out"))
     assert done.returncode == 2 and "has no seqinfo.ini beside or above it" in done.stderr
 
 

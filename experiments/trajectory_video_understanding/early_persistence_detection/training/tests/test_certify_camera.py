@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-import pytest
-from early_persistence_detection.inference.tests.detect_script import run_detect
+from early_persistence_detection.inference import detect
 from early_persistence_detection.models.evidence.evidence_model import load_evidence_model
 from early_persistence_detection.training import certify_camera
-from run_directory import run_cli
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", [certify_camera.__file__, *map(str, arguments)])
-    try:
-        run_cli(certify_camera.main)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+from run_directory.tests.script_runs import run_script
 
 
 def write_camera(folder: Path, num_blocks: int) -> Path:
@@ -37,39 +26,39 @@ def write_camera(folder: Path, num_blocks: int) -> Path:
     return folder / "det.txt"
 
 
-def test_a_promise_is_made_and_kept_with_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_promise_is_made_and_kept_with_the_model(tmp_path: Path) -> None:
     detections = write_camera(tmp_path / "yard", 60)
     out = tmp_path / "model"
     flags = ("--target", "outlives_clip", "--block_seconds", 2, "--promise", "marginal")
-    assert run(monkeypatch, "--detections", detections, *flags, "--eps", 0.3, "--output", out) == 0
+    made = run_script(certify_camera.main, "--detections", detections, *flags, "--eps", 0.3, "--output", out)
+    assert made.returncode == 0, made.stderr
     report = json.loads((out / "camera_certificate.json").read_text())
     assert report["num_scenes"] == 60 and "with confidence 0.9" in report["in_words"]
     model = load_evidence_model(out / "evidence_model.npz").asking("outlives_clip")
     assert model.calibration.certificate is not None and model.calibration.certificate.is_certified
-    done = run_detect(
+    done = run_script(
+        detect.main,
         *("--model", out / "evidence_model.npz", "--target", "outlives_clip", "--rule", "certified"),
         *("--detections", detections, "--output", tmp_path / "decided"),
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_the_usual_answer_is_how_much_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_usual_answer_is_how_much_is_missing(tmp_path: Path) -> None:
     detections = write_camera(tmp_path / "yard", 6)
     flags = ("--target", "outlives_clip", "--block_seconds", 2)
-    assert run(monkeypatch, "--detections", detections, *flags, "--eps", 0.1, "--output", tmp_path / "out") == 0
-    assert "no promise yet: about" in capsys.readouterr().out
-    done = run_detect(
+    out = tmp_path / "out"
+    tried = run_script(certify_camera.main, "--detections", detections, *flags, "--eps", 0.1, "--output", out)
+    assert tried.returncode == 0 and "no promise yet: about" in tried.stdout
+    done = run_script(
+        detect.main,
         *("--model", tmp_path / "out" / "evidence_model.npz", "--target", "outlives_clip", "--rule", "certified"),
         *("--detections", detections, "--output", tmp_path / "decided"),
     )
     assert done.returncode == 2 and "has no certified rule" in done.stderr
 
 
-def test_what_is_real_needs_ground_truth(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_real_needs_ground_truth(tmp_path: Path) -> None:
     detections = write_camera(tmp_path / "yard", 2)
-    assert run(monkeypatch, "--detections", detections, "--eps", 0.1, "--output", tmp_path / "out") == 2
-    assert "nobody can know without --ground_truth" in capsys.readouterr().err
+    refused = run_script(certify_camera.main, "--detections", detections, "--eps", 0.1, "--output", tmp_path / "out")
+    assert refused.returncode == 2 and "nobody can know without --ground_truth" in refused.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,7 @@ from early_persistence_detection.training.evidence_training import leave_footage
 from persistence_augmented_dataset.real.footage import find_footage
 from persistence_augmented_dataset.real.track_evidence import collect_tracks
 from persistence_augmented_dataset.tests.made_footage import write_sequence
-from run_directory import run_cli
-
-
-def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", [train_evidence.__file__, *map(str, arguments)])
-    try:
-        run_cli(train_evidence.main)
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
+from run_directory.tests.script_runs import run_script
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +24,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_model_is_made_and_what_it_reaches_is_told(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert run(monkeypatch, "--data", root, "--output", tmp_path) == 0
+def test_a_model_is_made_and_what_it_reaches_is_told(root: Path, tmp_path: Path) -> None:
+    assert run_script(train_evidence.main, "--data", root, "--output", tmp_path).returncode == 0
     report = json.loads((tmp_path / "evidence_training.json").read_text())
     assert report["stage"] == "train_evidence" and report["footage"] == ["a", "b", "c"]
     auc = report["auc_left_out"]["real_or_clutter"]["mot15-frcnn"]
@@ -54,7 +42,7 @@ def test_footage_that_is_left_out_teaches_nothing_about_itself(root: Path) -> No
     for target, labels in turned[2].labels.items():
         turned[2].labels[target] = np.where(labels >= 0, 1 - labels, labels).astype(np.int8)
     turned[2].box_is_real[:] = np.where(turned[2].box_is_real >= 0, 1 - turned[2].box_is_real, -1)
-    answers = [leave_footage_out(some, "real_or_clutter", 0, lambda names, _: names) for some in (items, turned)]
+    answers = [leave_footage_out(some, "real_or_clutter", 0) for some in (items, turned)]
     own = slice(len(items[0].tracks) + len(items[1].tracks), None)
     assert answers[0][own].tobytes() == answers[1][own].tobytes()
     assert answers[0].tobytes() != answers[1].tobytes()
@@ -65,12 +53,9 @@ def test_too_little_footage_is_refused(
     names: tuple[str, ...],
     message: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "data").mkdir()
     for name in names:
         write_sequence(tmp_path / "data", name, 0)
-    assert run(monkeypatch, "--data", tmp_path / "data", "--output", tmp_path / "out") == 2
-    told = capsys.readouterr().err
-    assert message in told and "Traceback" not in told
+    refused = run_script(train_evidence.main, "--data", tmp_path / "data", "--output", tmp_path / "out")
+    assert refused.returncode == 2 and message in refused.stderr and "Traceback" not in refused.stderr
