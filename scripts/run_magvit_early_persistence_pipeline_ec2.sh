@@ -298,7 +298,7 @@ detect() {
     source=(--synthetic_demo)
   fi
   # no annotated.mp4 among the outputs: where no codec works it is left out, and summary.json says why
-  try_stage detect --inputs "${inputs[@]}" --outputs "$output"/{tracks.txt,candidates.txt,decisions.csv,summary.json} -- \
+  try_stage detect --inputs "${inputs[@]}" --outputs "$output"/{tracks,tracks_backfilled,candidates}.txt "$output"/{events,decisions}.csv "$output"/summary.json -- \
     "$python" "$detection/inference/detect.py" --model "$model" "${source[@]}" --output "$output" --rule "$rule" \
     --device "$device" --seed "$seed"
   detect_code=$stage_code

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""How often a verdict is taken back, and how often rightly: real tracks restored, clutter retracted, and the contrary.
+"""What detect.py does at its own threshold: tracks shown and how soon, and verdicts taken back, rightly and wrongly.
 
     python scripts/benchmarks/benchmark_taken_back.py --data ../shared/data --left_out RESULTS/real_tracks/left_out \
         --output docs/measured/real_tracks/taken_back.json
@@ -66,7 +66,7 @@ def model_without(items: list[FootageTracks], answers: LogOdds, footage: str, se
 
 
 def play(model: EvidenceModel, item: FootageTracks) -> Counter[str]:
-    """Tracks by kind, first verdict, and whether it was taken back."""
+    """Tracks by kind and first verdict; of these those that were taken back, and the sum of their delays in frames."""
     footage = item.footage
     evidence = TrackEvidence(footage.picture, model.references.get(footage.detector))
     stream, associator = EvidenceStream(model, model.calibration.confidence_threshold, evidence), Associator()
@@ -80,6 +80,7 @@ def play(model: EvidenceModel, item: FootageTracks) -> Counter[str]:
             verdict = "persistent" if record.decision else "transient"
             counts[f"{KIND[label]}_{verdict}"] += 1
             counts[f"{KIND[label]}_{verdict}_taken_back"] += record.taken_back_frame is not None
+            counts[f"{KIND[label]}_{verdict}_delay"] += (record.decision_frame or 0) - 1  # frames after birth, summed
     return counts
 
 
@@ -111,6 +112,11 @@ def main() -> None:
             for verdict in ("persistent", "transient")
         )
         print(f"{name:18}{'; '.join(cells)}")
+        shown = own["real_persistent"]
+        print(
+            f"{'':18}shown at once {shown / (shown + own['real_transient']):.2f} of the real tracks, "
+            f"{own['real_persistent_delay'] / shown:.2f} frames after birth; clutter: {own['clutter_persistent']}"
+        )
 
 
 if __name__ == "__main__":

@@ -7,12 +7,21 @@ import dataclasses
 import numpy as np
 
 
+def overlaps(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Intersection over union, and the share of each of `boxes` that is covered, of xywh boxes: (n, 4), (m, 4) ->
+    (n, m) twice.
+    """
+    corner, other = boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:]
+    low_x, low_y = (np.maximum.outer(boxes[:, axis], others[:, axis]) for axis in (0, 1))
+    high_x, high_y = (np.minimum.outer(corner[:, axis], other[:, axis]) for axis in (0, 1))
+    shared = np.maximum(high_x - low_x, 0) * np.maximum(high_y - low_y, 0)
+    area, other_area = boxes[:, 2] * boxes[:, 3], others[:, 2] * others[:, 3]
+    return shared / (area[:, None] + other_area - shared), shared / area[:, None]
+
+
 def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union of xywh boxes: (n, 4), (m, 4) -> (n, m)."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (others[:, :2] + others[:, 2:])[None])
-    shared = np.clip(high - low, 0, None).prod(axis=-1)
-    return shared / (boxes[:, 2:].prod(axis=-1)[:, None] + others[:, 2:].prod(axis=-1)[None] - shared)
+    return overlaps(boxes, others)[0]
 
 
 @dataclasses.dataclass(frozen=True)

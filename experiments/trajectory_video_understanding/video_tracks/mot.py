@@ -67,3 +67,14 @@ def find_sequence_info(path: str | Path) -> SequenceInfo | None:
         if (folder / "seqinfo.ini").is_file():
             return read_sequence_info(folder / "seqinfo.ini")
     return None
+
+
+def require_sequence_info(path: str | Path, or_else: str = "") -> SequenceInfo:
+    """As `find_sequence_info`. Raises InputError where there is none; `or_else` says what else would do."""
+    found = find_sequence_info(path)
+    if found is None:
+        raise InputError(
+            f"{path} has no seqinfo.ini beside or above it, which tells the pictures' size, frame rate and number; "
+            f"add one{or_else}"
+        )
+    return found

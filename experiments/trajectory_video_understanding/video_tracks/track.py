@@ -74,3 +74,13 @@ def detected_frames(tracks: Sequence[Track]) -> np.ndarray:
         length = min(NUM_FRAMES, len(track.detected))
         visible[row, :length] = track.detected[:length]
     return visible
+
+
+def scores_by_age(tracks: Sequence[Track]) -> np.ndarray:
+    """The detector's score at each age, NaN where a track was missed: float64 (n, T)."""
+    scores = np.full((len(tracks), NUM_FRAMES), np.nan)
+    for row, track in enumerate(tracks):
+        if track.scores is not None:
+            length = min(NUM_FRAMES, len(track.scores))
+            scores[row, :length] = np.where(track.detected[:length], track.scores[:length], np.nan)
+    return scores

@@ -24,10 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn
+from persistence_augmented_dataset.real import track_evidence
 from persistence_augmented_dataset.real.footage import Footage
 from persistence_augmented_dataset.real.track_evidence import FootageTracks, collect_tracks
 from run_directory import atomic_open, progress
+from video_tracks.evidence import reference
 
+from early_persistence_detection.models.evidence import trees
 from early_persistence_detection.models.evidence.evidence_model import TARGETS
 from early_persistence_detection.training import evidence_training
 from early_persistence_detection.training.evidence_training import (
@@ -38,6 +42,7 @@ from early_persistence_detection.training.evidence_training import (
 )
 
 LEARNT_FROM, TRACKERS = "sort", ("sort", "bytetrack")
+BYTETRACK_HIGH_SCORE = 0.6  # of `trackers`, and of Zhang et al., ByteTrack, 2022
 # tracks by tracker, each in the order of the footage
 Collected = Mapping[str, Sequence[FootageTracks]]
 LogOdds = dict[str, np.ndarray]  # by name of `name_of`, float64 (n, T)
@@ -75,12 +80,28 @@ class TrackTable:
 def collect(footage: Sequence[Footage]) -> Collected:
     """The tracks and their evidence by every tracker, of sequences that have a detection at all."""
     seen = [item for item in footage if len(item.boxes)]
+    high_scores = {"sort": {}, "bytetrack": high_scores_of(seen)}
     return {
         tracker: [
-            collect_tracks(item, tracker) for item in progress(seen, len(seen), f"tracks of {tracker}", "sequences")
+            collect_tracks(item, tracker, high_scores[tracker].get(item.detector))
+            for item in progress(seen, len(seen), f"tracks of {tracker}", "sequences")
         ]
         for tracker in TRACKERS
     }
+
+
+def high_scores_of(footage: Sequence[Footage]) -> dict[str, float]:
+    """From which score on ByteTrack takes a detection of each detector for high and lets it begin a track.
+
+    Its own default where scores are probabilities; elsewhere, where nobody has one, the median of the detector's. No
+    label is looked at.
+    """
+    result = {}
+    for detector in dict.fromkeys(item.detector for item in footage):
+        scores = np.concatenate([item.boxes.score for item in footage if item.detector == detector])
+        as_probability = bool((scores >= 0).all() and (scores <= 1).all())
+        result[detector] = BYTETRACK_HIGH_SCORE if as_probability else float(np.median(scores))
+    return result
 
 
 def name_of(tracker: str, item: FootageTracks, target: str) -> str:
@@ -89,9 +110,10 @@ def name_of(tracker: str, item: FootageTracks, target: str) -> str:
 
 
 def fingerprint(collected: Collected, seed: int) -> str:
-    """Hex digest of all that the answers follow from: evidence, labels, seed and the code of the training."""
-    code = ast.dump(ast.parse(inspect.getsource(evidence_training)))  # neither layout nor comments
-    digest = hashlib.sha256(f"{seed} {code}".encode())
+    """Hex digest of all that the answers follow from: evidence, labels, seed, and the code that makes answers of it."""
+    modules = (evidence_training, trees, reference, track_evidence)
+    code = " ".join(ast.dump(ast.parse(inspect.getsource(module))) for module in modules)  # no layout, no comments
+    digest = hashlib.sha256(f"{seed} {sklearn.__version__} {code}".encode())
     for tracker, items in collected.items():
         for item in items:
             own = (item.footage.detector, item.footage.sequence, item.footage.footage)

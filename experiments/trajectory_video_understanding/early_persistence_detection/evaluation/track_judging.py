@@ -26,7 +26,9 @@ from early_persistence_detection.models.stopping.confirmation_rules import (
 )
 
 AGES = (1, 2, 3, 4)
-EARLY_FRAME = 4  # by which ours must have answered, where it chooses when; later where a rule is later
+# By which ours must have answered, where it chooses when: the project's word for early, and the clip's end, up to which
+# rules may wait. The former does better beside 2 hits; that was seen before it was chosen, so both are told
+LAST_FRAMES = {"when_sure": 4, "when_sure_or_at_the_end": 16}
 CONFIDENCES = np.arange(0.51, 1.0, 0.01)
 TUNED_RULES: dict[str, Callable[[TrackTable, np.ndarray], ConfirmationRule]] = {
     "score_and_hits": lambda table, labels: tune_score_and_hits(table.detected, table.scores, labels),
@@ -44,9 +46,6 @@ def mean_score_so_far(table: TrackTable) -> np.ndarray:
     """Mean of a track's scores up to each age, float64 (n, T)."""
     seen = np.cumsum(table.detected, axis=1)
     return np.cumsum(np.where(table.detected, table.scores, 0.0), axis=1) / seen
-
-
-# --- AUC -----------------------------------------------------------------------------------------------------------
 
 
 class PairCounts:
@@ -113,9 +112,6 @@ def auc_by_age(table: TrackTable, target: str, seed: int) -> dict[str, Any]:
 
 def _difference(first: PairCounts, second: PairCounts) -> Callable[[np.ndarray], np.ndarray]:
     return lambda counts: first.auc(counts) - second.auc(counts)
-
-
-# --- rules ---------------------------------------------------------------------------------------------------------
 
 
 def rules_as_shipped(table: TrackTable) -> Iterator[ConfirmationRule]:
@@ -185,29 +181,35 @@ def interval_over_sequences(
     return interval_of(of_counts, len(sizes), seed)
 
 
-def decide_as_early(table: TrackTable, target: str, mean_frame: float, last_frame: int) -> Decisions:
+def decide_as_early(table: TrackTable, target: str, mean_frame: float, last_frame: int) -> Decisions | None:
     """Ours, deciding when it is sure: at the highest confidence with which it decided the detector's other footage by
     `mean_frame` on average, and at `last_frame` at the latest.
+
+    None where a footage has no other, or no confidence was early enough.
     """
     probability = np.clip(expit(table.log_odds[target]), 1e-9, 1 - 1e-9)
     decision, frame = np.zeros(len(table), np.int64), np.ones(len(table), np.int64)
     for footage in np.unique(table.footage):
         own = table.footage == footage
-        others = probability[~own] if (~own).any() else probability
+        others = probability[~own]
         early = [
-            value for value in CONFIDENCES if decide(others, value, last_frame).decision_frame.mean() <= mean_frame
+            value
+            for value in CONFIDENCES
+            if len(others) and decide(others, value, last_frame).decision_frame.mean() <= mean_frame
         ]
-        found = decide(probability[own], max(early, default=CONFIDENCES[0]), last_frame)
+        if not early:
+            return None
+        found = decide(probability[own], max(early), last_frame)
         decision[own], frame[own] = found.decision, found.decision_frame
     return Decisions(decision, frame, decision.astype(np.float64))
 
 
 def judge_rules(table: TrackTable, target: str, seed: int) -> dict[str, Any]:
-    """Balanced accuracy of every rule, and of ours at its mean decision frame, in two ways.
+    """Balanced accuracy of every rule, and of ours at its mean decision frame.
 
-    "ours": that frame is rounded to the next age, and p is taken at that age of all tracks: 0.5 or more is real.
-    "ours_when_sure": as a rule does, ours decides some tracks sooner and others later (`decide_as_early`); the frame at
-    which it did so on average stands beside.
+    "ours": that frame is rounded to the next age, and p is taken at that age of all tracks: 0.5 or more is real. As a
+    rule does, ours may decide some tracks sooner and others later (`decide_as_early`), by each of LAST_FRAMES at the
+    latest; null where its other footage does not tell how.
     """
     table = table.judged(target)
     labels = table.labels[target]
@@ -216,21 +218,25 @@ def judge_rules(table: TrackTable, target: str, seed: int) -> dict[str, Any]:
         frame = float(decisions.decision_frame.mean())
         age = min(math.ceil(frame - 1e-9), table.detected.shape[1])
         theirs = _kind_columns(decisions.decision == 1, labels)
-        ours = _kind_columns(table.log_odds[target][:, age - 1] >= 0, labels)
-        early = decide_as_early(table, target, frame, max(EARLY_FRAME, age))
-        when_sure = _kind_columns(early.decision == 1, labels)
+        ours = {"at_that_frame": _kind_columns(table.log_odds[target][:, age - 1] >= 0, labels)}
+        frames = {"at_that_frame": float(age)}
+        for way, last_frame in LAST_FRAMES.items():
+            early = decide_as_early(table, target, frame, max(last_frame, age))
+            if early is not None:
+                ours[way] = _kind_columns(early.decision == 1, labels)
+                frames[way] = float(early.decision_frame.mean())
         result[name] = {
             "mean_decision_frame": frame,
-            "age": age,
             "rule": interval_over_sequences(theirs, balanced_accuracy, table.sequence, seed),
-            "ours": interval_over_sequences(ours, balanced_accuracy, table.sequence, seed),
-            "ours_when_sure": interval_over_sequences(when_sure, balanced_accuracy, table.sequence, seed),
-            "ours_when_sure_mean_frame": float(early.decision_frame.mean()),
-            **{
-                f"{name}_above_rule": interval_over_sequences(
-                    np.column_stack([theirs, columns]), _ours_above_rule, table.sequence, seed
-                )
-                for name, columns in (("ours", ours), ("ours_when_sure", when_sure))
+            "ours": {
+                way: {
+                    "mean_decision_frame": frames[way],
+                    "balanced_accuracy": interval_over_sequences(columns, balanced_accuracy, table.sequence, seed),
+                    "above_rule": interval_over_sequences(
+                        np.column_stack([theirs, columns]), _ours_above_rule, table.sequence, seed
+                    ),
+                }
+                for way, columns in ours.items()
             },
         }
     return result

@@ -59,19 +59,15 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import functools
-import io
 import itertools
 import re
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from persistence_augmented_dataset.real.video_clips import follow_tracks
 from run_directory import (
@@ -89,56 +85,47 @@ from run_directory import (
     require_writable,
     run_cli,
     write_json,
-    write_text,
 )
 from video_tracks.association import Association, choose_associator
-from video_tracks.boxes import BoxTable
-from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
 from video_tracks.detections import MovingCamera, add_detection_flags, check_detection_flags
 from video_tracks.live_crops import UNSEEN
-from video_tracks.mot import write_tracks
 from video_tracks.video import Frame, TruncatedVideo, pictures
 
-from early_persistence_detection import metrics
-from early_persistence_detection.evaluation.real_tracks import as_text, compare_rules
 from early_persistence_detection.inference.annotate import AnnotatedVideo
 from early_persistence_detection.inference.judging_video import JudgedVideo
-from early_persistence_detection.inference.session import Session
+from early_persistence_detection.inference.session import Session, calibration_of
 from early_persistence_detection.inference.sources import (
     Source,
     count_frames,
-    goes_by_evidence,
     names_live_source,
     open_source,
 )
-from early_persistence_detection.inference.streaming import EvidenceStream, TrackEvent, TrackRecord, TrackStream
+from early_persistence_detection.inference.streaming import TrackStream
+from early_persistence_detection.inference.summary import describe_decisions, print_summary
+from early_persistence_detection.inference.tables import write_tables
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.devices import resolve_device
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.evidence.adaptation import Adaptation
 from early_persistence_detection.models.evidence.evidence_model import (
+    CERTIFIED_DETECTOR,
     TARGETS,
     EvidenceModel,
     general_model,
+    goes_by_evidence,
     load_evidence_model,
 )
-from early_persistence_detection.models.stopping.rules import RULE_HELP, RULES, rule_in_words
+from early_persistence_detection.models.stopping.rules import RULE_HELP, RULES
 from early_persistence_detection.models.stream import MODALITIES
 from early_persistence_detection.training.finetune import Finetuned, finetune, make_splits
 from early_persistence_detection.training.stop_request import Stopped, StopRequest
 
-FORCED_AGES = (3, 8)
 OUTPUTS = (
     *("tracks.txt", "tracks_backfilled.txt", "candidates.txt", "events.csv"),
     *("decisions.csv", "decisions_zero_shot.csv", "finetuned_model.pt", "summary.json"),
 )
 CAMERA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 TRUNCATED_EXIT_CODE = 3
-DECISION_COLUMNS = (
-    *("id", "birth_frame", "decision", "decision_frame", "probability"),
-    *("class", "birth_seconds", "decision_seconds", "taken_back_frame"),
-)
-EVENT_COLUMNS = ("frame", "id", "event", "age", "probability", "decision")
 CERTIFICATE_NOTE = (
     "the certificate is for clips like those of its calibration (synthetic scenes, unless it was made on clips or a "
     "camera of yours); on any other video it promises nothing"
@@ -222,6 +209,8 @@ def parse_args() -> argparse.Namespace:
     if args.associate and args.detections is None:
         parser.error("--associate is about the track ids of --detections; give them too")
     check_model_flags(parser, args)
+    if not goes_by_evidence(args.model):
+        args.unseen, args.watch_by = args.unseen or "blank", args.watch_by or "pixels"
     return args
 
 
@@ -258,98 +247,21 @@ def camera_name(text: str) -> str:
     return text
 
 
-def open_model(args: argparse.Namespace, device: torch.device) -> EarlyPersistenceClassifier | EvidenceModel:
+def open_model(
+    args: argparse.Namespace, source: Source, device: torch.device
+) -> EarlyPersistenceClassifier | EvidenceModel:
     """The model that the command line names, asked what it asks. Raises InputError."""
     if not goes_by_evidence(args.model):
         return load_model(args.model, device)
     model = general_model() if args.model is None else load_evidence_model(args.model)
+    if args.rule == "certified":
+        certified = model.made_from.get(CERTIFIED_DETECTOR)
+        if certified != args.detector:
+            flag = "leave --detector out" if certified is None else f"give --detector {certified}"
+            raise InputError(f"the certificate of {args.model} is of other scores; {flag}")
+        if source.detections.has_track_ids and not args.associate:
+            raise InputError("the certificate is of tracks that SORT made; give --associate")
     return model if args.target is None else model.asking(args.target)
-
-
-def summarise(judged: JudgedVideo, stream: TrackStream | EvidenceStream, rule: str) -> dict[str, Any]:
-    """Counts, decision frames, and the work that stopping early saved."""
-    records = list(stream.records.values())
-    num_frames = stream.num_frames
-    decided = np.array([record.decision_frame for record in records if record.decision is not None])
-    num_seen = len(judged.detector_frames)
-    total = sum(min(num_frames, num_seen - record.first_step) for record in records)
-    counts = {
-        verdict: sum(verdict_name(record.decision) == verdict for record in records)
-        for verdict in (*KIND_NAME.values(), UNDECIDED)
-    }
-    return {
-        "counts": {
-            "tracks": len(records),
-            **counts,
-            "retracted": sum(record.taken_back_frame is not None and record.decision == 1 for record in records),
-            "restored": sum(record.taken_back_frame is not None and record.decision == 0 for record in records),
-        },
-        "mean_decision_frame": metrics.mean_decision_frame(decided).as_dict() if len(decided) else None,
-        "stopped_early_fraction": float((decided < num_frames).sum() / len(records)) if records else None,
-        "frames_stepped": stream.frames_stepped,
-        "frames_total": total,
-        "frames_saved_fraction": 1 - stream.frames_stepped / total if total else None,
-        "rule": rule,
-        "confidence_threshold": stream.threshold if rule == "threshold" else None,
-        "ms_per_frame": {
-            "association": 1000 * judged.session.association_seconds / max(stream.num_video_frames, 1),
-            "model": 1000 * stream.seconds / max(stream.num_video_frames, 1),
-        },
-    }
-
-
-def compare_streams(judged: JudgedVideo, truth: BoxTable | None) -> dict[str, Any]:
-    """The decisions of every stream and of the confirmation rules, on the tracks that the streams judged.
-
-    `..._by_frame_3` is the stream made to answer by frame 3, where confirmation by 3 hits must.
-    """
-    records = next(iter(judged.streams.values())).records
-    tracks = [track for track in judged.history.tracks() if track.track_id in records]
-    models = {}
-    for name, stream in judged.streams.items():
-        models[name] = stream.decisions
-        for age in FORCED_AGES:
-            models[f"{name}_by_frame_{age}"] = functools.partial(stream.decisions, last_frame=age)
-    return compare_rules(tracks, len(judged.detector_frames), judged.truth_at_detector_frames(truth), models)
-
-
-def decisions_csv(records: Iterable[TrackRecord], class_names: tuple[str, ...]) -> str:
-    """decisions.csv of these tracks."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(DECISION_COLUMNS)
-    for record in records:
-        age = "" if record.decision_frame is None else record.decision_frame
-        judged = (verdict_name(record.decision), age, f"{record.probabilities[-1]:.6f}")
-        times = (record.birth_seconds, record.decision_seconds)
-        writer.writerow(
-            [
-                *(record.track_id, record.birth_frame + 1, *judged, class_name(record.class_id, class_names)),
-                *("" if seconds is None else f"{seconds:.6f}" for seconds in times),
-                "" if record.taken_back_frame is None else record.taken_back_frame,
-            ]
-        )
-    return text.getvalue()
-
-
-def events_csv(events: Iterable[TrackEvent]) -> str:
-    """events.csv: what a listener would have heard, in order."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(EVENT_COLUMNS)
-    for event in events:
-        decision = "" if event.decision is None else verdict_name(event.decision)
-        writer.writerow(
-            [event.frame_index + 1, event.track_id, event.kind, event.age, f"{event.probability:.6f}", decision]
-        )
-    return text.getvalue()
-
-
-def class_name(class_id: int, class_names: tuple[str, ...]) -> str:
-    """The name of a class, its number where it has none, nothing where it is unknown."""
-    if class_id < 0:
-        return ""
-    return class_names[class_id] if class_id < len(class_names) else str(class_id)
 
 
 def teach(
@@ -362,7 +274,7 @@ def teach(
 ) -> tuple[Finetuned | None, dict[str, Any]]:
     """Fine-tune on these frames, the first half; None, and the reason, where they hold too few tracks."""
     began = time.perf_counter()
-    first_half = follow_tracks(pictures(frames), source.detections, associator, args.unseen or "blank")
+    first_half = follow_tracks(pictures(frames), source.detections, associator, args.unseen)
     try:
         taught = finetune(model, make_splits(first_half), device, args.seed)
     except InputError as error:
@@ -379,21 +291,12 @@ def decide(
     adaptation: Adaptation | None,
 ) -> tuple[JudgedVideo, Finetuned | None, dict[str, Any] | None]:
     """Teach where --finetune asks for it, then decide; what was judged, the taught copy, the report on the teaching."""
-    name_of_model = args.model or "the general model"
-    watch_by = args.watch_by or "pixels"
-    calibration = model.calibration
-    if not isinstance(model, EvidenceModel):
-        if watch_by not in model.calibrations:
-            raise InputError(
-                f"{args.model} watches by {', '.join(model.calibrations)}; leave --watch_by {watch_by} out"
-            )
-        calibration = model.calibrations[watch_by]
-    threshold = calibration.thresholds_of(args.rule, name_of_model, args.confidence_threshold)
-    rule: dict[str, Any] = {"rule": args.rule, "confidence_threshold": args.confidence_threshold}
-    unseen = args.unseen or "blank"
-    rule |= {"associator": associator, "unseen": unseen, "watch_by": watch_by}
+    calibration = calibration_of(model, args.watch_by, str(args.model))
+    threshold = calibration.thresholds_of(args.rule, args.model or "the general model", args.confidence_threshold)
+    of_session: dict[str, Any] = {"rule": args.rule, "confidence_threshold": args.confidence_threshold}
+    of_session |= {"associator": associator, "unseen": args.unseen, "watch_by": args.watch_by}
     if isinstance(model, EvidenceModel):
-        rule |= {"detector": args.detector, "picture": source.picture, "adaptation": adaptation}
+        of_session |= {"detector": args.detector, "picture": source.picture, "adaptation": adaptation}
     half, expected = 0, source.expected_frames
     taught, report, beside = None, None, {}
     if args.finetune:
@@ -407,11 +310,11 @@ def decide(
             if taught is None:
                 print(f"not fine-tuned: {report['reason']}")
             else:
-                beside = {"zero_shot": TrackStream(model, threshold, unseen)}
+                beside = {"zero_shot": TrackStream(model, threshold, args.unseen)}
         first = next(frames, None)
         start = half if first is None else first.index
         name = "zero_shot" if taught is None else "finetuned"
-        session = Session(taught.model if taught else model, **rule, first_frame=start, beside=beside)
+        session = Session(taught.model if taught else model, **of_session, first_frame=start, beside=beside)
         without_pictures = source.picture if source.description["source"] == "boxes" else None
         annotated = AnnotatedVideo(args.output, source.fps, expected - half, without_pictures)
         judged = JudgedVideo(session, source.detections, name, annotated)
@@ -422,10 +325,10 @@ def decide(
 def main() -> None:
     """Decide the tracks of the video that the command line names."""
     args = parse_args()
-    require_writable(args.output, (*OUTPUTS, "annotated.mp4"))
+    state = None if args.adapt is None else args.output / f"camera_{args.adapt}.json"
+    require_writable(args.output, (*OUTPUTS, "annotated.mp4", *([] if state is None else [state.name])))
     if args.model is not None:
         require_readable(args.model)
-    state = None if args.adapt is None else args.output / f"camera_{args.adapt}.json"
     adaptation = None if state is None else Adaptation.resume(state, args.adapt)
     source = open_source(args)
     with contextlib.ExitStack() as opened:
@@ -434,18 +337,20 @@ def main() -> None:
             source.detections.has_track_ids, source.description["detections"], args.associate
         )
         device = resolve_device(args.device)
-        model = open_model(args, device)
+        model = open_model(args, source, device)
         judged, taught, finetuning = decide(model, source, associator, args, device, adaptation)
+        with judged.annotated:
+            nothing_seen = judged.stop == judged.start or isinstance(judged.ended_by, MovingCamera)
+            if judged.ended_by is not None and nothing_seen:
+                raise judged.ended_by
+            with undisturbed():
+                write_tables(args.output, judged, source.detections.class_names)
+                if taught is not None:
+                    save_model(args.output / "finetuned_model.pt", taught.model)
+                if adaptation is not None and state is not None:
+                    adaptation.save(state, args.adapt)
+            stills = judged.annotated.close()
         closed = source.close()
-    with judged.annotated:
-        nothing_seen = judged.stop == judged.start or isinstance(judged.ended_by, MovingCamera)
-        if judged.ended_by is not None and nothing_seen:
-            raise judged.ended_by
-        with undisturbed():
-            write_tables(args.output, judged, taught, source.detections.class_names)
-            if adaptation is not None and state is not None:
-                adaptation.save(state, args.adapt)
-        stills = judged.annotated.close()
     notes = [*source.notes, association_note, *judged.notes(), *closed.pop("notes", [])]
     summary = {
         "stage": "detect",
@@ -457,8 +362,8 @@ def main() -> None:
         "target": model.target if isinstance(model, EvidenceModel) else None,
         "detector": args.detector,
         "adapted": None if adaptation is None else {"camera": args.adapt, "num_lives": adaptation.num_lives},
-        "watch_by": "evidence" if isinstance(model, EvidenceModel) else args.watch_by or "pixels",
-        "unseen": None if isinstance(model, EvidenceModel) else args.unseen or "blank",
+        "watch_by": args.watch_by,
+        "unseen": args.unseen,
         "certificate_note": CERTIFICATE_NOTE if args.rule == "certified" and not args.synthetic_demo else None,
         "notes": notes,
         "ended_early": None
@@ -514,61 +419,6 @@ def undisturbed() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def describe_decisions(judged: JudgedVideo, rule: str, truth: BoxTable | None) -> dict[str, Any]:
-    """What was decided, and how it compares."""
-    name, shown = next(iter(judged.streams.items()))
-    return {
-        "first_judged_frame": judged.start + 1,
-        "last_judged_frame": judged.stop,
-        "first_judged_seconds": judged.first_seconds,
-        "last_judged_seconds": judged.last_seconds,
-        "num_detector_frames": len(judged.detector_frames),
-        "num_missing_pictures": judged.num_missing_pictures,
-        "decided_by": name,
-        **summarise(judged, shown, rule),
-        "zero_shot": summarise(judged, judged.streams["zero_shot"], rule),
-        "comparison": compare_streams(judged, truth),
-    }
-
-
-def write_tables(directory: Path, judged: JudgedVideo, taught: Finetuned | None, class_names: tuple[str, ...]) -> None:
-    """The decisions, before all that could fail. A summary of an earlier run, which is of other tables, is removed."""
-    (directory / "summary.json").unlink(missing_ok=True)
-    shown = next(iter(judged.streams.values()))
-    write_text(directory / "decisions.csv", decisions_csv(shown.records.values(), class_names))
-    write_text(directory / "events.csv", events_csv(judged.events))
-    write_tracks(directory / "candidates.txt", judged.rows)
-    write_tracks(directory / "tracks.txt", judged.shown_rows(backfilled=False))
-    write_tracks(directory / "tracks_backfilled.txt", judged.shown_rows(backfilled=True))
-    if taught is not None:
-        zero_shot = judged.streams["zero_shot"]
-        write_text(directory / "decisions_zero_shot.csv", decisions_csv(zero_shot.records.values(), class_names))
-        save_model(directory / "finetuned_model.pt", taught.model)
-
-
-def print_summary(directory: Path, summary: dict[str, Any]) -> None:
-    """A few lines for the terminal."""
-    counts, frame = summary["counts"], summary["mean_decision_frame"]
-    print(f"{directory}: {summary['source']} source, {summary['video']}")
-    print(
-        f"  frames {summary['first_judged_frame']}-{summary['last_judged_frame']}, {counts['tracks']} tracks: "
-        f"{counts['persistent']} persistent, {counts['transient']} transient, {counts['undecided']} undecided"
-    )
-    if frame is not None:
-        rule = rule_in_words(summary["rule"], summary["confidence_threshold"])
-        print(
-            f"  decided by {summary['decided_by']} at {rule}: mean decision "
-            f"frame {frame['value']:.2f}, {summary['frames_stepped']} of {summary['frames_total']} track frames "
-            f"stepped, {summary['ms_per_frame']['model']:.1f} ms a video frame in the model"
-        )
-    for note in (*summary["notes"], summary["certificate_note"]):
-        if note:
-            print(f"  note: {note}")
-    if summary["annotated_video"]["file"]:
-        print(f"  annotated.mp4: codec {summary['annotated_video']['codec']}; stills {', '.join(summary['stills'])}")
-    print(as_text(summary["comparison"]))
 
 
 if __name__ == "__main__":

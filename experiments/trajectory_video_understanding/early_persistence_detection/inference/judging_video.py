@@ -125,7 +125,7 @@ class JudgedVideo:
                 f"the detector was not run on {num_skipped} of {self.stop - self.start} frames, which count for and "
                 f"against no track; ages count the others"
             )
-        if self.num_missing_pictures and isinstance(self.session.stream, TrackStream):
+        if self.num_missing_pictures and self.session.stream.looks_at_pixels:
             told.append(f"{self.num_missing_pictures} frames have no picture; the model saw a blank there")
         return told + ([self.clock_note] if self.clock_note else [])
 

@@ -25,8 +25,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
+from run_directory import InputError
 from video_tracks.association import Association, Associator, FollowedIds, checked_detections
-from video_tracks.clip import KIND_NAME, NUM_FRAMES, UNDECIDED, verdict_name
+from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
 from video_tracks.crops import MAX_SPEED, SteadyMotion, box_centre
 from video_tracks.evidence import TrackEvidence
 from video_tracks.track import Observation
@@ -103,16 +104,18 @@ class Session:
 
     `rule` is one of "threshold" (at one confidence: `confidence_threshold`, default the model's own), "per_age" and
     "certified"; InputError where the model has no such rule. `associator` makes tracks of the detections (default:
-    SORT, or the tracks that the detections' own ids name); one that has seen the frames before may be handed on. With
-    `unseen="blank"` the model is shown a blank frame where a track was not detected, as in its training. `beside` are
-    streams of other models: they judge the same tracks for comparison and decide nothing.
+    SORT, or the tracks that the detections' own ids name); one that has seen the frames before may be handed on.
+    `beside` are streams of other models: they judge the same tracks for comparison and decide nothing.
 
-    `watch_by` is what a model with several streams is given of a track: "pixels", "evidence" (its hits and scores) or
-    "both"; ValueError where the model was not trained so.
+    Of a model that looks at pixels, `unseen` says what it is shown of a track that was not detected: "blank" (default,
+    as in its training) or "scene"; `watch_by` what it is given of a track: "pixels" (default), "evidence" (its hits and
+    scores) or "both", if it was trained so.
 
     Without `model` it is the general evidence model. Of a model that goes by evidence, `detector` names whose scores
     the boxes have (one of `model.references`; default: a detector that nobody knows), `picture` is width and height in
     px (default: those of the first frame that is given), and `adaptation` learns this camera from its tracks' lives.
+
+    Raises ValueError for what is of the other kind of model, InputError for a rule or stream that the model has not.
     """
 
     def __init__(
@@ -122,29 +125,28 @@ class Session:
         confidence_threshold: float | None = None,
         *,
         associator: Association | None = None,
-        unseen: str = "blank",
+        unseen: str | None = None,
         first_frame: int = 0,
         beside: Mapping[str, TrackStream] | None = None,
-        watch_by: str = "pixels",
+        watch_by: str | None = None,
         detector: str | None = None,
         picture: tuple[int, int] | None = None,
         adaptation: Adaptation | None = None,
     ):
         model = general_model() if model is None else model
-        calibration = model.calibration if isinstance(model, EvidenceModel) else calibration_of(model, watch_by)
-        threshold = calibration.thresholds_of(rule, "the model", confidence_threshold)
+        threshold = calibration_of(model, watch_by).thresholds_of(rule, "the model", confidence_threshold)
+        if adaptation is not None and rule == "certified":
+            raise ValueError("a certificate holds for the model as it was certified; leave adaptation out")
         self.stream: TrackStream | EvidenceStream
         if isinstance(model, EvidenceModel):
+            _refuse("looks at pixels", unseen=unseen, watch_by=watch_by)
             if adaptation is not None and model.target != "outlives_clip":
                 raise ValueError("adaptation learns whether tracks outlive; give model.asking('outlives_clip')")
-            if adaptation is not None and rule == "certified":
-                raise ValueError("a certificate holds for the model as it was certified; leave adaptation out")
             evidence = TrackEvidence(picture, model.reference(detector))
             self.stream = EvidenceStream(model, threshold, evidence, adaptation)
-        elif detector is not None or adaptation is not None:
-            raise ValueError("detector and adaptation are for a model that goes by evidence; leave them out")
         else:
-            self.stream = TrackStream(model, threshold, unseen, watch_by)
+            _refuse("goes by evidence", detector=detector, picture=picture, adaptation=adaptation)
+            self.stream = TrackStream(model, threshold, unseen or "blank", watch_by or "pixels")
         self.beside = dict(beside or {})
         self.associator = associator  # None until the first boxes tell whether they have ids
         self._chooses_associator = associator is None
@@ -186,8 +188,6 @@ class Session:
         """
         _check_frame(frame)
         self._check_time(seconds)
-        if frame is not None and isinstance(self.stream, EvidenceStream) and self.stream.evidence.picture is None:
-            self.stream.evidence.picture = (frame.shape[1], frame.shape[0])
         if boxes is None:
             _refuse_without_boxes(scores=scores, track_ids=track_ids, class_ids=class_ids)
             told = self._skip(seconds)
@@ -207,9 +207,9 @@ class Session:
     ) -> list[TrackStatus]:
         began = time.perf_counter()
         self.observations = self._associate(boxes, scores, track_ids, class_ids)
-        if isinstance(self.associator, FollowedIds) and isinstance(self.stream, EvidenceStream):
-            self.stream.evidence.dead_after = NUM_FRAMES  # who tracks elsewhere may take up a track much later
         self.association_seconds += time.perf_counter() - began
+        picture = None if frame is None else (frame.shape[1], frame.shape[0])
+        self.stream.learn_camera(picture, isinstance(self.associator, FollowedIds))
         frame_index, self.next_frame = self.next_frame, self.next_frame + 1
         crops = self.stream.update(frame_index, frame, self.observations, seconds)
         for stream in self.beside.values():
@@ -286,10 +286,23 @@ class Session:
         )
 
 
-def calibration_of(model: CalibratedModel, watch_by: str) -> Calibration:
-    """That of tracks which are watched so. Raises ValueError where the model cannot."""
+def _refuse(kind: str, **given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name} is for a model that {kind}; leave it out")
+
+
+def calibration_of(
+    model: CalibratedModel | EvidenceModel, watch_by: str | None = None, name: str = "the model"
+) -> Calibration:
+    """That of tracks which a model watches so; of one that goes by evidence alone its own. Raises InputError where the
+    model cannot.
+    """
+    if isinstance(model, EvidenceModel):
+        return model.calibration
+    watch_by = watch_by or "pixels"
     if watch_by not in model.calibrations:
-        raise ValueError(f"the model watches by {', '.join(model.calibrations)}, not by {watch_by}")
+        raise InputError(f"{name} watches by {', '.join(model.calibrations)}, not by {watch_by}")
     return model.calibrations[watch_by]
 
 

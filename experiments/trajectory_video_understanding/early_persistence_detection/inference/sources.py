@@ -24,8 +24,10 @@ from video_tracks.detections import (
     truth_options,
 )
 from video_tracks.live_sources import is_live, open_live
-from video_tracks.mot import find_sequence_info
+from video_tracks.mot import require_sequence_info
 from video_tracks.video import UNKNOWN_FPS, Frame, Video, open_video, read_frames
+
+from early_persistence_detection.models.evidence.evidence_model import goes_by_evidence
 
 DEMO_SCENE = (987_654_321, 2, 0)  # a seed that no data set is made with
 DEMO_FPS = 7.0
@@ -85,12 +87,7 @@ def _boxes_source(args: argparse.Namespace) -> Source:
     for path in (args.detections, args.ground_truth):
         if path is not None:
             require_readable(path)
-    sequence = find_sequence_info(args.detections)
-    if sequence is None:
-        raise InputError(
-            f"{args.detections} has no seqinfo.ini beside or above it that tells the pictures' size and frame rate; "
-            f"add one, or give the pictures as --video"
-        )
+    sequence = require_sequence_info(args.detections, ", or give the pictures as --video")
     video = Video(args.detections, sequence.fps, sequence.width, sequence.height, sequence.num_frames)
     detections, truth, about, notes = _open_boxes(args, video, str(args.detections))
 
@@ -106,11 +103,6 @@ def _boxes_source(args: argparse.Namespace) -> Source:
         {"source": "boxes", "video": f"{sequence.name}, without its pictures", **_picture(video), **about},
         notes,
     )
-
-
-def goes_by_evidence(path: Path | None) -> bool:
-    """Whether a model never looks at pixels: the general one, and what train_evidence.py makes."""
-    return path is None or path.suffix == ".npz"
 
 
 def names_live_source(name: str) -> bool:

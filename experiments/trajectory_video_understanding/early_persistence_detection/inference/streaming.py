@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -71,16 +71,8 @@ class TrackRecord:
         return None if self.decision is None else len(self.probabilities)
 
 
-class FollowedTrack(Protocol):
-    """A track that a frame was judged for."""
-
-    @property
-    def track_id(self) -> int:
-        """As the associator names it."""
-
-    @property
-    def observation(self) -> Observation | None:
-        """What the frame showed of it; None where it was missed."""
+# at birth; decided; called persistent and turned out to be none; called transient and turned out to stay
+EventKind: TypeAlias = Literal["provisional", "final", "retracted", "restored"]
 
 
 class JudgingModel(Protocol):
@@ -95,15 +87,12 @@ class JudgingModel(Protocol):
 class TrackEvent:
     """What a listener hears of a track."""
 
-    kind: str  # one of KINDS
+    kind: EventKind
     track_id: int
     frame_index: int  # of the video, from 0
     age: int  # of the track, from 1
     probability: float
     decision: int | None  # what it is held to be from now on: 1 persistent, 0 transient; of "provisional" None
-
-    # at birth; decided; called persistent and turned out to be none; called transient and turned out to stay
-    KINDS = ("provisional", "final", "retracted", "restored")
 
 
 class Verdicts:
@@ -112,6 +101,8 @@ class Verdicts:
     `records` maps every track that was born in a frame which was given to what became of it, `events` holds what the
     last frame told.
     """
+
+    looks_at_pixels = True
 
     def __init__(self, model: JudgingModel, threshold: Threshold):
         check_threshold(threshold, model.num_frames)
@@ -128,6 +119,9 @@ class Verdicts:
         """Pass a frame in which the detector was not run: no track is stepped, none has missed anything."""
         self.events = []
         self.num_video_frames += 1
+
+    def learn_camera(self, picture: tuple[int, int] | None, ids_are_followed: bool) -> None:
+        """Be told what is known of the camera by now: width and height in px, and who makes its tracks."""
 
     def _begin(self, track_id: int, class_id: int, frame_index: int, seconds: float | None) -> None:
         self.records[track_id] = TrackRecord(
@@ -270,6 +264,8 @@ class EvidenceStream(Verdicts):
     are read on after their decision, which is taken back, once, where their evidence turns: see TAKEN_BACK_AT.
     """
 
+    looks_at_pixels = False
+
     def __init__(
         self,
         model: EvidenceModel,
@@ -322,6 +318,13 @@ class EvidenceStream(Verdicts):
         super().skip()
         self.evidence.skip()
 
+    def learn_camera(self, picture: tuple[int, int] | None, ids_are_followed: bool) -> None:
+        """As `Verdicts.learn_camera`. A tracker elsewhere may take up a track long after we would have given it up."""
+        if self.evidence.picture is None:
+            self.evidence.picture = picture
+        if ids_are_followed:
+            self.evidence.dead_after = self.num_frames
+
     def _log_odds(self, found: FrameEvidence) -> np.ndarray:
         """Of every live track; what the camera teaches in this frame is for later ones."""
         log_odds = self.model.log_odds(found.values, found.ages)
@@ -347,5 +350,5 @@ class EvidenceStream(Verdicts):
         record.doubtful_frames = record.doubtful_frames + 1 if contrary >= TAKEN_BACK_AT else 0
         if record.doubtful_frames >= TAKEN_BACK_AFTER_FRAMES:
             record.taken_back_frame = age
-            kind = "retracted" if record.decision == 1 else "restored"
+            kind: EventKind = "retracted" if record.decision == 1 else "restored"
             self.events.append(TrackEvent(kind, record.track_id, frame_index, age, probability, record.verdict))

@@ -114,7 +114,10 @@ class Calibration:
                 raise InputError(f"{path} has no rule per age; make one with calibrate.py, or leave --rule out")
             return self.per_age.array
         if self.certificate is None:
-            raise InputError(f"{path} carries no certificate; make one with calibrate.py --eps, or leave --rule out")
+            raise InputError(
+                f"{path} carries no certificate; make one with calibrate.py --eps, of an evidence model with "
+                f"certify_camera.py, or leave --rule out"
+            )
         if not self.certificate.is_certified:
             raise InputError(f"{path} has no certified rule: {self.certificate.describe()}")
         return np.array(self.certificate.thresholds)

@@ -42,6 +42,11 @@ class ClassifierConfig:
     dropout: float = 0.1
     num_evidence: int = 0  # columns of evidence; 0: pixels alone
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What tracks can be watched by: of MODALITIES."""
+        return MODALITIES if self.num_evidence else ("pixels",)
+
 
 class PersistenceHead(nn.Module):
     """Codes and evidence of the frames so far -> logit of persistence at every age."""
@@ -223,9 +228,8 @@ class PersistenceHead(nn.Module):
             assert evidence is not None, "neither codes nor evidence"
             features = self.features(evidence, *evidence.shape[:2])
             assert features is not None
-            return self.watch_without_pixels(features, features.new_zeros(len(features), self.config.state_width))[
-                0
-            ], None
+            logits, _ = self.watch_without_pixels(features, features.new_zeros(len(features), self.config.state_width))
+            return logits, None
         batch, num_frames = codes.shape[:2]
         hidden = codes.new_zeros(batch, self.config.state_width)
         age = torch.zeros(batch, dtype=torch.long, device=codes.device)
@@ -276,7 +280,7 @@ class EarlyPersistenceClassifier(nn.Module):
     @property
     def modalities(self) -> tuple[str, ...]:
         """What it can watch a track by: of MODALITIES."""
-        return MODALITIES if self.config.num_evidence else ("pixels",)
+        return self.config.modalities
 
     @property
     def calibration(self) -> Calibration:

@@ -45,11 +45,13 @@ from run_directory import (
 )
 from video_tracks.boxes import make_boxes
 from video_tracks.clip import NUM_FRAMES
+from video_tracks.detections import load_detections, load_truth
 from video_tracks.evidence import FEATURES
-from video_tracks.formats import read_boxes, read_truth
-from video_tracks.mot import find_sequence_info
+from video_tracks.mot import require_sequence_info
+from video_tracks.video import Video
 
 from early_persistence_detection.models.evidence.evidence_model import (
+    CERTIFIED_DETECTOR,
     TARGETS,
     EvidenceModel,
     general_model,
@@ -93,27 +95,25 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_camera(args: argparse.Namespace) -> Footage:
-    """The camera's footage. Raises InputError."""
-    require_readable(args.detections)
-    sequence = find_sequence_info(args.detections)
-    if sequence is None:
-        raise InputError(f"{args.detections} has no seqinfo.ini beside or above it; add one (frame rate, size, length)")
-    boxes = read_boxes(args.detections)
-    if boxes.has_track_ids or boxes.frames_run.stride > 1:
-        what = "track ids, which detect.py follows" if boxes.has_track_ids else "boxes in every n-th frame only"
+    """The camera's footage as detect.py has it, since the promise is of what that decides. Raises InputError."""
+    for path in (args.detections, args.ground_truth):
+        if path is not None:
+            require_readable(path)
+    sequence = require_sequence_info(args.detections)
+    video = Video(args.detections, sequence.fps, sequence.width, sequence.height, sequence.num_frames)
+    file = load_detections(args.detections, video)
+    if file.has_track_ids or not file.frames_run.every_frame:
+        what = "track ids, which detect.py follows" if file.has_track_ids else "boxes of some frames only"
         raise InputError(
             f"{args.detections} holds {what}; a promise is of tracks that SORT makes of every frame's boxes"
         )
-    truth = make_boxes(np.zeros(0), np.zeros((0, 4)))
-    if args.ground_truth is not None:
-        require_readable(args.ground_truth)
-        truth = read_truth(args.ground_truth).table
+    unknown = make_boxes(np.zeros(0), np.zeros((0, 4)))
     return Footage(
         args.detector or "unknown",
         sequence.name,
         sequence.name,
-        boxes.table,
-        truth,
+        file.table,
+        unknown if args.ground_truth is None else load_truth(args.ground_truth, video)[0],
         sequence.num_frames,
         (sequence.width, sequence.height),
         sequence.fps,
@@ -149,7 +149,11 @@ def certified(
         args.promise, clips.where(designing), clips.where(~designing), args.eps, args.delta, seed=args.seed
     )
     calibration = dataclasses.replace(model.calibration, certificate=certificate)
-    return dataclasses.replace(model, calibrations={**model.calibrations, model.target: calibration}), certificate
+    made_from = {**model.made_from, CERTIFIED_DETECTOR: args.detector}
+    return (
+        dataclasses.replace(model, calibrations={**model.calibrations, model.target: calibration}, made_from=made_from),
+        certificate,
+    )
 
 
 def main() -> None:

@@ -82,11 +82,6 @@ def attention_loss(attention: Tensor, shown: Tensor) -> Tensor:
     return -(share.clamp(min=1e-6).log() * both).sum() / both.sum().clamp(min=1)
 
 
-def modalities_of(head: PersistenceHead | PixelsToLogits) -> tuple[str, ...]:
-    """What the head is trained and judged on."""
-    return MODALITIES if head.config.num_evidence else ("pixels",)
-
-
 @dataclasses.dataclass(frozen=True)
 class WatchedBatch:
     """A batch and what each of its clips is watched by."""
@@ -264,7 +259,7 @@ def validate(
     """
     logits = {
         modality: predict_logits(head, extractor, encoded, device, modality=modality)
-        for modality in modalities_of(head)
+        for modality in head.config.modalities
     }
     losses = {modality: float(persistence_loss(part, encoded.labels)) for modality, part in logits.items()}
     most = logits["both" if "both" in logits else "pixels"]

@@ -6,8 +6,8 @@ use was missing in training. Within each detector both kinds weigh alike, and de
 number of clutter tracks becomes everybody's prior.
 
 What is learnt must hold on a camera that was never seen: evidence that tells one footage from another more than
-persistent from transient is left out (INPUTS), and what everybody knows is imposed (MONOTONE: a better score never
-makes a track less real).
+persistent from transient is left out (LEFT_OUT), and what everybody knows is imposed (RISING, FALLING: a better score
+never makes a track less real).
 
 Source of the trees: Friedman, Greedy function approximation, 2001; as histograms, Ke et al., LightGBM, 2017.
 

@@ -8,7 +8,9 @@ Read below a root folder, whatever of it is there::
     KITTI/det/{car,ped}/NNNN.txt            KITTI/gt/NNNN.txt           PointRCNN, projected
 
 One place filmed once may be there under several names: `footage` is the same for all of them, and never stands on two
-sides of a split. Sources: MOT Challenge 2015 and 2017 (CC BY-NC-SA), KITTI tracking (CC BY-NC-SA).
+sides of a split. Boxes are as the files have them, also where they leave the picture.
+
+Sources: MOT Challenge 2015 and 2017 (CC BY-NC-SA), KITTI tracking (CC BY-NC-SA).
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ DETECTORS = {
     "kitti-pedestrian": "PointRCNN, pedestrians, likewise",
 }
 KITTI_PICTURE, KITTI_FPS = (1242, 375), 10.0
-# what is annotated and may be found by a detector of the class without being of it; neither right nor wrong
-KITTI_CLASS = {"car": "Car", "ped": "Pedestrian"}
+# folder -> detector, annotated class; what is annotated as another class is neither right nor wrong
+KITTI_FOLDERS = {"car": ("kitti-car", "Car"), "ped": ("kitti-pedestrian", "Pedestrian")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,13 +96,13 @@ def _mot(root: Path) -> Iterator[Footage]:
 
 
 def _kitti(root: Path) -> Iterator[Footage]:
-    for folder, wanted in KITTI_CLASS.items():
+    for folder, (detector, wanted) in KITTI_FOLDERS.items():
         for path in sorted((root / "KITTI" / "det" / folder).glob("*.txt")):
             truth = read_truth(root / "KITTI" / "gt" / path.name).table
             wanted_ids = [index for index, name in enumerate(truth.class_names) if name == wanted]
             other = ~np.isin(truth.class_id, wanted_ids)
             yield Footage(
-                {"car": "kitti-car", "ped": "kitti-pedestrian"}[folder],
+                detector,
                 path.stem,
                 f"KITTI-{path.stem}",
                 read_boxes(path).table,

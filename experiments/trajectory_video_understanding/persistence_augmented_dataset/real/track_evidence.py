@@ -13,7 +13,8 @@ from video_tracks.association import Associator
 from video_tracks.boxes import BoxTable, pairwise_iou
 from video_tracks.clip import NUM_FRAMES
 from video_tracks.evidence import FEATURES, ScoreReference, TrackEvidence
-from video_tracks.track import Track, TrackHistory, detected_frames
+from video_tracks.evidence.features import INDEX
+from video_tracks.track import Track, TrackHistory, detected_frames, scores_by_age
 
 from persistence_augmented_dataset.real.footage import Footage
 from persistence_augmented_dataset.real.track_labels import (
@@ -23,12 +24,10 @@ from persistence_augmented_dataset.real.track_labels import (
     real_or_clutter,
 )
 
-_INDEX = {name: index for index, name in enumerate(FEATURES)}
-
 
 @dataclasses.dataclass(frozen=True)
 class FootageTracks:
-    """The tracks of one sequence, associated by SORT, in order of birth."""
+    """The tracks of one sequence, in order of birth."""
 
     footage: Footage
     tracks: Sequence[Track]
@@ -39,15 +38,18 @@ class FootageTracks:
     box_is_real: np.ndarray  # int8 (b,), as the rows of footage.boxes: 1, 0, -1 where that is ambiguous
 
 
-def collect_tracks(footage: Footage, tracker: str = "sort") -> FootageTracks:
-    """Associate, follow and label every detection of a sequence."""
-    associator, history = Associator(tracker), TrackHistory()
+def collect_tracks(footage: Footage, tracker: str = "sort", high_score: float | None = None) -> FootageTracks:
+    """Associate, follow and label the detections of a sequence.
+
+    `high_score` is of "bytetrack": detections below it only continue tracks; None takes all for high.
+    """
+    associator, history = Associator(tracker, high_score=high_score), TrackHistory()
     evidence = TrackEvidence(footage.picture)
     by_track: dict[int, np.ndarray] = {}
     num_frames = max(footage.num_frames, footage.boxes.num_frames)
     for frame_index in range(num_frames):
         frame = footage.boxes.in_frame(frame_index)
-        observations = associator.update(frame.boxes, frame.score)
+        observations = associator.update(frame.boxes, frame.score, class_ids=frame.class_id)
         history.add(frame_index, observations)
         found = evidence.update(observations, frame_index / footage.fps)
         for row in np.flatnonzero(found.ages <= NUM_FRAMES):
@@ -69,16 +71,6 @@ def collect_tracks(footage: Footage, tracker: str = "sort") -> FootageTracks:
         },
         boxes_are_real(footage.boxes, footage.truth),
     )
-
-
-def scores_by_age(tracks: Sequence[Track]) -> np.ndarray:
-    """The detector's score at each age, NaN where a track was missed: float64 (n, T)."""
-    scores = np.full((len(tracks), NUM_FRAMES), np.nan)
-    for row, track in enumerate(tracks):
-        if track.scores is not None:
-            length = min(NUM_FRAMES, len(track.scores))
-            scores[row, :length] = np.where(track.detected[:length], track.scores[:length], np.nan)
-    return scores
 
 
 def boxes_are_real(boxes: BoxTable, truth: BoxTable) -> np.ndarray:
@@ -109,7 +101,7 @@ def with_reference(values: np.ndarray, scores: np.ndarray, reference: ScoreRefer
     """
     seen = np.isfinite(scores)
     num_hits = np.cumsum(seen, axis=1)
-    told = np.isfinite(values[:, :, _INDEX["max_video_rank"]])  # whether scores tell anything yet
+    told = np.isfinite(values[:, :, INDEX["max_video_rank"]])  # whether scores tell anything yet
     rank, odds = reference.rank(scores), reference.odds(scores)
     filled = {
         "reference_rank": rank,
@@ -121,5 +113,5 @@ def with_reference(values: np.ndarray, scores: np.ndarray, reference: ScoreRefer
     }
     values = values.copy()
     for name, column in filled.items():
-        values[:, :, _INDEX[name]] = np.where(told, column, np.nan)
+        values[:, :, INDEX[name]] = np.where(told, column, np.nan)
     return values

@@ -13,7 +13,7 @@ from video_tracks.association import Association
 from video_tracks.clip import CLIP_SIZE, KIND_NAME, NUM_FRAMES
 from video_tracks.detections import DetectionSource
 from video_tracks.live_crops import LiveCrops
-from video_tracks.track import Track, TrackHistory
+from video_tracks.track import Track, TrackHistory, scores_by_age
 
 from persistence_augmented_dataset.clip_objects import Surroundings, objects_in_clips
 from persistence_augmented_dataset.dataset import SHARD_CLIPS, SPLITS, remove_dataset, write_manifest, write_shard
@@ -115,12 +115,9 @@ def clip_metadata(video: VideoTracks, labels: np.ndarray, scene_ids: np.ndarray,
     tracks = [video.tracks[row] for row in rows]
     count = len(rows)
     boxes = np.full((count, NUM_FRAMES, 4), np.nan, np.float32)
-    scores = np.full((count, NUM_FRAMES), np.nan, np.float32)
     for index, track in enumerate(tracks):
         length = min(NUM_FRAMES, len(track.boxes))
         boxes[index, :length] = track.boxes[:length]
-        if track.scores is not None:
-            scores[index, :length] = track.scores[:length]
     lived = np.array([last_seen_age(track) for track in tracks], np.int32)
     objects, kind, distractors = objects_in_clips(_surroundings(video, labels, rows), video.crops[rows])
     unknown = np.full((count, NUM_FRAMES), np.nan, np.float32)
@@ -133,7 +130,7 @@ def clip_metadata(video: VideoTracks, labels: np.ndarray, scene_ids: np.ndarray,
         "path_type": np.full(count, UNKNOWN_PATH_TYPE, np.uint8),
         "visible": np.isfinite(boxes).all(axis=-1),
         "cue": unknown,
-        "scores": scores,
+        "scores": scores_by_age(tracks).astype(np.float32),
         "boxes": boxes,
         "crops": video.crops[rows].astype(np.float32),
         "objects": objects,

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from video_tracks.boxes import overlaps
 from video_tracks.clip import NUM_FRAMES
 from video_tracks.evidence.reference import ScoreReference
 from video_tracks.evidence.scene import SceneMemory, SceneSizes, ScoreHistory
@@ -76,7 +77,7 @@ _STATE = (
     *("score", "sum_score", "max_score"),
     *("reference", "sum_reference", "max_reference", "min_reference", "odds", "sum_odds"),
     *("rank", "sum_rank", "max_rank", "min_rank"),
-    *("height", "aspect", "sum_height", "sum_aspect", "sized"),
+    *("sum_height", "sum_aspect", "sized"),
     *("iou", "ioa", "iou_better", "live_at_birth", "lost_at_birth", "neighbours"),
     *("innovation", "sum_innovation", "size_change", "sum_size_change", "moves"),
 )
@@ -84,9 +85,8 @@ _C = {name: index for index, name in enumerate(_STATE)}
 # what is summed over a track's frames, and the extremes of what is: beyond its clip they forget, see `_forget_slowly`
 _EXTREMES = {"score": ("max",), "reference": ("max", "min"), "rank": ("max", "min")}
 _SUMS = [_C[name] for name in _STATE if name.startswith("sum_") or name in ("frames", "hits", "moves", "sized")]
-_NAN_AT_BIRTH = np.full(len(_STATE), 0.0)
-for _name in ("height", "aspect", "innovation", "size_change", "live_at_birth", "lost_at_birth"):
-    _NAN_AT_BIRTH[_C[_name]] = np.nan
+_AT_BIRTH = np.zeros(len(_STATE))
+_AT_BIRTH[[_C[name] for name in ("innovation", "size_change", "live_at_birth", "lost_at_birth")]] = np.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +190,7 @@ class TrackEvidence:
         rows[born] = first + np.arange(len(born))
         self._rows |= dict(zip(ids.tolist(), rows[born].tolist(), strict=True))
         self._ids = np.concatenate([self._ids, ids])
-        state = np.tile(_NAN_AT_BIRTH, (len(born), 1))
+        state = np.tile(_AT_BIRTH, (len(born), 1))
         state[:, [_C["age"], _C["frames"]]] = 1
         state[:, _C["birth_seconds"]] = now
         state[:, _C["birth_frame"]] = self._num_frames
@@ -210,7 +210,7 @@ class TrackEvidence:
             return np.zeros((len(boxes), 2))
         width, height = np.exp(self._column("log_w")), np.exp(self._column("log_h"))
         expected = np.stack([self._column("x") - width / 2, self._column("y") - height / 2, width, height], axis=1)
-        iou = _overlaps(boxes, expected)[0]
+        iou = overlaps(boxes, expected)[0]
         seen = np.zeros(len(self._ids), bool)
         seen[hit_rows] = True
         return np.stack([iou[:, seen].max(1, initial=0.0), iou[:, ~seen].max(1, initial=0.0)], axis=1)
@@ -257,7 +257,6 @@ class TrackEvidence:
 
         sized = self._sizes.residuals(boxes)
         known = np.isfinite(sized[:, 0])
-        part[:, [_C["height"], _C["aspect"]]] = sized
         part[:, [_C["sum_height"], _C["sum_aspect"]]] += np.where(known[:, None], sized, 0.0)
         enter("sized", column("sized") + known)
 
@@ -271,7 +270,7 @@ class TrackEvidence:
             enter("odds", odds)
             enter("sum_odds", column("sum_odds") + odds)
 
-        iou, ioa = _overlaps(boxes, boxes)
+        iou, ioa = overlaps(boxes, boxes)
         np.fill_diagonal(iou, 0.0)
         np.fill_diagonal(ioa, 0.0)
         enter("iou", iou.max(1))
@@ -379,13 +378,3 @@ class TrackEvidence:
         if gone.any():
             self._ids, self._state = self._ids[~gone], self._state[~gone]
             self._rows = {track_id: row for row, track_id in enumerate(self._ids.tolist())}
-
-
-def _overlaps(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """IoU, and the share of `boxes` that is covered, of xywh boxes: (n, 4), (m, 4) -> (n, m) twice."""
-    corner, other = boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:]
-    low_x, low_y = (np.maximum.outer(boxes[:, axis], others[:, axis]) for axis in (0, 1))
-    high_x, high_y = (np.minimum.outer(corner[:, axis], other[:, axis]) for axis in (0, 1))
-    shared = np.maximum(high_x - low_x, 0) * np.maximum(high_y - low_y, 0)
-    area, other_area = boxes[:, 2] * boxes[:, 3], others[:, 2] * others[:, 3]
-    return shared / (area[:, None] + other_area - shared), shared / area[:, None]

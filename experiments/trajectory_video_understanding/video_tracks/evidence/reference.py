@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 NUM_QUANTILES = 65
 SMOOTHING = 12.0  # boxes of either kind that every bin is thought to hold, divided as all boxes are
@@ -49,7 +50,7 @@ class ScoreReference:
         prior = real.mean()
         num_real = np.bincount(bins, real, NUM_QUANTILES) + SMOOTHING * prior
         num_all = np.bincount(bins, minlength=NUM_QUANTILES) + SMOOTHING
-        share = isotonic(num_real / num_all, num_all)
+        share = isotonic_regression(num_real / num_all, weights=num_all).x
         return cls(name, quantiles, np.log(share / (1 - share)) - np.log(prior / (1 - prior)))
 
     def rank(self, scores: np.ndarray) -> np.ndarray:
@@ -66,16 +67,3 @@ def _rank(scores: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
     position = np.linspace(0, 1, len(quantiles))
     values, first, counts = np.unique(quantiles, return_index=True, return_counts=True)
     return np.interp(scores, values, (position[first] + position[first + counts - 1]) / 2)
-
-
-def isotonic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The non-decreasing sequence nearest to `values` (n,) by weighted squares: pool adjacent violators."""
-    blocks: list[tuple[float, float, int]] = []  # mean, weight, length
-    for value, weight in zip(values.tolist(), weights.tolist(), strict=True):
-        mean, total, length = value, weight, 1
-        while blocks and blocks[-1][0] >= mean:
-            before, its_weight, its_length = blocks.pop()
-            mean = (before * its_weight + mean * total) / (its_weight + total)
-            total, length = total + its_weight, length + its_length
-        blocks.append((mean, total, length))
-    return np.concatenate([np.full(length, mean) for mean, _, length in blocks])

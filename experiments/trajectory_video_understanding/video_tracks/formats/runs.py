@@ -25,6 +25,11 @@ class FramesRun:
     offset: int = 0  # frame index modulo stride
     listed: frozenset[int] | None = None  # these frames only, where the file names each
 
+    @property
+    def every_frame(self) -> bool:
+        """Whether the detector looked at every frame."""
+        return self.stride == 1 and self.listed is None
+
     def __contains__(self, frame_index: object) -> bool:
         if self.listed is not None:
             return frame_index in self.listed

@@ -201,10 +201,16 @@ def test_ours_answers_at_the_frame_of_the_rule():
     found = judge_rules(table, TARGET, 0)
     assert {"hits_2_of_2", "norfair", "score_and_hits", "track_score"} <= set(found) and "frigate" not in found
     two, labels = found["hits_2_of_2"], table.labels[TARGET]
-    assert two["mean_decision_frame"] == 2 and two["age"] == 2
-    for name, said in (("rule", table.detected[:, 1]), ("ours", table.log_odds[TARGET][:, 1] >= 0)):
-        assert two[name]["value"] == pytest.approx((said[labels == 1].mean() + (~said[labels == 0]).mean()) / 2)
-    assert found["norfair"]["age"] == int(np.ceil(found["norfair"]["mean_decision_frame"]))
+    assert two["mean_decision_frame"] == 2 and two["ours"]["at_that_frame"]["mean_decision_frame"] == 2
+    ours = two["ours"]["at_that_frame"]["balanced_accuracy"]
+    for figure, said in ((two["rule"], table.detected[:, 1]), (ours, table.log_odds[TARGET][:, 1] >= 0)):
+        assert figure["value"] == pytest.approx((said[labels == 1].mean() + (~said[labels == 0]).mean()) / 2)
+    above = two["ours"]["at_that_frame"]["above_rule"]["value"]
+    assert above == pytest.approx(ours["value"] - two["rule"]["value"])
+    norfair = found["norfair"]
+    assert norfair["ours"]["at_that_frame"]["mean_decision_frame"] == np.ceil(norfair["mean_decision_frame"])
+    for way in ("when_sure", "when_sure_or_at_the_end"):
+        assert two["ours"][way]["mean_decision_frame"] == pytest.approx(2, abs=0.35)
 
 
 def test_ours_decides_as_early_as_asked_by_what_other_footage_taught():
@@ -218,6 +224,8 @@ def test_ours_decides_as_early_as_asked_by_what_other_footage_taught():
     other = decide_as_early(odd, TARGET, 2.0, 4)
     assert (other.decision_frame[own] == 1).all() and (other.decision[own] == 1).all()
     early = decide_as_early(table, TARGET, 2.0, 4)
+    assert decide_as_early(table, TARGET, 0.5, 4) is None  # nobody decides before birth
+    assert decide_as_early(table.select(own), TARGET, 2.0, 4) is None  # no other footage tells how
     accuracy = (early.decision == table.labels[TARGET]).mean()
     assert accuracy > ((table.log_odds[TARGET][:, 0] >= 0) == table.labels[TARGET]).mean()
 
@@ -297,8 +305,10 @@ def test_targets_are_met_or_not_or_not_measured():
             "rules": {
                 TARGET: {
                     "hits_2_of_2": {
-                        **{"age": 2, "ours_above_rule": figure(above_hits), "ours_when_sure_mean_frame": 1.9},
-                        "ours_when_sure_above_rule": figure(above_hits - 0.06),
+                        "ours": {
+                            "at_that_frame": {"mean_decision_frame": 2.0, "above_rule": figure(above_hits)},
+                            "when_sure": {"mean_decision_frame": 1.9, "above_rule": figure(above_hits - 0.06)},
+                        }
                     }
                 }
             },
@@ -311,8 +321,8 @@ def test_targets_are_met_or_not_or_not_measured():
         (1, None),
         (2, True),
         (2, False),
-        (3, False),
         (3, True),
+        (3, False),
         (5, False),
     ]
     weak = judge_targets({"mot17-frcnn": detector(0.01, -0.005, 11, 1.5, 68)}, None)
@@ -320,8 +330,8 @@ def test_targets_are_met_or_not_or_not_measured():
         (1, True),
         (2, False),
         (2, True),
-        (3, False),
         (3, True),
+        (3, False),
         (5, True),
     ]
     half = {"age": 3, "sequence": "s", "detector": "mot15-acf", "balanced_accuracy": figure(0.79)}

@@ -133,8 +133,11 @@ def test_frames_without_a_look_retract_nothing() -> None:
 
 
 def test_flags_of_evidence_are_refused_for_a_model_of_pixels(model) -> None:
-    with pytest.raises(ValueError, match="goes by evidence"):
+    with pytest.raises(ValueError, match="detector is for a model that goes by evidence"):
         Session(model, detector="mot17-frcnn")
+    for flag in ({"unseen": "scene"}, {"watch_by": "both"}):
+        with pytest.raises(ValueError, match="is for a model that looks at pixels"):
+            Session(**flag)
 
 
 @pytest.fixture(scope="module")

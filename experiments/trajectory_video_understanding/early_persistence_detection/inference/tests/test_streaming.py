@@ -13,12 +13,11 @@ from early_persistence_detection.models.early_persistence_classifier import (
 from early_persistence_detection.models.evidence.clip_evidence import CLIP_EVIDENCE, clip_evidence
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.stream import frames_to_input
-from persistence_augmented_dataset.real.track_evidence import scores_by_age
 from video_tracks.association import Associator
 from video_tracks.boxes import make_boxes
 from video_tracks.crops import cut_clips
 from video_tracks.live_crops import UNSEEN, LiveCrops, blanked
-from video_tracks.track import TrackHistory, detected_frames
+from video_tracks.track import TrackHistory, detected_frames, scores_by_age
 
 
 def run_stream(model, frames, rows, threshold, start=0, unseen="blank"):

@@ -32,6 +32,7 @@ from early_persistence_detection.models.evidence.trees import Trees
 FORMAT, FORMAT_VERSION = "early-persistence-evidence", 1
 TARGETS = ("real_or_clutter", "outlives_clip")
 GENERAL_MODEL = "general_model.npz"
+CERTIFIED_DETECTOR = "certified_detector"  # of `made_from`: whose scores a certificate was tested with, null unknown
 MAKE_IT = "train_evidence.py"
 
 
@@ -47,7 +48,6 @@ class EvidenceModel:
     target: str = TARGETS[0]
 
     num_frames = NUM_FRAMES
-    name = "evidence"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.inputs if name not in FEATURES]
@@ -78,7 +78,9 @@ class EvidenceModel:
     def log_odds(self, values: np.ndarray, ages: np.ndarray) -> np.ndarray:
         """Calibrated log odds (n,) of evidence (n, F) at ages (n,), from 1; beyond T as at T."""
         columns = [FEATURES.index(name) for name in self.inputs]
-        raw = self.trees[self.target].log_odds(np.asarray(values, np.float64)[:, columns])
+        # in float32, as the trees were fitted and certificates tested
+        known = np.asarray(values, np.float32)[:, columns].astype(np.float64)
+        raw = self.trees[self.target].log_odds(known)
         row = np.minimum(np.asarray(ages), self.num_frames) - 1
         scale, shift = (np.array(part) for part in (self.calibration.scale, self.calibration.shift))
         return scale[row] * raw + shift[row]
@@ -146,6 +148,11 @@ def load_evidence_model(path: str | Path) -> EvidenceModel:
 
 def _below(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def goes_by_evidence(path: Path | None) -> bool:
+    """Whether a model never looks at pixels: the general one, and what train_evidence.py makes."""
+    return path is None or path.suffix == ".npz"
 
 
 def general_model() -> EvidenceModel:

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_tracks.association import Associator
 from video_tracks.evidence import FEATURES, FrameEvidence, ScoreReference, TrackEvidence
-from video_tracks.evidence.reference import isotonic
 from video_tracks.evidence.scene import MIN_BOXES, SceneMemory, SceneSizes, ScoreHistory
 from video_tracks.track import Observation
 
@@ -219,14 +218,6 @@ def test_a_score_reference_is_monotone_and_ranks_any_scale() -> None:
         ScoreReference.fit("c", scores, np.ones(4000))
     with pytest.raises(ValueError, match="quantiles must ascend"):
         ScoreReference("c", np.array([1.0, 0.0]), np.zeros(2))
-
-
-@pytest.mark.parametrize(
-    ("values", "expected"),
-    [([1, 2, 3], [1, 2, 3]), ([3, 2, 1], [2, 2, 2]), ([1, 3, 2, 4], [1, 2.5, 2.5, 4])],
-)
-def test_pool_adjacent_violators(values: list[float], expected: list[float]) -> None:
-    assert isotonic(np.array(values, float), np.ones(len(values))).tolist() == pytest.approx(expected)
 
 
 def test_beyond_its_clip_a_track_is_what_it_was_of_late() -> None:
