@@ -95,9 +95,6 @@ Encoder = Callable[[SceneTracks], None]  # keeps the tokens of a scene, for lear
 Learner = Callable[[Sequence[SceneTracks]], Callable[[SceneTracks], np.ndarray]]
 
 
-# --- what answers --------------------------------------------------------------------------------------------------
-
-
 def untaught(scene: SceneTracks) -> Answers:
     """The answers that learn nothing from other scenes."""
     model, at = general_model(), np.array(AGES) - 1
@@ -202,9 +199,6 @@ def tokens_of(scene: SceneTracks, tokenizer: MagvitTokenizer) -> torch.Tensor:
     return torch.cat(parts).to(torch.int16)
 
 
-# --- leaving out ---------------------------------------------------------------------------------------------------
-
-
 def leave_out(scenes: Sequence[SceneTracks], groups: Sequence[str], learners: dict[str, Learner]) -> list[Answers]:
     """The answers on every scene by what learnt from the other groups, stacks included."""
     names = list(dict.fromkeys(groups))
@@ -276,9 +270,6 @@ def in_place(scene: SceneTracks, encode: Encoder, learners: dict[str, Learner]) 
             inputs = ("evidence", name)
             answers[f"evidence + {name}"] = sum(answers[part] / answers[part].std(0) for part in inputs)
     return second, answers
-
-
-# --- figures -------------------------------------------------------------------------------------------------------
 
 
 def auc(answer: np.ndarray, labels: np.ndarray) -> float:
@@ -363,9 +354,6 @@ def _print_figures(figures: dict[str, Any], taught: str) -> None:
         between = row["over_scenes"] and "over scenes {low:.3f} to {high:.3f}; ".format(**row["over_scenes"])
         own = ", ".join(f"{scene} {value:+.3f}" for scene, value in row["scenes"].items())
         print(f"  {name} at age 2: {between or ''}{own}")
-
-
-# --- the script ----------------------------------------------------------------------------------------------------
 
 
 def collect(data: Path, footage: str) -> tuple[list[SceneTracks], dict[str, dict[str, int]], dict[str, str]]:

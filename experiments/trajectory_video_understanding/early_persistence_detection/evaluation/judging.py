@@ -38,6 +38,7 @@ from early_persistence_detection.models.object_tokens import object_tokens
 from early_persistence_detection.models.prediction import predict
 from early_persistence_detection.models.stopping.certification import Certificate, gaps
 
+EARLY_AGES = (1, 2, 3, 4)
 ALPHAS = (0.5, 0.8, 0.95)
 
 
@@ -215,9 +216,6 @@ def judge_certified(judged: Judged, certificate: Certificate | None) -> dict[str
         "gap": judged.interval(metrics.bootstrap_mean, gap),
         "gap_by_age": gap_by_age,
     }
-
-
-EARLY_AGES = (1, 2, 3, 4)
 
 
 def judge_modalities(

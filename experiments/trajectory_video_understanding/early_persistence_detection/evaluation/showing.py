@@ -84,9 +84,6 @@ def curve(margin: np.ndarray, labels: np.ndarray, num_points: int = 60) -> list[
     return prices
 
 
-# --- rules of others, with a number to move ------------------------------------------------------------------------
-
-
 def three_hits(detected: np.ndarray) -> np.ndarray:
     """The age at which each track has 3 hits in all, int (n,), NEVER where it has not by age T."""
     return first_age(np.cumsum(detected, axis=1) >= NUM_HITS)
@@ -115,9 +112,6 @@ SCORE_AND_HITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "each": each_score_so_far,
     "mean": mean_score_at_hit,
 }
-
-
-# --- the shape of our levels ---------------------------------------------------------------------------------------
 
 
 def shapes(num_frames: int = NUM_FRAMES) -> np.ndarray:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -77,50 +78,47 @@ def all_margins(table: TrackTable, learnt: TrackTable, shapes: np.ndarray) -> Ma
         for aimed, shape in zip(AIMED_DELAYS, shapes, strict=True)
     }
     flat = showing.margins(evidence, table.detected, np.zeros(evidence.shape[1]))
-    return Margins(ours, flat, _score_and_hits(table, learnt), _track_score(table, learnt))
+    return Margins(
+        ours, flat, _tuned_margins(table, learnt, _score_and_hits), _tuned_margins(table, learnt, _track_score)
+    )
 
 
-def _others_by_footage(table: TrackTable, learnt: TrackTable) -> list[tuple[np.ndarray, TrackTable]] | None:
-    """The tracks of each footage, bool (n,), and the judged ones to tune on; None where a footage has no others."""
-    pairs = []
+def _tuned_margins(
+    table: TrackTable, learnt: TrackTable, evidence_of: Callable[[TrackTable, TrackTable], np.ndarray]
+) -> np.ndarray | None:
+    """Margins (n, T) of evidence that `evidence_of(own, others)`, (rows, T), has tuned on a footage's others.
+
+    None where the detector gives no scores, or a footage has no others of both kinds.
+    """
+    if not has_scores(table):
+        return None
+    margin, flat = np.full(table.detected.shape, -np.inf), np.zeros(table.detected.shape[1])
     for footage in np.unique(table.footage):
+        own = table.footage == footage
         others = learnt.select(learnt.footage != footage).judged(TARGET)
         if set(others.labels[TARGET].tolist()) != {0, 1} or not has_scores(others):
             return None
-        pairs.append((table.footage == footage, others))
-    return pairs if has_scores(table) else None
-
-
-def _score_and_hits(table: TrackTable, learnt: TrackTable) -> np.ndarray | None:
-    """Score + 2 hits, of each of its two kinds the one that shows less clutter on other footage."""
-    pairs = _others_by_footage(table, learnt)
-    if pairs is None:
-        return None
-    margin = np.full(table.detected.shape, -np.inf)
-    for own, others in pairs:
-        labels, flat = others.labels[TARGET], np.zeros(table.detected.shape[1])
-        share = showing.price(showing.three_hits(others.detected), labels).real_share
-        found = {}
-        for name, evidence in showing.SCORE_AND_HITS.items():
-            of_others = showing.margins(evidence(others.detected, others.scores), others.detected, flat)
-            level = showing.level_for_share(of_others, labels, share)
-            found[name] = showing.price(showing.shown_at(of_others, level), labels).clutter_shown
-        evidence = showing.SCORE_AND_HITS[min(found, key=lambda name: found[name])]
-        margin[own] = showing.margins(evidence(table.detected[own], table.scores[own]), table.detected[own], flat)
+        margin[own] = showing.margins(evidence_of(table.select(own), others), table.detected[own], flat)
     return margin
 
 
-def _track_score(table: TrackTable, learnt: TrackTable) -> np.ndarray | None:
-    """Sittler's track score with the parameters of other footage; its number is the threshold that confirms."""
-    pairs = _others_by_footage(table, learnt)
-    if pairs is None:
-        return None
-    margin = np.full(table.detected.shape, -np.inf)
-    for own, others in pairs:
-        fitted = fit_track_score(others.detected, others.scores, others.labels[TARGET])
-        score = fitted.log_odds(checked_hits(table.detected[own], table.scores[own], table.birth_frame[own]))
-        margin[own] = showing.margins(score, table.detected[own], np.zeros(table.detected.shape[1]))
-    return margin
+def _score_and_hits(own: TrackTable, others: TrackTable) -> np.ndarray:
+    """Score + 2 hits, of its two kinds the one that shows less clutter on the others."""
+    labels, flat = others.labels[TARGET], np.zeros(others.detected.shape[1])
+    share = showing.price(showing.three_hits(others.detected), labels).real_share
+    found = {}
+    for name, evidence in showing.SCORE_AND_HITS.items():
+        of_others = showing.margins(evidence(others.detected, others.scores), others.detected, flat)
+        level = showing.level_for_share(of_others, labels, share)
+        found[name] = showing.price(showing.shown_at(of_others, level), labels).clutter_shown
+    evidence = showing.SCORE_AND_HITS[min(found, key=lambda name: found[name])]
+    return evidence(own.detected, own.scores)
+
+
+def _track_score(own: TrackTable, others: TrackTable) -> np.ndarray:
+    """Sittler's track score with the parameters of the others; its number is the threshold that confirms."""
+    fitted = fit_track_score(others.detected, others.scores, others.labels[TARGET])
+    return fitted.log_odds(checked_hits(own.detected, own.scores, own.birth_frame))
 
 
 def point(shown: np.ndarray, table: TrackTable, seed: int) -> dict[str, Any]:

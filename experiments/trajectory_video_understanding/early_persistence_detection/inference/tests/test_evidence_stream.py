@@ -246,6 +246,16 @@ def test_what_is_remembered_of_short_tracks_is_bounded() -> None:
     assert isinstance(session.stream, EvidenceStream) and len(session.stream._past) < 10 * 16
 
 
+def test_500_tracks_equal_scores_and_one_detection_have_a_probability() -> None:
+    rng = np.random.default_rng(0)
+    crowd = np.concatenate([rng.uniform(0, 3000, (500, 2)), rng.uniform(5, 60, (500, 2))], axis=1)
+    for boxes, scores in ((crowd, rng.random(500) * 1e9), (crowd, np.ones(500)), (crowd[:1], np.array([-3.0]))):
+        session = Session()
+        for _ in range(3):
+            told = session.update(None, boxes, scores)
+        assert told and all(0 < track.probability < 1 for track in told)
+
+
 def test_a_certificate_and_adaptation_do_not_go_together() -> None:
     model = general_model().asking("outlives_clip")
     with pytest.raises((ValueError, InputError), match="certif"):

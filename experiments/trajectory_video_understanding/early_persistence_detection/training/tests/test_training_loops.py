@@ -129,6 +129,20 @@ def test_without_validation_the_last_average_is_kept(tokenizer):
 # resuming
 
 
+def signalled_head(num_steps: int, steps: list[int]) -> type[PersistenceHead]:
+    """A head whose training is interrupted, as by Ctrl-C, in its step of that number; `steps` gets one of each."""
+
+    class Signalled(PersistenceHead):
+        def forward(self, *args, **options):
+            if self.training:
+                steps.append(1)
+                if len(steps) == num_steps:
+                    os.kill(os.getpid(), signal.SIGINT)
+            return super().forward(*args, **options)
+
+    return Signalled
+
+
 @pytest.mark.parametrize("validated", [True, False])
 @pytest.mark.parametrize("steps_before_stop", [1, 4, 5, 7, 15])
 def test_stopped_after_any_step_and_resumed_ends_with_the_same_weights(
@@ -144,14 +158,6 @@ def test_stopped_after_any_step_and_resumed_ends_with_the_same_weights(
 
     stop, saved, again, steps = StopRequest(), {}, [], []
 
-    class Signalled(PersistenceHead):
-        def forward(self, *args, **options):
-            if self.training:
-                steps.append(1)
-                if len(steps) == steps_before_stop:
-                    os.kill(os.getpid(), signal.SIGINT)
-            return super().forward(*args, **options)
-
     def save(state):
         save_torch(tmp_path / "last.pt", {"state": state})
         saved["times"] = saved.get("times", 0) + 1
@@ -162,7 +168,7 @@ def test_stopped_after_any_step_and_resumed_ends_with_the_same_weights(
 
     with stop, pytest.raises(Stopped) as caught:
         train_head(
-            new_head(kind=Signalled), tokenizer, clips, validation, settings, TrainingContext(CPU, stop=stop),
+            new_head(kind=signalled_head(steps_before_stop, steps)), tokenizer, clips, validation, settings, TrainingContext(CPU, stop=stop),
             after_epoch=after_epoch, save=save,
         )  # fmt: skip
     assert caught.value.code == 130 and len(steps) == steps_before_stop
@@ -509,17 +515,10 @@ def test_a_fused_training_is_resumed_exactly(tokenizer, steps_before_stop, tmp_p
     train_head(undisturbed, tokenizer, clips, validation, SETTINGS, TrainingContext(CPU))
     stop, steps, saved = StopRequest(), [], []
 
-    class Signalled(PersistenceHead):
-        def forward(self, *args, **options):
-            if self.training:
-                steps.append(1)
-                if len(steps) == steps_before_stop:
-                    os.kill(os.getpid(), signal.SIGINT)
-            return super().forward(*args, **options)
-
     with stop, pytest.raises(Stopped):
         train_head(
-            fused_head(Signalled), tokenizer, clips, validation, SETTINGS, TrainingContext(CPU, stop=stop),
+            fused_head(signalled_head(steps_before_stop, steps)), tokenizer, clips, validation, SETTINGS,
+            TrainingContext(CPU, stop=stop),
             save=lambda state: saved.append(copy.deepcopy(state)),
         )  # fmt: skip
     head = fused_head()

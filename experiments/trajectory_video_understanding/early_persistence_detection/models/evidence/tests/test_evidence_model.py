@@ -17,7 +17,6 @@ from early_persistence_detection.models.evidence.evidence_model import (
     load_evidence_model,
 )
 from early_persistence_detection.training.evidence_training import (
-    AGES,
     LEFT_OUT,
     as_plain_trees,
     balanced_weights,
@@ -215,7 +214,7 @@ def test_an_answer_follows_from_lives_told_before_it(seed: int, count: int) -> N
         np.testing.assert_allclose(answer, log_odds)
 
 
-def test_nothing_told_is_worth_nan(tmp_path: Path) -> None:
+def test_nothing_told_is_worth_nan() -> None:
     adaptation = Adaptation()
     for _, values, lived in lives(40, 3, 0.5):
         adaptation.tell(np.full(len(values), 40.0), np.full_like(values, np.nan), lived)
@@ -243,10 +242,6 @@ def test_what_was_learnt_is_kept_under_the_cameras_name(tmp_path: Path) -> None:
     path.write_text(path.read_text()[:-40])
     with pytest.raises(InputError, match="holds nothing learnt of a camera"):
         Adaptation.load(path, "door")
-
-
-def test_ages_that_are_fitted_to_are_those_of_a_clip() -> None:
-    assert AGES[0] == 1 and AGES[-1] == 16 and list(AGES) == sorted(set(AGES))
 
 
 def test_models_of_unknown_evidence_are_refused(small_model: EvidenceModel) -> None:
