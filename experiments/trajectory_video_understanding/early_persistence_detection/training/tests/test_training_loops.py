@@ -168,7 +168,8 @@ def test_stopped_after_any_step_and_resumed_ends_with_the_same_weights(
 
     with stop, pytest.raises(Stopped) as caught:
         train_head(
-            new_head(kind=signalled_head(steps_before_stop, steps)), tokenizer, clips, validation, settings, TrainingContext(CPU, stop=stop),
+            new_head(kind=signalled_head(steps_before_stop, steps)), tokenizer, clips, validation, settings,
+            TrainingContext(CPU, stop=stop),
             after_epoch=after_epoch, save=save,
         )  # fmt: skip
     assert caught.value.code == 130 and len(steps) == steps_before_stop
