@@ -60,7 +60,7 @@ def part(module: str) -> int:
 
 def test_the_test_sees_the_code():
     assert len(MODULES) > 80 and sum(map(len, IMPORTS.values())) > 200
-    assert "early_persistence_detection.models.checkpoint" in IMPORTS["early_persistence_detection.inference.detect"]
+    assert "early_persistence_detection.inference.opening" in IMPORTS["early_persistence_detection.inference.detect"]
 
 
 def test_packages_import_only_what_is_below_them():

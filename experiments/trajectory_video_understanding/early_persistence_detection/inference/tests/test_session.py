@@ -10,9 +10,17 @@ import pytest
 from early_persistence_detection import models
 from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.streaming import TrackStream
+from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
+from early_persistence_detection.models.torch_stream import TorchStream
 from run_directory import InputError
 from video_tracks.association import Associator
 from video_tracks.boxes import make_boxes
+
+
+@pytest.fixture(scope="module")
+def model(model: EarlyPersistenceClassifier) -> TorchStream:
+    """As a session takes it."""
+    return TorchStream(model)
 
 
 def run_session(model, frames, rows, **settings):
@@ -249,7 +257,7 @@ def test_a_confidence_that_is_none_is_refused(model, threshold):
 def test_the_door_opens_to_all_it_names():
     assert {name for name in epd.__all__ if name != "__version__"} == {
         "Adaptation", "Calibration", "EvidenceModel", "Session", "TrackStatus", "general_model",
-        "load_evidence_model", "load_model",
+        "load_evidence_model", "load_model", "open_model",
     }  # fmt: skip
     for name in epd.__all__:
         assert getattr(epd, name) is not None and name in dir(epd)
