@@ -266,16 +266,17 @@ def test_the_door_opens_to_all_it_names():
 
 
 def test_the_package_alone_loads_nothing_heavy_and_a_session_no_training():
-    """Who wants the metrics does not wait for torch; who runs a session needs neither plots nor datasets."""
+    """Who runs a session without a checkpoint does not wait for torch, and nobody for plots or datasets."""
     code = (
         "import sys, early_persistence_detection as epd; heavy = lambda: "
         "sorted({name.split('.')[0] for name in sys.modules} & set(sys.argv[1:])); print(heavy()); "
-        "epd.Session, epd.load_model; print(heavy())"
+        "epd.Session(), epd.open_model(), epd.Adaptation(); print(heavy()); epd.load_model; print(heavy())"
     )
-    watched = ("torch", "matplotlib", "sklearn", "optuna", "jinja2", "persistence_augmented_dataset")
+    watched = ("torch", "torchvision", "scipy", "trackers", "supervision", "cv2", "matplotlib")
+    watched += ("sklearn", "optuna", "jinja2", "persistence_augmented_dataset")
     result = subprocess.run([sys.executable, "-c", code, *watched], capture_output=True, text=True, check=True)
-    before, after = result.stdout.splitlines()
-    assert (before, after) == ("[]", "['torch']")
+    before, after, with_checkpoints = result.stdout.splitlines()
+    assert (before, after, with_checkpoints) == ("[]", "[]", "['torch']")
 
 
 def test_over_frames_that_the_detector_skipped_a_track_may_move_further(model):
