@@ -74,6 +74,7 @@ from run_directory import (
     add_device,
     add_seed,
     confidence,
+    needs_extra,
     positive_float,
     progress,
     provenance,
@@ -277,7 +278,8 @@ def decide(
     with StopRequest() as stop, progress(source.open_frames(), expected, "frames", "frames") as bar:
         frames = iter(bar)
         if args.finetune:
-            from early_persistence_detection.inference.teaching import teach  # here, because it needs torch
+            with needs_extra("--finetune", "train"):  # here, because whoever only decides has no torch
+                from early_persistence_detection.inference.teaching import teach
 
             assert not isinstance(model, EvidenceModel)  # the flags are checked
             first_half = itertools.islice(frames, half)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
-from run_directory import InputError
+from run_directory import InputError, needs_extra
 
 from early_persistence_detection.models.evidence.evidence_model import (
     EvidenceModel,
@@ -35,10 +34,7 @@ def open_model(path: str | Path | None = None, device: str = "cpu") -> EvidenceM
         from early_persistence_detection.inference.exported_stream import ExportedStream
 
         return ExportedStream(path)
-    if importlib.util.find_spec("torch") is None:
-        raise InputError(f"{path} is a checkpoint, which needs torch; pip install '.[train]' or give an exported model")
-    # here, because whoever has no torch opens the other kinds
-    from early_persistence_detection.models.devices import resolve_device
-    from early_persistence_detection.models.torch_stream import load_stream
-
+    with needs_extra(f"the checkpoint {path}", "train"):  # here, because whoever has no torch opens the other kinds
+        from early_persistence_detection.models.devices import resolve_device
+        from early_persistence_detection.models.torch_stream import load_stream
     return load_stream(path, resolve_device(device))
