@@ -61,7 +61,7 @@ def make_session(kind: str, pixels: StreamModel, both: StreamModel) -> Session:
 KINDS = st.sampled_from(["evidence", "evidence", "adapting", "pixels", "pixels", "by both", "by evidence"])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(cameras=st.lists(st.tuples(KINDS, st.integers(0, 4), FRAMES), min_size=2, max_size=6))
 def test_a_camera_is_told_the_same_alone_and_among_others(pixels, both, cameras):
     """They begin at different times, so their tracks are of different ages."""
@@ -144,3 +144,22 @@ def test_halves_that_do_not_belong_together_are_refused_and_change_nothing(pixel
     with pytest.raises(ValueError, match="not what begin asked last"):
         one.finish(asked, answer)
     assert one.update(PICTURES[1], box)[0].age == 2
+
+
+@pytest.mark.parametrize("kind", ["pixels", "evidence", "adapting"])
+def test_a_camera_that_forgets_says_the_same_and_keeps_little(pixels, both, kind):
+    """Short lives, one after another, and a long one; the last who are over are forgotten, whatever they were."""
+    whole, forgetting = make_session(kind, pixels, both), make_session(kind, pixels, both)
+    forgotten, most = [], 0
+    for index in range(120):
+        boxes = [(5 + index / 3, 5, 20, 20)]
+        if index % 12 < 3:
+            boxes.append((20 + 3 * (index // 12), 35, 15, 15 + index // 12))
+        given = {"frame": PICTURES[index % 8], "boxes": boxes, "seconds": index / 10}
+        assert whole.update(**given) == forgetting.update(**given)
+        forgotten += forgetting.forget(40)
+        most = max(most, len(forgetting.records))
+    assert len(whole.records) > 9 and most < 8
+    kept = {**{record.track_id: record for record in forgotten}, **forgetting.records}
+    assert kept == whole.records and 1 in forgetting.records
+    assert whole.forget(10**6) == []
