@@ -188,6 +188,15 @@ _dead_letters = sa.Table(
     sa.Column("stored_at", sa.Double, nullable=False),
     sa.Column("event", sa.Text, nullable=False),  # JSON
 )
+_shadow = sa.Table(  # of cameras beside a tracker that is in charge: a row a track
+    "epd_shadow",
+    _metadata,
+    sa.Column("id", _event_id, primary_key=True, autoincrement=True),
+    sa.Column("camera_id", sa.Text, nullable=False),
+    sa.Column("day", sa.Text, nullable=False),  # YYYY-MM-DD
+    sa.Column("track", sa.Text, nullable=False),  # JSON
+    sa.Index("epd_shadow_of_day", "camera_id", "day"),
+)
 _jobs = sa.Table(
     "epd_jobs",
     _metadata,
@@ -433,6 +442,24 @@ class Store:
         """Returns whether it was there."""
         query = sa.delete(_jobs).where(_jobs.c.job_id == job_id)
         return self._write(lambda connection: connection.execute(query).rowcount > 0)
+
+    # shadow mode
+
+    def add_shadow(self, camera_id: str, day: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep rows (JSON values) of one camera's tracks under a day, YYYY-MM-DD."""
+        added = [{"camera_id": camera_id, "day": day, "track": json.dumps(dict(row), allow_nan=False)} for row in rows]
+        if added:
+            self._write(lambda connection: connection.execute(sa.insert(_shadow), added))
+
+    def shadow(self, camera_id: str, day: str) -> list[dict[str, Any]]:
+        """The rows of a day, as they were added."""
+        of_day = (_shadow.c.camera_id == camera_id) & (_shadow.c.day == day)
+        return [json.loads(row.track) for row in self._read(sa.select(_shadow).where(of_day).order_by(_shadow.c.id))]
+
+    def shadow_days(self, camera_id: str) -> list[str]:
+        """Those of which there are rows, newest first."""
+        days = sa.select(_shadow.c.day).where(_shadow.c.camera_id == camera_id).distinct()
+        return [row.day for row in self._read(days.order_by(_shadow.c.day.desc()))]
 
     # age
 

@@ -130,6 +130,17 @@ def test_a_track_is_open_until_it_ends(url: str):
         assert ids_of(store.decisions("gate", 5)) == [6, 4] and ids_of(store.decisions("gate", 1)) == [6]
 
 
+def test_shadow_rows_are_kept_by_camera_and_day(url: str):
+    with Store(url) as store:
+        store.add_shadow("gate", "2026-11-28", [{"track_id": 1, "our_age": None}])
+        store.add_shadow("gate", "2026-11-29", [{"track_id": 2, "our_age": 3}, {"track_id": 3, "our_age": 1}])
+        store.add_shadow("door", "2026-11-29", [])
+    with Store(url) as store:
+        assert [row["track_id"] for row in store.shadow("gate", "2026-11-29")] == [2, 3]
+        assert store.shadow("gate", "2026-11-28") == [{"track_id": 1, "our_age": None}]
+        assert store.shadow_days("gate") == ["2026-11-29", "2026-11-28"] and store.shadow_days("door") == []
+
+
 def test_a_second_service_on_the_same_database_is_refused(url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(store_module, "LOCK_WAIT_SECONDS", 0.3)
     with Store(url) as store:
