@@ -15,7 +15,7 @@ from early_persistence_detection.models.evidence.evidence_model import general_m
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.stream import StreamModel
 from early_persistence_detection.models.torch_stream import TorchStream
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (8, 60, 90, 3), dtype=np.uint8)
@@ -61,7 +61,15 @@ def make_session(kind: str, pixels: StreamModel, both: StreamModel) -> Session:
 KINDS = st.sampled_from(["evidence", "evidence", "adapting", "pixels", "pixels", "by both", "by evidence"])
 
 
-@settings(max_examples=50, deadline=None)
+# every kind several times, three of them odd in number, of different ages, with frames that nobody looked at
+CROWD = [
+    (kind, number % 4, [None if (index + number) % 5 == 4 else {index % 3, number % 3} for index in range(10)])
+    for number, kind in enumerate(["pixels", "evidence", "by both", "pixels", "adapting", "by evidence"] * 3)
+]
+
+
+@settings(max_examples=30, deadline=None)
+@example(cameras=CROWD)
 @given(cameras=st.lists(st.tuples(KINDS, st.integers(0, 4), FRAMES), min_size=2, max_size=6))
 def test_a_camera_is_told_the_same_alone_and_among_others(pixels, both, cameras):
     """They begin at different times, so their tracks are of different ages."""
