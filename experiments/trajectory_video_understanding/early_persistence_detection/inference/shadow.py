@@ -1,9 +1,9 @@
 """Shadow mode: what we would have shown, and when, beside a tracker that is in charge. Nothing is shown by us.
 
 The tracker's own ids and confirmations come in; of each of its tracks one row tells when it was shown by the tracker
-and when it would have been by us, and what its life was, so that nobody has to trust before seeing. `summarise` counts a
-day of rows: clutter that would not have been shown, real tracks that would have come earlier, later or not at all, and
-the track frames that anything downstream would have been spared.
+and when it would have been by us, and what its life was, so that nobody has to trust before seeing. `summarise` counts
+a day of rows: clutter that would not have been shown, real tracks that would have come earlier, later or not at all,
+and the track frames that anything downstream would have been spared.
 
 There is no ground truth on a camera: a track is held to be real if it outlives its clip, that is if it is seen at
 OUTLIVES_AGE or later. That is a proxy, and it is neutral: both sides are measured by it.
