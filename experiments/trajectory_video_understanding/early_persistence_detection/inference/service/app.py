@@ -136,8 +136,8 @@ async def put_camera(
     if_match: Annotated[str | None, Header()] = None,
 ) -> CameraState:
     """Make a camera, or replace one, which begins anew then. If-Match: only if it is still as it was got."""
-    camera, is_replaced = await hub.put_camera(camera_id, settings, if_match)
-    response.status_code = 200 if is_replaced else 201
+    camera, is_new = await hub.put_camera(camera_id, settings, if_match)
+    response.status_code = 201 if is_new else 200
     response.headers["ETag"] = f'"{camera.etag}"'
     return CameraState(**camera.state())
 
