@@ -128,7 +128,8 @@ def _assigned(iou: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the pairs that make the sum of `iou` (n, m) largest, without those below `min_iou`."""
     touches = iou > 0
     if (touches.sum(0) <= 1).all() and (touches.sum(1) <= 1).all():
-        return np.nonzero(iou >= min_iou)  # nobody has a choice
+        rows, columns = np.nonzero(iou >= min_iou)  # nobody has a choice
+        return rows, columns
     rows, columns = assign(iou)
     enough = iou[rows, columns] >= min_iou
     return rows[enough], columns[enough]
