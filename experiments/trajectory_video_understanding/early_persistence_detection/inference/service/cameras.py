@@ -129,6 +129,12 @@ class Camera:
                 self.waiting.append(frame)
             return dropped
 
+    def skip(self, frames: int) -> None:
+        """Count frames that were dropped before they came here."""
+        with self.lock:
+            self.counters["dropped"] += frames
+            self._gaps += frames
+
     def state(self) -> dict[str, Any]:
         """As `CameraState` has it."""
         with self.lock:
@@ -147,6 +153,11 @@ class Camera:
     def live_tracks(self) -> int:
         """Tracks of the last frame."""
         return len(self.tracks)
+
+    @property
+    def num_followed(self) -> int:
+        """Boxes of the frame that was begun last."""
+        return len(self._sessions[0].observations)
 
     def probabilities(self, track_id: int) -> list[float] | None:
         """At ages 1, 2, ... of a track that is remembered."""
