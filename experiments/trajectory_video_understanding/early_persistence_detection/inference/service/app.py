@@ -52,6 +52,7 @@ LOG = logging.getLogger(__name__)
 EVENTS_AT_ONCE = 500
 KEEP_ALIVE_SECONDS = 15.0  # between comments on a stream of events on which nothing happens
 CLOSE_OF_STATUS = {400: 4400, 401: 4401, 403: 4403, 404: 4404, 409: 4409, 413: 4413, 429: 4429, 503: 1013}
+CLOSE_SECONDS = 2.0
 UPLOAD_PIECE_BYTES = 2**20
 ENVELOPE_BYTES = 2**16  # of multipart, around what a message may have
 SECURITY_HEADERS = (
@@ -429,8 +430,9 @@ class _Conversation:
                 return
 
     async def _close(self, code: int, reason: str) -> None:
-        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-            await self._socket.close(code, reason[:120])
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):  # who does not read does not answer this either
+                await self._socket.close(code, reason[:120])
 
 
 # events
