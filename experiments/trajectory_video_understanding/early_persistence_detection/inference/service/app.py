@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import collections
 import contextlib
 import hashlib
 import json
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from run_directory import InputError, write_json
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from early_persistence_detection import __version__
 from early_persistence_detection.inference.service.cameras import Camera
@@ -42,7 +44,7 @@ from early_persistence_detection.inference.service.messages import (
 from early_persistence_detection.inference.service.pictures import encode_jpeg, jpeg_size
 from early_persistence_detection.inference.service.problems import MEDIA_TYPE, Problem
 from early_persistence_detection.inference.service.security import Client
-from early_persistence_detection.inference.service.settings import ServiceSettings
+from early_persistence_detection.inference.service.settings import Limits, ServiceSettings
 from early_persistence_detection.inference.service.store import StoredEvent, StoreError
 from early_persistence_detection.inference.shadow import day_of, in_words, summarise
 
@@ -50,7 +52,13 @@ LOG = logging.getLogger(__name__)
 EVENTS_AT_ONCE = 500
 KEEP_ALIVE_SECONDS = 15.0  # between comments on a stream of events on which nothing happens
 CLOSE_OF_STATUS = {400: 4400, 401: 4401, 403: 4403, 404: 4404, 409: 4409, 413: 4413, 429: 4429, 503: 1013}
+CLOSE_SECONDS = 2.0
 UPLOAD_PIECE_BYTES = 2**20
+ENVELOPE_BYTES = 2**16  # of multipart, around what a message may have
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),  # a token may stand in the address
+)
 PROBLEM_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"description": text, "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     for status, text in {
@@ -305,32 +313,46 @@ async def stream(socket: WebSocket, camera_id: str) -> None:
         camera = hub.camera(camera_id)
         if camera_id in hub.watched:
             raise Problem(409, f"camera {camera_id!r} has a client already; close that one first")
-        if hub.num_sockets >= hub.limits.sockets:
-            raise Problem(503, f"there are {hub.num_sockets} connections already; try again later", 5)
+        _refuse_more(hub)
     except Problem as problem:
         await socket.accept()
         await socket.close(CLOSE_OF_STATUS.get(problem.status, 1011), problem.detail[:120])
         return
     hub.watched.add(camera_id)
-    hub.num_sockets += 1
     try:
-        await socket.accept()
-        hub.deliveries.camera_available(camera_id, True)
-        await _Conversation(hub, camera, client, socket).run()
+        with _connection(hub):
+            await socket.accept()
+            hub.deliveries.camera_available(camera_id, True)
+            await _Conversation(hub, camera, client, socket).run()
     finally:
         hub.watched.discard(camera_id)
-        hub.num_sockets -= 1
         hub.deliveries.camera_available(camera_id, False)
 
 
+def _refuse_more(hub: Hub) -> None:
+    if hub.num_sockets >= hub.limits.sockets:
+        raise Problem(503, f"there are {hub.num_sockets} connections already; try again later", 5)
+
+
+@contextlib.contextmanager
+def _connection(hub: Hub) -> Iterator[None]:
+    hub.num_sockets += 1
+    try:
+        yield
+    finally:
+        hub.num_sockets -= 1
+
+
 class _Conversation:
-    """One WebSocket. Frames are taken as they come, so that the camera's policy says what is dropped; answers go out in
-    the order of the frames. Who does not read them is closed.
+    """One WebSocket. Frames are taken as they come, so that the camera's policy says what is dropped; where that is to
+    wait, no frame is read before there is room for it. Answers go out in the order of the frames. Who does not read
+    them is closed.
     """
 
     def __init__(self, hub: Hub, camera: Camera, client: Client, socket: WebSocket):
         self._hub, self._camera, self._client, self._socket = hub, camera, client, socket
         self._answers: asyncio.Queue[Any] = asyncio.Queue(hub.limits.answers_per_socket)
+        self._pending: collections.deque[asyncio.Future[dict[str, Any]]] = collections.deque()  # oldest first
 
     async def run(self) -> None:
         """Until the client or the service goes."""
@@ -340,8 +362,13 @@ class _Conversation:
                 message = await self._socket.receive()
                 if message["type"] != "websocket.receive":
                     break
+                is_patient = self._camera.settings.on_overload == "wait"
+                if is_patient:
+                    await self._room()
                 answer = self._take(message.get("text"), message.get("bytes"))
-                if self._answers.full():
+                if is_patient and not isinstance(answer, Problem):
+                    self._pending.append(answer)
+                if self._answers.full() and not await self._is_read():
                     await self._close(1008, "answers are not read fast enough")
                     break
                 self._answers.put_nowait(answer)
@@ -353,6 +380,20 @@ class _Conversation:
             sender.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await sender
+
+    async def _room(self) -> None:
+        """Until this client has fewer frames in the queue than fit there."""
+        while self._pending and self._pending[0].done():
+            self._pending.popleft()
+        if len(self._pending) >= self._hub.limits.queue_frames:
+            await asyncio.wait([self._pending.popleft()])
+
+    async def _is_read(self) -> bool:
+        """Whether an answer is read in time, so that there is room for another."""
+        deadline = time.monotonic() + self._hub.limits.reader_seconds
+        while self._answers.full() and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        return not self._answers.full()
 
     def _take(self, text: str | None, data: bytes | None) -> Any:
         """The future answer to a message, or the problem with it."""
@@ -389,8 +430,9 @@ class _Conversation:
                 return
 
     async def _close(self, code: int, reason: str) -> None:
-        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-            await self._socket.close(code, reason[:120])
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):  # who does not read does not answer this either
+                await self._socket.close(code, reason[:120])
 
 
 # events
@@ -399,12 +441,12 @@ class _Conversation:
 @router.get("/events", dependencies=[_may("read")], response_class=StreamingResponse)
 async def events(
     hub: Serving,
-    request: Request,
     camera: str | None = None,
     last_event_id: Annotated[str | None, Header()] = None,
     after: Annotated[int | None, Query(ge=0, lt=2**63, description="from this event on; default: new ones")] = None,
 ) -> StreamingResponse:
     """Server-sent events; Last-Event-ID goes on where a connection was lost."""
+    _refuse_more(hub)
     start = after
     if last_event_id is not None and last_event_id.isascii() and last_event_id.isdigit() and len(last_event_id) < 19:
         start = int(last_event_id)
@@ -412,15 +454,18 @@ async def events(
         start = await hub.off_loop(hub.store.last_event_id)
 
     async def told(position: int) -> AsyncIterator[str]:
-        yield ": connected\n\n"
-        while not hub.is_stopping and not await request.is_disconnected():
-            found = await hub.events_after(position, EVENTS_AT_ONCE, camera)
-            for each in found:
-                yield _sent(each)
-                position = each.event_id
-            if not found:
-                await hub.news(KEEP_ALIVE_SECONDS)
-                yield ": \n\n"
+        with _connection(hub):
+            yield ": connected\n\n"
+            while not hub.is_stopping:
+                news = hub.news
+                found = await hub.events_after(position, EVENTS_AT_ONCE, camera)
+                for each in found:
+                    yield _sent(each)
+                    position = each.event_id
+                if not found:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(news.wait(), KEEP_ALIVE_SECONDS)
+                    yield ": \n\n"
 
     return StreamingResponse(told(start), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
@@ -620,13 +665,11 @@ def bare_app(life: Any = None) -> FastAPI:
     async def of_store(_: Request, error: StoreError) -> JSONResponse:
         return _as_answer(Problem(503, str(error), 5))
 
-    @app.middleware("http")
-    async def harden(request: Request, call_next: Any) -> Response:
-        response: Response = await call_next(request)
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"  # a token may stand in the address
-        return response
+    @app.exception_handler(Exception)
+    async def of_failure(_: Request, __: Exception) -> JSONResponse:
+        return _as_answer(Problem(500, "the service failed on this request; its log says why"))
 
+    app.add_middleware(_Hardened)
     made = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -643,6 +686,37 @@ def bare_app(life: Any = None) -> FastAPI:
 
     app.openapi = openapi  # type: ignore[method-assign]
     return app
+
+
+class _Hardened:
+    """Headers of every answer, and no body without end: of what is no video it may be one message with its picture."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        hub = getattr(scope["app"].state, "hub", None) if "app" in scope else None
+        limits = Limits() if hub is None else hub.limits
+        most = limits.upload_bytes if scope["path"] == "/v1/videos" else limits.message_bytes + ENVELOPE_BYTES
+        left = most
+
+        async def receive_bounded() -> Message:
+            nonlocal left
+            message = await receive()
+            left -= len(message.get("body", b""))
+            if left < 0:
+                raise HTTPException(413, f"the request is longer than {most} bytes; send a smaller one")
+            return message
+
+        async def send_hardened(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *SECURITY_HEADERS]
+            await send(message)
+
+        await self._app(scope, receive_bounded, send_hardened)
 
 
 def write_openapi(path: Path) -> None:

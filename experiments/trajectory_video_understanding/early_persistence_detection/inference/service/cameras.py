@@ -37,6 +37,7 @@ from early_persistence_detection.models.evidence.adaptation import Adaptation
 from early_persistence_detection.models.evidence.evidence_model import EvidenceModel
 from early_persistence_detection.models.stream import StreamModel
 
+FARTHEST_PX = 1_000_000
 FORGET_EVERY_FRAMES = 64  # the records of tracks that are over
 ENDED_AFTER_FRAMES = 64  # unseen, after which a decided track of ours has ended; one of a tracker's may come back
 GATES = {KIND_NAME[1]: "full_budget", KIND_NAME[0]: "stop", UNDECIDED: "watch"}
@@ -129,6 +130,12 @@ class Camera:
                 self.waiting.append(frame)
             return dropped
 
+    def skip(self, frames: int) -> None:
+        """Count frames that were dropped before they came here."""
+        with self.lock:
+            self.counters["dropped"] += frames
+            self._gaps += frames
+
     def state(self) -> dict[str, Any]:
         """As `CameraState` has it."""
         with self.lock:
@@ -147,6 +154,11 @@ class Camera:
     def live_tracks(self) -> int:
         """Tracks of the last frame."""
         return len(self.tracks)
+
+    @property
+    def num_followed(self) -> int:
+        """Boxes of the frame that was begun last."""
+        return len(self._sessions[0].observations)
 
     def probabilities(self, track_id: int) -> list[float] | None:
         """At ages 1, 2, ... of a track that is remembered."""
@@ -304,6 +316,9 @@ class Camera:
     ) -> tuple[np.ndarray | None, list[int], list[dict[str, Any]]]:
         """Boxes xywh in px (n, 4), which of those that came they are, and the surplus as it is answered."""
         if message.boxes is None:
+            for name in ("scores", "track_ids", "class_ids", "confirmed"):
+                if getattr(message, name) is not None:
+                    raise Problem(400, f"boxes are null and there are {name}; leave them out, or give boxes")
             return None, [], []
         count = len(message.boxes)
         if count > self.limits.boxes_per_frame:
@@ -320,6 +335,8 @@ class Camera:
             raise Problem(400, "confirmed came, and the camera is not in shadow mode; set shadow")
         boxes = np.asarray(message.boxes, np.float64).reshape(-1, 4)
         boxes = self._in_px(boxes, size)
+        if count and (np.abs(boxes) > FARTHEST_PX).any():
+            raise Problem(400, f"a box is more than {FARTHEST_PX} px away or large; is box_format right?")
         most = max(0, min(self.limits.live_tracks_per_camera, room))
         if count <= most:
             return boxes, list(range(count)), []

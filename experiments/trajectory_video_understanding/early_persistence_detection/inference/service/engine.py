@@ -25,6 +25,7 @@ from early_persistence_detection.inference.streaming import Asked, answer_all
 
 LOG = logging.getLogger(__name__)
 STORE_RETRY_SECONDS = 2.0
+STOPPING = Problem(503, "the service is stopping; try again at another one", 5)
 MOST_UNSTORED = 100_000  # events that are kept in memory while the database is away
 
 
@@ -58,6 +59,7 @@ class Engine:
         self._ready: collections.deque[Camera] = collections.deque()
         self._tasks: collections.deque[tuple[Callable[[], list[CameraEvent]], threading.Event]] = collections.deque()
         self._is_stopping = False
+        self._ending: Callable[[], list[CameraEvent]] = list
         self._thread = threading.Thread(target=self._run, name=f"engine of {name}", daemon=True)
 
     def start(self) -> None:
@@ -68,23 +70,25 @@ class Engine:
         """Let a frame wait. Raises Problem as `Camera.put`, and 503 at the end of the service. Frames that are dropped
         for it, perhaps itself, are answered here.
         """
-        if self._is_stopping:
-            raise Problem(503, "the service is stopping; try again at another one", 5)
         if len(self.unstored) > MOST_UNSTORED:
             raise Problem(503, "the database takes no events; frames are refused until it does", 10)
-        dropped = camera.put(frame)
-        for each in dropped:
-            each.done({"dropped": True, "dropped_frames": camera.counters["dropped"], "tracks": [], "events": []})
-        if dropped:
-            self._flush()
         with self._changed:
+            if self._is_stopping:
+                raise STOPPING
+            dropped = camera.put(frame)
             if not camera.is_scheduled and camera.waiting:
                 camera.is_scheduled = True
                 self._ready.append(camera)
                 self._changed.notify()
+        for each in dropped:
+            each.done({"dropped": True, "dropped_frames": camera.counters["dropped"], "tracks": [], "events": []})
+        if dropped:
+            self._flush()
 
     def do(self, task: Callable[[], list[CameraEvent]], wait_seconds: float = 30.0) -> None:
-        """Run `task` between two ticks, and store the events that it returns. Raises what it raised, TimeoutError."""
+        """Run `task` between two ticks, and store the events that it returns. Raises what it raised, TimeoutError, and
+        Problem 503 at the end of the service.
+        """
         done = threading.Event()
         failed: list[BaseException] = []
 
@@ -96,6 +100,8 @@ class Engine:
                 return []
 
         with self._changed:
+            if self._is_stopping:
+                raise STOPPING
             self._tasks.append((guarded, done))
             self._changed.notify()
         if not done.wait(wait_seconds):
@@ -103,10 +109,10 @@ class Engine:
         if failed:
             raise failed[0]
 
-    def stop(self, wait_seconds: float) -> bool:
-        """Finish the frames that wait, then end. Returns whether it did in time."""
+    def stop(self, ending: Callable[[], list[CameraEvent]], wait_seconds: float) -> bool:
+        """Finish the frames that wait, store the events that `ending` returns, end. Returns whether it was in time."""
         with self._changed:
-            self._is_stopping = True
+            self._ending, self._is_stopping = ending, True
             self._changed.notify()
         self._thread.join(wait_seconds)
         return not self._thread.is_alive()
@@ -137,6 +143,7 @@ class Engine:
                 self._metrics.observe_tick(self.name, time.monotonic() - began, len(cameras))
             elif self.unstored:
                 self._commit([], [])
+        self._commit(self._ending(), [])
 
     def _tick(self, cameras: list[Camera]) -> None:
         begun: list[tuple[Camera, Frame, list[Asked]]] = []
@@ -146,8 +153,10 @@ class Engine:
                 frame = camera.waiting.popleft() if camera.waiting and not camera.is_removed else None
             if frame is None:
                 continue
-            asked = self._begin(camera, frame, room + camera.live_tracks)
+            live = camera.live_tracks
+            asked = self._begin(camera, frame, room + live)
             if asked is not None:
+                room -= max(0, camera.num_followed - live)
                 begun.append((camera, frame, asked))
         answered = self._answered(begun)
         events: list[CameraEvent] = []

@@ -6,12 +6,11 @@ The asyncio side calls `Hub`; answers of the engines cross to its loop once a ti
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -155,9 +154,7 @@ class Hub:
             puller.stop()
         self.jobs.stop()
         for engine in self.engines.values():
-            with contextlib.suppress(TimeoutError):
-                engine.do(functools.partial(self._end_all, engine, "service_stopped"))
-            if not engine.stop(30.0):
+            if not engine.stop(functools.partial(self._end_all, engine, "service_stopped"), 30.0):
                 LOG.error("the engine of %s did not end in time", engine.name)
         if not self.deliveries.stop(self.limits.flush_seconds):
             LOG.warning("not all events were delivered; they are stored, and will be at the next start")
@@ -270,7 +267,7 @@ class Hub:
 
     def submit(
         self, camera: Camera, message: FrameMessage, jpeg: bytes | None = None, pixels: np.ndarray | None = None
-    ) -> Awaitable[dict[str, Any]]:
+    ) -> asyncio.Future[dict[str, Any]]:
         """Let a frame be judged; await its answer. Raises Problem, at once or then."""
         assert self._loop is not None
         future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
@@ -299,10 +296,10 @@ class Hub:
         self._news.set()
         self._news = asyncio.Event()
 
-    async def news(self, wait_seconds: float) -> None:
-        """Until events are stored, or for so long."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), wait_seconds)
+    @property
+    def news(self) -> asyncio.Event:
+        """Set when the next events are stored. Take it before looking for those that are there."""
+        return self._news
 
     # models
 

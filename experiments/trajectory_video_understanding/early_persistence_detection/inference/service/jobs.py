@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -17,12 +18,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from run_directory import require_writable
+from run_directory import InputError, require_writable
 
 from early_persistence_detection.inference.service.problems import Problem
 from early_persistence_detection.inference.service.settings import Limits
-from early_persistence_detection.inference.service.store import Store
+from early_persistence_detection.inference.service.store import Store, StoreError
 
+LOG = logging.getLogger(__name__)
+RETRY_SECONDS = 5.0
 MOST_DECISIONS = 100_000  # in an answer
 
 
@@ -37,10 +40,7 @@ class Jobs:
         self._thread = threading.Thread(target=self._run, name="jobs", daemon=True)
 
     def start(self) -> None:
-        """Begin with what waits."""
-        for job_id, job in self._store.jobs().items():
-            if job["status"] == "running":
-                self._store.put_job(job_id, job | {"status": "waiting"})
+        """Begin with what waits or was cut off."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -60,6 +60,10 @@ class Jobs:
         waiting = sum(job["status"] in ("waiting", "running") for job in self._store.jobs().values())
         if waiting >= self._limits.jobs_waiting:
             raise Problem(503, f"{waiting} videos wait already; try again later", 60)
+        try:
+            self._spool.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{self._spool} cannot be made ({error.strerror}); give another --spool") from None
         require_writable(self._spool)
         if shutil.disk_usage(self._spool).free < 2**30:
             raise Problem(503, "the service has no room for a video; try again later", 300)
@@ -107,21 +111,32 @@ class Jobs:
             with self._changed:
                 waiting = self._next()
                 while waiting is None and not self._is_stopping:
-                    self._changed.wait()
+                    self._changed.wait(RETRY_SECONDS)
                     waiting = self._next()
                 if self._is_stopping:
                     return
             assert waiting is not None
-            job_id, job = waiting
-            self._store.put_job(job_id, job | {"status": "running"})
-            problem = self._decide(self._spool / job_id, job)
-            if self._is_stopping and problem is not None:
-                return  # "running": it starts again
-            done = {"status": "done"} if problem is None else {"status": "failed", "problem": problem}
-            self._store.put_job(job_id, job | done)
+            try:
+                self._do(*waiting)
+            except (StoreError, OSError):
+                LOG.exception("a video cannot be decided now; it is tried again")
+                time.sleep(RETRY_SECONDS)
+
+    def _do(self, job_id: str, job: dict[str, Any]) -> None:
+        self._store.put_job(job_id, job | {"status": "running"})
+        problem = self._decide(self._spool / job_id, job)
+        if self._is_stopping and problem is not None:
+            return  # "running": it starts again
+        done = {"status": "done"} if problem is None else {"status": "failed", "problem": problem}
+        self._store.put_job(job_id, job | done)
 
     def _next(self) -> tuple[str, dict[str, Any]] | None:
-        return next(((job_id, job) for job_id, job in self._store.jobs().items() if job["status"] == "waiting"), None)
+        try:
+            jobs = self._store.jobs()
+        except StoreError as error:
+            LOG.error("%s; videos wait", error)
+            return None
+        return next(((job_id, job) for job_id, job in jobs.items() if job["status"] in ("waiting", "running")), None)
 
     def _decide(self, folder: Path, job: dict[str, Any]) -> str | None:
         """Run detect.py. Returns what went wrong, in one line."""

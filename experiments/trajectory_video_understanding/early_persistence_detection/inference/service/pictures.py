@@ -42,5 +42,7 @@ def _opened(data: bytes) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the size is judged by its own limit
             return Image.open(io.BytesIO(data), formats=["JPEG"])
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Image.DecompressionBombError:
+        raise Problem(413, "the picture has far too many px; send a smaller one") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         raise Problem(415, "the picture is no JPEG; send a JPEG") from None

@@ -5,7 +5,7 @@ Only hosts that the operator allows: an address from a client must not make the 
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import threading
 from urllib.parse import urlsplit
 
@@ -18,6 +18,7 @@ from early_persistence_detection.inference.service.engine import Engine
 from early_persistence_detection.inference.service.messages import CameraSettings, FrameMessage
 from early_persistence_detection.inference.service.problems import Problem
 
+LOG = logging.getLogger(__name__)
 SCHEMES = ("rtsp", "rtsps", "http", "https")
 RETRY_SECONDS = 5.0
 
@@ -35,6 +36,16 @@ def check_source(settings: CameraSettings, allowed: frozenset[str]) -> None:
         raise Problem(400, "the source is none of rtsp(s):// and http(s)://; give such an address")
     if host not in allowed:
         raise Problem(403, f"the service may not pull from {host}; start it with --allow_source {host}")
+
+
+class _Answered:
+    """Told of the answer to a frame, which nobody reads."""
+
+    def __init__(self, is_answered: threading.Event):
+        self._is_answered = is_answered
+
+    def __call__(self, _: object) -> None:
+        self._is_answered.set()
 
 
 class Puller:
@@ -67,12 +78,15 @@ class Puller:
                 with self._source:
                     self._pull(self._source)
                 self._camera.source_state = "the source ended"
-            except InputError as error:  # its words name no password
+            except (InputError, Problem) as error:  # its words name no password
                 self._camera.source_state = str(error)
+            except Exception:
+                LOG.exception("camera %s: its source failed", self._camera.id)
+                self._camera.source_state = "the source failed; the service's log says why"
             self._is_stopped.wait(RETRY_SECONDS)
 
     def _pull(self, source: LiveSource) -> None:
-        detections = BackgroundDetections(source.name)
+        detections, dropped = BackgroundDetections(source.name), 0
         for frame in source.frames():
             if self._is_stopped.is_set():
                 return
@@ -83,9 +97,9 @@ class Puller:
             if found is not None:
                 boxes, scores = found[:2]
                 message = FrameMessage(seconds=frame.seconds, boxes=boxes.tolist(), scores=scores.tolist())
-            with contextlib.suppress(Problem):  # counted by the camera: a gap
-                self._engine.put(self._camera, Frame(message, _nobody, pixels=frame.pixels))
-
-
-def _nobody(_: object) -> None:
-    """Nobody waits for the answer of a pulled frame."""
+            self._camera.skip(source.dropped - dropped)
+            dropped = source.dropped
+            is_answered = threading.Event()
+            self._engine.put(self._camera, Frame(message, _Answered(is_answered), pixels=frame.pixels))
+            while not is_answered.wait(1) and not self._is_stopped.is_set():
+                pass  # meanwhile the source drops what is older than its newest frame

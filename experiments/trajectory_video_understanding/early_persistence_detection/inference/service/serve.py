@@ -33,6 +33,7 @@ import hashlib
 import logging
 import os
 import secrets
+import signal
 from pathlib import Path
 from types import FrameType
 
@@ -41,6 +42,24 @@ from run_directory import CommandLine, InputError, needs_extra, positive_float, 
 from early_persistence_detection.inference.service.settings import Limits, ServiceSettings
 
 ENVIRONMENT = "EPD_"
+LIMITS = {  # flag: field of Limits, what it is
+    "--max_cameras": ("cameras", "that are known"),
+    "--max_live_tracks": ("live_tracks", "of all cameras; boxes beyond are answered undecided, reason overload"),
+    "--max_camera_tracks": ("live_tracks_per_camera", "the same of one camera"),
+    "--max_boxes": ("boxes_per_frame", "in a frame"),
+    "--max_message_bytes": ("message_bytes", "of a frame with its picture"),
+    "--max_frame_pixels": ("frame_pixels", "of a picture, before it is decoded"),
+    "--queue_frames": ("queue_frames", "that wait, of each camera"),
+    "--max_sockets": ("sockets", "WebSockets and streams of events"),
+    "--requests_per_second": ("requests_per_second", "of each token, frames of WebSockets included"),
+    "--idle_seconds": ("idle_seconds", "without a frame, after which a camera's live state is let go"),
+    "--reader_seconds": ("reader_seconds", "in which a client reads no answer, after which it is closed"),
+    "--ping_seconds": ("ping_seconds", "between pings of a WebSocket, and for their answer"),
+    "--max_upload_bytes": ("upload_bytes", "of a video with its detections"),
+    "--max_jobs": ("jobs_waiting", "videos that wait"),
+    "--job_seconds": ("job_seconds", "that a video may take"),
+    "--flush_seconds": ("flush_seconds", "for the sinks, at the end"),
+}
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,23 +76,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--allow_source", action="append", help="host that cameras may be pulled from; several times")
     parser.add_argument("--spool", type=Path, default=Path("early_persistence_spool"), help="folder of uploaded videos")
     parser.add_argument("--retention_days", type=positive_float, help="how long events are kept (default: for ever)")
-    parser.add_argument("--max_cameras", type=positive_int, default=limits.cameras, help="(default %(default)s)")
-    parser.add_argument(
-        "--max_live_tracks", type=positive_int, default=limits.live_tracks, help="(default %(default)s)"
-    )
-    parser.add_argument(
-        "--max_message_bytes", type=positive_int, default=limits.message_bytes, help="(default %(default)s)"
-    )
-    parser.add_argument("--queue_frames", type=positive_int, default=limits.queue_frames, help="waiting, of a camera")
-    parser.add_argument(
-        "--idle_seconds", type=positive_float, default=limits.idle_seconds, help="until a camera's live state is let go"
-    )
+    for flag, (name, words) in LIMITS.items():
+        default = getattr(limits, name)
+        kind = positive_int if isinstance(default, int) else positive_float
+        parser.add_argument(flag, type=kind, default=default, dest=name, help=f"{words} (default %(default)s)")
     parser.add_argument(
         "--new_token", metavar="NAME", help="print a new token and its line for the tokens file, and end"
     )
     parser.add_argument("--write_openapi", type=Path, metavar="PATH", help="write the OpenAPI document, and end")
     for action in parser._actions:
-        given = os.environ.get(f"{ENVIRONMENT}{action.dest.upper()}")
+        name = max(action.option_strings, key=len).removeprefix("--").upper() if action.option_strings else ""
+        given = os.environ.get(f"{ENVIRONMENT}{name}")
         if given and action.dest != "help":
             several = isinstance(action, argparse._AppendAction)
             action.default = given.split() if several else given  # argparse puts text through the flag's type
@@ -108,13 +121,7 @@ def main(args: argparse.Namespace) -> None:
         allowed_sources=frozenset(args.allow_source or ()),
         spool=args.spool,
         retention_days=args.retention_days,
-        limits=Limits(
-            cameras=args.max_cameras,
-            live_tracks=args.max_live_tracks,
-            message_bytes=args.max_message_bytes,
-            queue_frames=args.queue_frames,
-            idle_seconds=args.idle_seconds,
-        ),
+        limits=Limits(**{name: getattr(args, name) for name, _ in LIMITS.values()}),
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = create_app(settings)
@@ -135,7 +142,8 @@ def main(args: argparse.Namespace) -> None:
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             app.state.hub.begin_stopping()
-            super().handle_exit(sig, frame)
+            self.force_exit = self.should_exit and sig == signal.SIGINT
+            self.should_exit = True  # and not what uvicorn does besides: end by the signal, whose exit code is not 0
 
     server = Server(config)
     server.run()

@@ -18,10 +18,11 @@ class Limits:
     message_bytes: int = 8 * 2**20
     frame_pixels: int = 4096 * 4096  # of a picture, before it is decoded
     queue_frames: int = 8  # of each camera, waiting
-    sockets: int = 1_024
+    sockets: int = 1_024  # WebSockets and streams of events
     requests_per_second: float = 5_000.0  # of each token, frames of WebSockets included; bursts of as many
     idle_seconds: float = 3_600.0  # without a frame, after which a camera's live state is let go
-    answers_per_socket: int = 64  # unread, after which a reader counts as too slow
+    answers_per_socket: int = 64  # unread; then no frame is read before one of them is
+    reader_seconds: float = 10.0  # of that, after which a reader counts as too slow
     ping_seconds: float = 20.0  # between pings of a WebSocket; as long for the answer
     upload_bytes: int = 8 * 2**30  # of one video
     jobs_waiting: int = 64
