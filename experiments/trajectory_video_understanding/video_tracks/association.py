@@ -78,7 +78,7 @@ class Associator:
         ValueError, with nothing changed, on boxes that are not finite or have no area.
         """
         boxes, scores, kinds = checked_detections(boxes, scores, class_ids)
-        for kind in np.unique(kinds).tolist():
+        for kind in sorted(set(kinds.tolist())):
             if kind not in self._of_class:
                 self._of_class[kind] = BoxTracker(self._max_lost_frames, self._high_score)
         corners = boxes.copy()
