@@ -51,10 +51,13 @@ class Engine:
         room: Callable[[], int],
         told: Told,
         flush: Callable[[], None],
+        tick_seconds: float,
     ):
         self.name, self.model = name, model
         self.unstored: list[CameraEvent] = []  # events that the database did not take yet
+        self._tick_seconds = tick_seconds
         self._store, self._metrics, self._room, self._told, self._flush = store, metrics, room, told, flush
+        self._tick_seconds = tick_seconds  # at least, from one to the next
         self._changed = threading.Condition()
         self._ready: collections.deque[Camera] = collections.deque()
         self._tasks: collections.deque[tuple[Callable[[], list[CameraEvent]], threading.Event]] = collections.deque()
@@ -123,8 +126,13 @@ class Engine:
         return len(self._ready)
 
     def _run(self) -> None:
+        next_tick = 0.0
         while True:
             with self._changed:
+                # frames that come within a moment of each other share a batch, a transaction and a switch of threads
+                self._changed.wait_for(
+                    lambda: bool(self._tasks) or self._is_stopping, max(0.0, next_tick - time.monotonic())
+                )
                 self._changed.wait_for(
                     lambda: self._ready or self._tasks or self._is_stopping,
                     STORE_RETRY_SECONDS if self.unstored else None,
@@ -139,6 +147,7 @@ class Engine:
                 done.set()
             if cameras:
                 began = time.monotonic()
+                next_tick = began + self._tick_seconds
                 self._tick(cameras)
                 self._metrics.observe_tick(self.name, time.monotonic() - began, len(cameras))
             elif self.unstored:

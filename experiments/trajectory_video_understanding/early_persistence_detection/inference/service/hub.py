@@ -78,7 +78,16 @@ class Hub:
             self.store.close()
             raise
         self.engines = {
-            name: Engine(name, model, self.store, self.metrics, self._room, self._stored, self._flush)
+            name: Engine(
+                name,
+                model,
+                self.store,
+                self.metrics,
+                self._room,
+                self._stored,
+                self._flush,
+                self.limits.tick_seconds,
+            )
             for name, model in models.items()
         }
         self._pullers: dict[str, Puller] = {}

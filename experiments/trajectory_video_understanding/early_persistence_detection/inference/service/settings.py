@@ -18,6 +18,7 @@ class Limits:
     message_bytes: int = 8 * 2**20
     frame_pixels: int = 4096 * 4096  # of a picture, before it is decoded
     queue_frames: int = 8  # of each camera, waiting
+    tick_seconds: float = 0.02  # at least, from one batch over the cameras to the next
     sockets: int = 1_024  # WebSockets and streams of events
     requests_per_second: float = 5_000.0  # of each token, frames of WebSockets included; bursts of as many
     idle_seconds: float = 3_600.0  # without a frame, after which a camera's live state is let go
