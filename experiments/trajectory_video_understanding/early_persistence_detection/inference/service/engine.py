@@ -55,7 +55,6 @@ class Engine:
     ):
         self.name, self.model = name, model
         self.unstored: list[CameraEvent] = []  # events that the database did not take yet
-        self._tick_seconds = tick_seconds
         self._store, self._metrics, self._room, self._told, self._flush = store, metrics, room, told, flush
         self._tick_seconds = tick_seconds  # at least, from one to the next
         self._changed = threading.Condition()
