@@ -11,7 +11,7 @@ import collections
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from run_directory import InputError
@@ -187,7 +187,10 @@ class Engine:
             if problem is not None and told:
                 frame.done(problem)
             else:
-                frame.done(answer | {"events": [_as_json(event) for event in told]})
+                overloads = [
+                    _overload(track, answer) for track in answer["tracks"] if track.get("reason") == "overload"
+                ]
+                frame.done(answer | {"events": [_as_json(event) for event in told] + overloads})
             self._metrics.observe_frame(now - frame.received)
         self._flush()
         with self._changed:
@@ -261,4 +264,11 @@ def _as_json(event: CameraEvent) -> dict[str, Any]:
         "age": event.age,
         "probability": event.probability,
         "decision": event.decision,
+        "reason": event.reason,
     }
+
+
+def _overload(track: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The event of a box that was not looked at; it is answered and counted, not stored: no track was born."""
+    told = {name: track[name] for name in ("track_id", "age", "decision", "reason")}
+    return told | {"kind": "undecided", "frame_index": answer["frame_index"], "probability": None}

@@ -131,6 +131,9 @@ def test_a_burst_on_a_socket_is_waited_for_not_refused(tmp_path):
         answer = service.post("drops", {"boxes": boxes, "scores": [0.9, 0.2, 0.8]}).json()
         overload = [track for track in answer["tracks"] if track["reason"] == "overload"]
         assert [(track["box"], track["decision"], track["p"]) for track in overload] == [(boxes[1], "undecided", None)]
+        reasons = [event["reason"] for event in answer["events"] if event["kind"] == "undecided"]
+        assert reasons == ["overload"]
+        assert service.metrics()['epd_overload_boxes_total{camera="drops"}'] == 1
         wait_for(lambda: not open_tracks(service.stored()), "eviction")
         assert "evicted" in {event["reason"] for event in service.stored("burst")}
         before = max(event["track_id"] for event in service.stored("burst"))
