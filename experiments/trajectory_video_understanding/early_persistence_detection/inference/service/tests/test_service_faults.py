@@ -117,12 +117,12 @@ def test_of_two_clients_with_one_camera_the_second_is_refused(service):
     service.put("two")
     with service.socket("two") as first:
         with service.socket("two") as second, pytest.raises(ConnectionClosed) as closed:
-            second.recv()
+            second.recv(timeout=60)
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 4409
         first.send(json.dumps(lanes(0)))
         assert json.loads(first.recv())["frame_index"] == 0
     with service.socket("unknown") as none, pytest.raises(ConnectionClosed) as closed:
-        none.recv()
+        none.recv(timeout=60)
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 4404
 
 
