@@ -94,8 +94,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main(args: argparse.Namespace) -> None:
+def main() -> None:
     """Listen until a signal ends it."""
+    args = parse_args()
     if args.new_token is not None:
         token = secrets.token_urlsafe(32)
         print(f"token (keep it; it is nowhere else): {token}")
@@ -155,4 +156,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_cli(lambda: main(parse_args()))
+    run_cli(main)
