@@ -11,12 +11,12 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Intersection over union, and the share of each of `boxes` that is covered, of xywh boxes: (n, 4), (m, 4) ->
     (n, m) twice.
     """
-    corner, other = boxes[:, :2] + boxes[:, 2:], others[:, :2] + others[:, 2:]
-    low_x, low_y = (np.maximum.outer(boxes[:, axis], others[:, axis]) for axis in (0, 1))
-    high_x, high_y = (np.minimum.outer(corner[:, axis], other[:, axis]) for axis in (0, 1))
-    shared = np.maximum(high_x - low_x, 0) * np.maximum(high_y - low_y, 0)
-    area, other_area = boxes[:, 2] * boxes[:, 3], others[:, 2] * others[:, 3]
-    return shared / (area[:, None] + other_area - shared), shared / area[:, None]
+    low, other_low = boxes[:, :2].T, others[:, :2].T
+    size, other_size = boxes[:, 2:].T, others[:, 2:].T
+    high = np.minimum((low + size)[:, :, None], (other_low + other_size)[:, None])
+    shared = np.maximum(high - np.maximum(low[:, :, None], other_low[:, None]), 0).prod(axis=0)
+    area, other_area = (size[0] * size[1])[:, None], other_size[0] * other_size[1]
+    return shared / (area + other_area - shared), shared / area
 
 
 def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:

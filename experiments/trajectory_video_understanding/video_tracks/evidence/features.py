@@ -6,11 +6,13 @@ Everything is computed for all live tracks of a frame at once. A value that is n
 scores, no clock, no picture size, nothing learnt of the scene yet.
 
 Legend: n live tracks, m detections of a frame, F features. Boxes are xywh in px, times in detector frames or seconds.
+Inside, tracks are the columns of every array.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -57,36 +59,79 @@ FAR = 3.0  # border distances beyond it, in box heights, are alike
 FORGETTING = 1 - 1 / NUM_FRAMES  # per frame beyond the clip
 COUNT_MEMORY = 50.0  # frames, of the mean number of detections
 
-# what is kept of a track: columns of one array, so that rows come and go at once
-_STATE = (
-    *(
-        "age",
-        "frames",
-        "unseen",
-        "elapsed",
-        "life",
-        "hits",
-        "streak",
-        "birth_seconds",
-        "hit_seconds",
-        "birth_frame",
-        "told",
-    ),
-    *("x", "y", "vx", "vy", "log_w", "log_h", "birth_x", "birth_y", "birth_w", "birth_h"),
-    *("box_x", "box_y", "box_w", "box_h", "path"),
-    *("score", "sum_score", "max_score"),
-    *("reference", "sum_reference", "max_reference", "min_reference", "odds", "sum_odds"),
-    *("rank", "sum_rank", "max_rank", "min_rank"),
-    *("sum_height", "sum_aspect", "sized"),
-    *("iou", "ioa", "iou_better", "live_at_birth", "lost_at_birth", "neighbours"),
-    *("innovation", "sum_innovation", "size_change", "sum_size_change", "moves"),
+# What is kept of a track: rows of one array, in blocks of what is stepped alike. One call steps a block, or several that
+# stand together: where a camera has a few tracks, the number of calls is what it costs
+_BLOCKS = {
+    "of_score": ("score", "rank", "reference", "odds"),
+    "of_motion": ("innovation", "size_change"),
+    "overlap": ("iou", "ioa", "iou_better"),
+    "max": ("max_score", "max_rank", "max_reference"),
+    "min": ("min_rank", "min_reference"),
+    "overlap_at_birth": ("live_at_birth", "lost_at_birth"),
+    "birth": ("birth_frame", "told"),
+    "birth_place": ("birth_x", "birth_y"),
+    "birth_size": ("birth_w", "birth_h"),
+    "clock": ("hit_seconds", "birth_seconds"),
+    "lasting": ("elapsed", "life"),  # video frames since the last hit and since birth
+    "expected": ("x", "y"),
+    "velocity": ("vx", "vy"),
+    "log_size": ("log_w", "log_h"),
+    "place": ("box_x", "box_y"),
+    "size": ("box_w", "box_h"),
+    "counted": ("neighbours", "streak"),
+    "unseen": ("unseen",),
+    "ages": ("age", "frames"),  # frames are forgotten beyond the clip
+    "sums": ("sum_score", "sum_rank", "sum_reference", "sum_odds", "sum_innovation", "sum_size_change"),
+    "sums_of_size": ("sum_height", "sum_aspect"),
+    "counts": ("hits", "moves", "sized"),
+    "path": ("path",),
+}
+_STATE = tuple(name for block in _BLOCKS.values() for name in block)
+_ROW = {name: row for row, name in enumerate(_STATE)}
+
+
+def _block(first: str, last: str) -> slice:
+    """The rows from one block to another, both among them."""
+    return slice(_ROW[_BLOCKS[first][0]], _ROW[_BLOCKS[last][-1]] + 1)
+
+
+_B = {name: _block(name, name) for name in _BLOCKS}
+_OF_FRAME, _OF_HIT, _OF_LIFE = (
+    _block("of_score", "overlap"),
+    _block("of_score", "of_motion"),
+    _block("max", "overlap_at_birth"),
 )
-_C = {name: index for index, name in enumerate(_STATE)}
-# what is summed over a track's frames, and the extremes of what is: beyond its clip they forget, see `_forget_slowly`
-_EXTREMES = {"score": ("max",), "reference": ("max", "min"), "rank": ("max", "min")}
-_SUMS = [_C[name] for name in _STATE if name.startswith("sum_") or name in ("frames", "hits", "moves", "sized")]
-_AT_BIRTH = np.zeros(len(_STATE))
-_AT_BIRTH[[_C[name] for name in ("innovation", "size_change", "live_at_birth", "lost_at_birth")]] = np.nan
+_EXTREMES, _TALLIES, _STEPPED = _block("max", "min"), _block("counted", "unseen"), _block("unseen", "ages")
+_FORGOTTEN = slice(_ROW["frames"], _ROW["sized"] + 1)  # slowly, beyond the clip
+_MEANT = slice(_ROW["sum_score"], _ROW["hits"] + 1)  # divided by as many:
+_COUNT_OF = [_ROW[name] for name in ("hits",) * 4 + ("moves",) * 2 + ("sized",) * 2 + ("frames",)]
+_SUM_OF_EXTREME = [_ROW[name.replace("max", "sum").replace("min", "sum")] for name in _STATE[_EXTREMES]]
+_AT_BIRTH = np.zeros((len(_STATE), 1))
+_AT_BIRTH[_B["max"]], _AT_BIRTH[_B["min"]], _AT_BIRTH[_B["ages"]] = -np.inf, np.inf, 1
+
+# FEATURES in the order in which they are made of it, a line for each call
+_MADE = (
+    *("score", "video_rank", "reference_rank", "reference_odds"),
+    *("innovation", "size_change", "iou", "ioa", "iou_better"),
+    *("max_score", "max_video_rank", "max_reference_rank", "min_video_rank", "min_reference_rank"),
+    *("overlap_live_at_birth", "overlap_lost_at_birth"),
+    *("mean_score", "mean_video_rank", "mean_reference_rank", "mean_reference_odds"),
+    *("mean_innovation", "mean_size_change", "height_residual", "aspect_residual", "hit_fraction"),
+    *("abs_height_residual", "abs_aspect_residual"),
+    *("log_neighbours", "log_streak", "log_frames_since_hit"),
+    *("seconds_since_hit", "age_seconds"),
+    *("log_age", "log_birth_frame", "log_video_frames", "log_crowd_ratio", "log_relative_height"),
+    *("memory_odds", "log_memory_weight", "video_odds"),
+    *("speed", "straightness"),
+    *("hit", "border_distance", "relative_bottom"),
+)
+_ORDER = [_MADE.index(name) for name in FEATURES]
+_OF_PROBABILITIES = [FEATURES.index(name) for name in ("score", "mean_score", "max_score")]
+_OF_SCORES = [
+    column
+    for column, name in enumerate(FEATURES)
+    if "score" in name or "rank" in name or "reference" in name or name == "iou_better"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +156,11 @@ class TrackEvidence:
         self.dead_after = DEAD_AFTER
         self._scores, self._sizes, self._memory = ScoreHistory(), SceneSizes(), SceneMemory()
         self._ids = np.zeros(0, np.int64)
-        self._rows: dict[int, int] = {}
-        self._state = np.zeros((0, len(_STATE)))
+        self._columns: dict[int, int] = {}  # of the state, by track id
+        self._state = np.zeros((len(_STATE), 0))
         self._num_frames = 0
         self._gap = 1.0  # video frames since the detector was run last
-        self._mean_count = np.nan  # detections a frame
+        self._mean_count = math.nan  # detections a frame
         self._seconds: float | None = None  # the last time; NaN once the clock went back
 
     def skip(self) -> None:
@@ -130,251 +175,202 @@ class TrackEvidence:
         scores = np.array([found.score for found in observations], np.float64)
         self._scores.add(scores[np.isfinite(scores)])
         self._predict()
-        rows = self._rows_of(observations, boxes, now)
-        if len(rows):
-            self._take(rows, boxes, scores, now)
-        values = self._values(now)
-        result = FrameEvidence(self._ids, self._column("age").astype(np.int64), values, self._learn(rows, boxes))
+        columns = self._columns_of(observations, boxes, now)
+        if len(columns):
+            self._take(columns, boxes, scores, now)
+        hit = self._state[_ROW["unseen"]] == 0
+        self._state[_ROW["streak"]] *= hit
+        values = self._values(hit, now)
+        result = FrameEvidence(self._ids, self._state[_ROW["age"]].astype(np.int64), values, self._tell_fates(hit))
         self._forget()
         self._gap = 1.0
         count = float(len(boxes))
-        known = np.isfinite(self._mean_count)
+        known = math.isfinite(self._mean_count)
         self._mean_count = self._mean_count + (count - self._mean_count) / COUNT_MEMORY if known else count
         return result
 
-    def _column(self, name: str) -> np.ndarray:
-        return self._state[:, _C[name]]
-
     def _time(self, seconds: float | None) -> float:
         """NaN from where a clock goes back, and where there is none."""
-        if seconds is None or not np.isfinite(seconds) or (self._seconds is not None and not seconds >= self._seconds):
+        if (
+            seconds is None
+            or not math.isfinite(seconds)
+            or (self._seconds is not None and not seconds >= self._seconds)
+        ):
             if seconds is not None:
-                self._seconds = np.nan
-            return np.nan
+                self._seconds = math.nan
+            return math.nan
         self._seconds = float(seconds)
         return self._seconds
-
-    def _forget_slowly(self) -> None:
-        """Let means and extremes of tracks beyond their clip be those of about their last T frames."""
-        old = self._column("age") >= NUM_FRAMES
-        if not old.any():
-            return
-        part = self._state[old]
-        hits = np.maximum(part[:, _C["hits"]], 1e-9)
-        for name, ends in _EXTREMES.items():
-            mean = part[:, _C[f"sum_{name}"]] / hits
-            for end in ends:
-                column = _C[f"{end}_{name}"]
-                part[:, column] = mean + FORGETTING * (part[:, column] - mean)
-        part[:, _SUMS] *= FORGETTING
-        self._state[old] = part
 
     def _predict(self) -> None:
         self._forget_slowly()
         state = self._state
-        state[:, _C["x"]] += self._gap * state[:, _C["vx"]]
-        state[:, _C["y"]] += self._gap * state[:, _C["vy"]]
-        state[:, [_C["age"], _C["frames"], _C["unseen"]]] += 1
-        state[:, [_C["elapsed"], _C["life"]]] += self._gap  # video frames since the last hit and since birth
+        state[_B["expected"]] += self._gap * state[_B["velocity"]]
+        state[_STEPPED] += 1
+        state[_B["lasting"]] += self._gap
 
-    def _rows_of(self, observations: Sequence[Observation], boxes: np.ndarray, now: float) -> np.ndarray:
-        """The row of each detection's track, (m,); newborns get rows behind the others."""
-        known = [self._rows.get(found.track_id, -1) for found in observations]
-        rows = np.array(known, np.int64)
-        born = np.flatnonzero(rows < 0)
-        if not len(born):
-            return rows
-        first = len(self._ids)
-        overlap = self._overlap_at_birth(boxes[born], rows[rows >= 0])
-        ids = np.array([observations[index].track_id for index in born.tolist()], np.int64)
-        rows[born] = first + np.arange(len(born))
-        self._rows |= dict(zip(ids.tolist(), rows[born].tolist(), strict=True))
-        self._ids = np.concatenate([self._ids, ids])
-        state = np.tile(_AT_BIRTH, (len(born), 1))
-        state[:, [_C["age"], _C["frames"]]] = 1
-        state[:, _C["birth_seconds"]] = now
-        state[:, _C["birth_frame"]] = self._num_frames
-        state[:, _C["birth_x"] : _C["birth_h"] + 1] = boxes[born]
-        state[:, _C["x"]] = boxes[born, 0] + boxes[born, 2] / 2
-        state[:, _C["y"]] = boxes[born, 1] + boxes[born, 3] / 2
-        state[:, _C["log_h"]] = np.log(boxes[born, 3])
-        state[:, [_C["live_at_birth"], _C["lost_at_birth"]]] = overlap
-        state[:, [_C["min_reference"], _C["min_rank"]]] = np.inf
-        state[:, [_C["max_reference"], _C["max_rank"], _C["max_score"]]] = -np.inf
-        self._state = np.concatenate([self._state, state])
-        return rows
+    def _forget_slowly(self) -> None:
+        """Let means and extremes of tracks beyond their clip be those of about their last T frames."""
+        old = self._state[_ROW["age"]] >= NUM_FRAMES
+        if not old.any():
+            return
+        extremes, forgotten = self._state[_EXTREMES], self._state[_FORGOTTEN]
+        means = self._state.take(_SUM_OF_EXTREME, axis=0) / np.maximum(self._state[_ROW["hits"]], 1e-9)
+        np.copyto(extremes, means + FORGETTING * (extremes - means), where=old)
+        np.multiply(forgotten, FORGETTING, out=forgotten, where=old)
 
-    def _overlap_at_birth(self, boxes: np.ndarray, hit_rows: np.ndarray) -> np.ndarray:
-        """(k, 2): largest IoU of newborn boxes (k, 4) with the tracks that are seen in this frame, and with others."""
+    def _columns_of(self, observations: Sequence[Observation], boxes: np.ndarray, now: float) -> np.ndarray:
+        """The column of each detection's track, (m,); newborns get columns behind the others."""
+        known = [self._columns.get(found.track_id, -1) for found in observations]
+        columns = np.array(known, np.int64)
+        if -1 not in known:
+            return columns
+        born = np.flatnonzero(columns < 0)
+        place, size = boxes[born, :2].T, boxes[born, 2:].T
+        state = np.tile(_AT_BIRTH, len(born))
+        state[_B["overlap_at_birth"]] = self._overlap_at_birth(boxes[born], columns[columns >= 0])
+        state[_ROW["birth_seconds"]], state[_ROW["birth_frame"]] = now, self._num_frames
+        state[_B["birth_place"]], state[_B["birth_size"]] = place, size
+        state[_B["expected"]], state[_ROW["log_h"]] = place + size / 2, np.log(size[1])
+        columns[born] = len(self._ids) + np.arange(len(born))
+        ids = [observations[index].track_id for index in born.tolist()]
+        self._columns |= dict(zip(ids, columns[born].tolist(), strict=True))
+        self._ids = np.concatenate([self._ids, np.array(ids, np.int64)])
+        self._state = np.concatenate([self._state, state], axis=1)
+        return columns
+
+    def _overlap_at_birth(self, boxes: np.ndarray, hit: np.ndarray) -> np.ndarray:
+        """(2, k): largest IoU of newborn boxes (k, 4) with the tracks that are seen in this frame, and with others."""
         if not len(self._ids):
-            return np.zeros((len(boxes), 2))
-        width, height = np.exp(self._column("log_w")), np.exp(self._column("log_h"))
-        expected = np.stack([self._column("x") - width / 2, self._column("y") - height / 2, width, height], axis=1)
-        iou = overlaps(boxes, expected)[0]
+            return np.zeros((2, len(boxes)))
+        size = np.exp(self._state[_B["log_size"]])
+        expected = np.concatenate([self._state[_B["expected"]] - size / 2, size])
+        iou = overlaps(boxes, expected.T)[0]
         seen = np.zeros(len(self._ids), bool)
-        seen[hit_rows] = True
-        return np.stack([iou[:, seen].max(1, initial=0.0), iou[:, ~seen].max(1, initial=0.0)], axis=1)
+        seen[hit] = True
+        return np.stack([iou[:, seen].max(1, initial=0.0), iou[:, ~seen].max(1, initial=0.0)])
 
-    def _take(self, rows: np.ndarray, boxes: np.ndarray, scores: np.ndarray, now: float) -> None:
-        """Enter the detections (m, 4) and scores (m,) into the rows of their tracks."""
-        part = self._state[rows]
+    def _take(self, columns: np.ndarray, boxes: np.ndarray, scores: np.ndarray, now: float) -> None:
+        """Enter the detections (m, 4) and scores (m,) into the columns of their tracks."""
+        part = self._state.take(columns, axis=1)
+        place, size = np.ascontiguousarray(boxes.T).reshape(2, 2, -1)
+        centre, log_size, hits = place + size / 2, np.log(size), part[_ROW["hits"]]
+        moved, elapsed = hits > 0, np.maximum(part[_ROW["elapsed"]], 1)
+        # of a newborn, which is where it is expected, miss and change are 0
+        miss, change = centre - part[_B["expected"]], np.abs(log_size[1] - part[_ROW["log_h"]])
+        step = centre - part[_B["place"]] - part[_B["size"]] / 2
+        gain = np.where(hits <= 1, VELOCITY_GAIN[0], np.where(hits == 2, VELOCITY_GAIN[1], VELOCITY_GAIN[2]))
+        part[_B["velocity"]] += gain / elapsed * miss
+        part[_B["expected"]], part[_B["log_size"]] = centre, log_size
+        part[_B["place"]], part[_B["size"]] = place, size
 
-        def column(name: str) -> np.ndarray:
-            return part[:, _C[name]]
+        rank = self._scores.rank(scores)
+        reference, odds = (math.nan,) * 2 if self.reference is None else self.reference.rank_and_odds(scores)
+        of_hit = part[_OF_HIT]
+        for row, values in enumerate((scores, rank, reference, odds, np.hypot(miss[0], miss[1]) / size[1], change)):
+            of_hit[row] = values
+        part[_B["of_motion"]] /= elapsed
+        part[_B["sums"]] += of_hit
+        part[_B["max"]] = np.maximum(part[_B["max"]], of_hit[:3])
+        part[_B["min"]] = np.minimum(part[_B["min"]], of_hit[1:3])
+        np.copyto(part[_B["of_motion"]], np.nan, where=~moved)
+        part[_B["overlap"]] = _largest_overlaps(boxes, scores)
+        part[_ROW["neighbours"]] = _num_neighbours(centre, size[1])
 
-        def enter(name: str, values: np.ndarray | float) -> None:
-            part[:, _C[name]] = values
+        sized = self._sizes.residuals(boxes).T
+        known = np.isfinite(sized[0])
+        part[_B["sums_of_size"]] += np.where(known, sized, 0.0)
+        part[_B["counts"]] += (np.ones(len(columns)), moved, known)
+        part[_ROW["path"]] += np.where(moved, np.hypot(step[0], step[1]), 0.0)
+        part[_ROW["streak"]] += 1
+        part[_ROW["unseen"]], part[_ROW["elapsed"]], part[_ROW["hit_seconds"]] = 0, 0, now
+        self._state[:, columns] = part
+        # for later frames
+        self._sizes.add(boxes, np.minimum(part[_ROW["hits"]], REMEMBERED_SIZES) / REMEMBERED_SIZES)
 
-        centre = boxes[:, :2] + boxes[:, 2:] / 2
-        log_h = np.log(boxes[:, 3])
-        moved, elapsed = column("hits") > 0, np.maximum(column("elapsed"), 1)
-        miss = centre - part[:, [_C["x"], _C["y"]]]
-        distance = np.hypot(miss[:, 0], miss[:, 1]) / boxes[:, 3] / elapsed
-        change = np.abs(log_h - column("log_h")) / elapsed
-        gain = np.select(
-            [column("hits") <= 1, column("hits") == 2], [VELOCITY_GAIN[0], VELOCITY_GAIN[1]], VELOCITY_GAIN[2]
-        )
-        gain = np.where(moved, gain / elapsed, 0.0)
-        step = centre - part[:, [_C["box_x"], _C["box_y"]]] - part[:, [_C["box_w"], _C["box_h"]]] / 2
-        enter("path", column("path") + np.where(moved, np.hypot(step[:, 0], step[:, 1]), 0.0))
-        enter("vx", column("vx") + gain * miss[:, 0])
-        enter("vy", column("vy") + gain * miss[:, 1])
-        enter("x", centre[:, 0])
-        enter("y", centre[:, 1])
-        enter("log_w", np.log(boxes[:, 2]))
-        enter("log_h", log_h)
-        part[:, _C["box_x"] : _C["box_h"] + 1] = boxes
-        enter("innovation", np.where(moved, distance, np.nan))
-        enter("size_change", np.where(moved, change, np.nan))
-        enter("sum_innovation", column("sum_innovation") + np.where(moved, distance, 0.0))
-        enter("sum_size_change", column("sum_size_change") + np.where(moved, change, 0.0))
-        enter("moves", column("moves") + moved)
-        enter("streak", np.where(column("unseen") <= 1, column("streak") + 1, 1))
-        enter("hits", column("hits") + 1)
-        enter("unseen", 0)
-        enter("elapsed", 0)
-        enter("hit_seconds", now)
-
-        sized = self._sizes.residuals(boxes)
-        known = np.isfinite(sized[:, 0])
-        part[:, [_C["sum_height"], _C["sum_aspect"]]] += np.where(known[:, None], sized, 0.0)
-        enter("sized", column("sized") + known)
-
-        enter("score", scores)
-        enter("sum_score", column("sum_score") + scores)
-        enter("max_score", np.maximum(column("max_score"), scores))
-        self._extend(part, self._scores.rank(scores), "rank")
-        if self.reference is not None:
-            self._extend(part, self.reference.rank(scores), "reference")
-            odds = self.reference.odds(scores)
-            enter("odds", odds)
-            enter("sum_odds", column("sum_odds") + odds)
-
-        iou, ioa = overlaps(boxes, boxes)
-        np.fill_diagonal(iou, 0.0)
-        np.fill_diagonal(ioa, 0.0)
-        enter("iou", iou.max(1))
-        enter("ioa", ioa.max(1))
-        enter("iou_better", np.where(scores[None] > scores[:, None], iou, 0.0).max(1))
-        apart = np.abs(centre[:, None] - centre[None]).max(-1)
-        enter("neighbours", (apart < NEIGHBOURHOOD * boxes[:, 3, None]).sum(1) - 1)
-        self._state[rows] = part
-
-    @staticmethod
-    def _extend(part: np.ndarray, values: np.ndarray, name: str) -> None:
-        part[:, _C[name]] = values
-        part[:, _C[f"sum_{name}"]] += values
-        part[:, _C[f"max_{name}"]] = np.maximum(part[:, _C[f"max_{name}"]], values)
-        part[:, _C[f"min_{name}"]] = np.minimum(part[:, _C[f"min_{name}"]], values)
-
-    def _values(self, now: float) -> np.ndarray:
-        """(n, F). A value of this frame's detection alone is NaN where the track was missed."""
-        values = np.full((len(self._ids), len(FEATURES)), np.nan)
-        if not len(self._ids):
-            return values
-        column = self._column
-        hit, hits, age = column("unseen") == 0, column("hits"), column("age")
-        seen = np.where(hit, 1.0, np.nan)
-
-        def put(name: str, what: np.ndarray | float) -> None:
-            values[:, INDEX[name]] = what
-
-        put("hit", hit)
-        put("log_frames_since_hit", np.log1p(column("unseen")))
-        put("seconds_since_hit", now - column("hit_seconds"))
-        put("log_age", np.log(age))
-        put("age_seconds", now - column("birth_seconds"))
-        put("hit_fraction", hits / column("frames"))
-        put("log_streak", np.log1p(np.where(hit, column("streak"), 0)))
-        if self._scores.tells:
-            if self._scores.is_probability:
-                put("score", column("score") * seen)
-                put("mean_score", column("sum_score") / hits)
-                put("max_score", column("max_score"))
-            for feature, kept in (("video_rank", "rank"), ("reference_rank", "reference")):
-                if kept == "reference" and self.reference is None:
-                    continue
-                put(feature, column(kept) * seen)
-                put(f"mean_{feature}", column(f"sum_{kept}") / hits)
-                put(f"max_{feature}", column(f"max_{kept}"))
-                put(f"min_{feature}", column(f"min_{kept}"))
-            if self.reference is not None:
-                put("reference_odds", column("odds") * seen)
-                put("mean_reference_odds", column("sum_odds") / hits)
-            put("iou_better", column("iou_better") * seen)
+    def _values(self, hit: np.ndarray, now: float) -> np.ndarray:
+        """(n, F), of tracks that were hit or not (n,). What is of this frame's detection alone is NaN where missed."""
+        state, num_tracks = self._state, len(hit)
+        place, size = state[_B["place"]], state[_B["size"]]
+        width, height = self.picture or (math.nan, math.nan)
+        crowd = (np.count_nonzero(hit) + 1) / (self._mean_count + 1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            put("height_residual", np.clip(column("sum_height") / column("sized"), -6, 6))
-            put("aspect_residual", np.clip(column("sum_aspect") / column("sized"), -6, 6))
-            put("mean_innovation", column("sum_innovation") / column("moves"))
-            put("mean_size_change", column("sum_size_change") / column("moves"))
-        put("abs_height_residual", np.abs(values[:, INDEX["height_residual"]]))
-        put("abs_aspect_residual", np.abs(values[:, INDEX["aspect_residual"]]))
-        box = self._state[:, _C["box_x"] : _C["box_h"] + 1]
-        if self.picture is not None:
-            width, height = self.picture
-            edges = np.stack([box[:, 0], box[:, 1], width - box[:, 0] - box[:, 2], height - box[:, 1] - box[:, 3]])
-            put("border_distance", np.clip(edges.min(0) / box[:, 3], -1, FAR))
-            put("log_relative_height", np.log(box[:, 3] / height))
-            put("relative_bottom", (box[:, 1] + box[:, 3]) / height)
-        put("iou", column("iou") * seen)
-        put("ioa", column("ioa") * seen)
-        put("overlap_live_at_birth", column("live_at_birth"))
-        put("overlap_lost_at_birth", column("lost_at_birth"))
-        put("log_neighbours", np.log1p(column("neighbours")))
-        count = float(hit.sum())
-        if np.isfinite(self._mean_count):
-            put("log_crowd_ratio", np.log((count + 1) / (self._mean_count + 1)))
-        put("innovation", column("innovation") * seen)
-        put("size_change", column("size_change") * seen)
-        travel = np.hypot(
-            box[:, 0] + box[:, 2] / 2 - column("birth_x") - column("birth_w") / 2,
-            box[:, 1] + box[:, 3] / 2 - column("birth_y") - column("birth_h") / 2,
+            means = state[_MEANT] / state.take(_COUNT_OF, axis=0)
+            of_size = means[6:8]
+            np.minimum(np.maximum(of_size, -6, out=of_size), 6, out=of_size)
+        logs = np.empty((5, num_tracks))
+        for row, values in enumerate(
+            (state[_ROW["age"]], state[_ROW["birth_frame"]], self._num_frames, crowd, size[1] / height)
+        ):
+            logs[row] = values
+        moved = state[_ROW["moves"]] > 0
+        offset = place + size / 2 - state[_B["birth_place"]] - state[_B["birth_size"]] / 2
+        travel = np.hypot(offset[0], offset[1])
+        speed = np.stack(
+            [
+                travel / size[1] / np.maximum(state[_ROW["life"]] - state[_ROW["elapsed"]], 1),
+                travel / (state[_ROW["path"]] + 0.01 * size[1]),
+            ]
         )
-        moved = column("moves") > 0
-        put("speed", np.where(moved, travel / box[:, 3] / np.maximum(column("life") - column("elapsed"), 1), np.nan))
-        put("straightness", np.where(moved, travel / (column("path") + 0.01 * box[:, 3]), np.nan))
-        values[:, INDEX["memory_odds"] : INDEX["video_odds"] + 1] = self._memory.ask(box)
-        put("log_video_frames", np.log(self._num_frames))
-        put("log_birth_frame", np.log(column("birth_frame")))
+        far = np.array([[width], [height]]) - place - size
+        nearest = np.minimum(place, far)
+        border = np.minimum(nearest[0], nearest[1]) / size[1]
+        made = np.concatenate(
+            [
+                state[_OF_FRAME] * np.where(hit, 1.0, np.nan),
+                state[_OF_LIFE],
+                means,
+                np.abs(of_size),
+                np.log1p(state[_TALLIES]),
+                now - state[_B["clock"]],
+                np.log(logs),
+                self._memory.ask(np.concatenate([place, size]).T).T,
+                np.where(moved, speed, np.nan),
+                [hit, np.minimum(np.maximum(border, -1), FAR), (place[1] + size[1]) / height],
+            ]
+        )
+        values: np.ndarray = made.T.take(_ORDER, axis=1)
+        if not self._scores.tells:
+            values[:, _OF_SCORES] = np.nan
+        elif not self._scores.is_probability:
+            values[:, _OF_PROBABILITIES] = np.nan
         return values
 
-    def _learn(self, rows: np.ndarray, boxes: np.ndarray) -> tuple[tuple[int, bool], ...]:
-        """Tell the scene of this frame, for later ones; the fates that it told."""
-        if len(rows):
-            weights = np.minimum(self._column("hits")[rows], REMEMBERED_SIZES) / REMEMBERED_SIZES
-            self._sizes.add(boxes, weights)
-        unseen, age = self._column("unseen"), self._column("age")
-        lived = (age >= NUM_FRAMES) & (unseen == 0)
-        died = unseen >= self.dead_after
-        told = np.flatnonzero((self._column("told") == 0) & (lived | died))
-        if not len(told):
+    def _tell_fates(self, hit: np.ndarray) -> tuple[tuple[int, bool], ...]:
+        """The lives that this frame told of, and that the scene learns of for later frames."""
+        state = self._state
+        told = np.where(hit, state[_ROW["age"]] >= NUM_FRAMES, state[_ROW["unseen"]] >= self.dead_after)
+        told &= state[_ROW["told"]] == 0
+        if not told.any():
             return ()
-        self._state[told, _C["told"]] = 1
-        self._memory.add(self._state[told, _C["birth_x"] : _C["birth_h"] + 1], lived[told].astype(np.float64))
-        return tuple(zip(self._ids[told].tolist(), lived[told].tolist(), strict=True))
+        lived = hit[told]
+        state[_ROW["told"], told] = 1
+        births = np.concatenate([state[_B["birth_place"]], state[_B["birth_size"]]])
+        self._memory.add(births[:, told].T, lived.astype(np.float64))
+        return tuple(zip(self._ids[told].tolist(), lived.tolist(), strict=True))
 
     def _forget(self) -> None:
-        gone = (self._column("unseen") > MAX_UNSEEN_FRAMES) & (self._column("age") >= NUM_FRAMES)
-        if gone.any():
-            self._ids, self._state = self._ids[~gone], self._state[~gone]
-            self._rows = {track_id: row for row, track_id in enumerate(self._ids.tolist())}
+        gone = self._state[_ROW["unseen"]] > MAX_UNSEEN_FRAMES
+        if not gone.any():
+            return
+        kept = ~gone | (self._state[_ROW["age"]] < NUM_FRAMES)
+        self._ids, self._state = self._ids[kept], self._state[:, kept]
+        self._columns = {track_id: column for column, track_id in enumerate(self._ids.tolist())}
+
+
+def _largest_overlaps(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(3, m): of each box (m, 4) the largest IoU with another, share under another, IoU with one that scores higher."""
+    count = len(boxes)
+    of_pairs = np.empty((3, count, count))
+    of_pairs[0], of_pairs[1] = overlaps(boxes, boxes)
+    of_pairs[2] = np.where(scores > scores[:, None], of_pairs[0], 0.0)
+    of_pairs.reshape(3, -1)[:, :: count + 1] = 0.0  # itself
+    largest: np.ndarray = of_pairs.max(2)
+    return largest
+
+
+def _num_neighbours(centre: np.ndarray, height: np.ndarray) -> np.ndarray:
+    """(m,): others whose centre (2, m) is within NEIGHBOURHOOD heights (m,) of each box, along both axes."""
+    apart = np.abs(centre[:, :, None] - centre[:, None])
+    within: np.ndarray = np.maximum(apart[0], apart[1]) < (NEIGHBOURHOOD * height)[:, None]
+    return within.sum(1) - 1

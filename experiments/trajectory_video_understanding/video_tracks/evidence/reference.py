@@ -8,6 +8,7 @@ a single object is still the best.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class ScoreReference:
         known = is_real >= 0
         order = np.argsort(scores[known], kind="stable")
         real = (is_real[known] == 1)[order].astype(np.float64)
-        rank = _rank(scores[known][order], quantiles)
+        rank = np.interp(scores[known][order], *_ranks(quantiles))
         bins = np.clip((rank * (NUM_QUANTILES - 1)).round().astype(int), 0, NUM_QUANTILES - 1)
         prior = real.mean()
         num_real = np.bincount(bins, real, NUM_QUANTILES) + SMOOTHING * prior
@@ -56,15 +57,28 @@ class ScoreReference:
 
     def rank(self, scores: np.ndarray) -> np.ndarray:
         """The share of the detector's scores that are lower, ties by half: in [0, 1], as scores; NaN stays NaN."""
-        return np.where(np.isnan(scores), np.nan, _rank(np.nan_to_num(scores), self.quantiles))
+        return np.interp(scores, *self._ranks)
 
     def odds(self, scores: np.ndarray) -> np.ndarray:
         """log P(score | real) / P(score | clutter), as scores; NaN stays NaN."""
-        return np.interp(self.rank(scores), np.linspace(0, 1, len(self.quantiles)), self.log_odds)
+        return self.rank_and_odds(scores)[1]
+
+    def rank_and_odds(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`rank` and `odds`."""
+        rank = self.rank(scores)
+        return rank, np.interp(rank, self._positions, self.log_odds)
+
+    @functools.cached_property
+    def _ranks(self) -> tuple[np.ndarray, np.ndarray]:
+        return _ranks(self.quantiles)
+
+    @functools.cached_property
+    def _positions(self) -> np.ndarray:
+        return np.linspace(0, 1, len(self.quantiles))
 
 
-def _rank(scores: np.ndarray, quantiles: np.ndarray) -> np.ndarray:
-    """Ranks in [0, 1] by linear interpolation; in the middle of a run of equal quantiles."""
+def _ranks(quantiles: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and their ranks in [0, 1], to interpolate between; in the middle of a run of equal quantiles."""
     position = np.linspace(0, 1, len(quantiles))
     values, first, counts = np.unique(quantiles, return_index=True, return_counts=True)
-    return np.interp(scores, values, (position[first] + position[first + counts - 1]) / 2)
+    return values, (position[first] + position[first + counts - 1]) / 2

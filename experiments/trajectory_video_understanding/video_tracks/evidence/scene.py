@@ -7,6 +7,8 @@ Legend: n boxes.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 NUM_SCORES = 1000  # the last ones are remembered
@@ -60,17 +62,16 @@ class SceneSizes:
 
     def __init__(self) -> None:
         self._normal, self._target = np.zeros((2, 2)), np.zeros(2)
-        self._spread = np.zeros(2)  # weight, weighted squares of log residuals
-        self._shape = np.zeros(3)  # weight, sum, sum of squares of log aspects
+        self._line = 0.0, 0.0  # expected height in units where the lower edge is at 0, and per unit of it
+        self._spread = 0.0, 0.0  # weight, weighted squares of log residuals
+        self._shape = 0.0, 0.0, 0.0  # weight, sum, sum of squares of log aspects
         self._unit = 0.0  # px, height of the first boxes: keeps the fit well scaled
         self.num_boxes = 0
 
-    def _expected(self, bottom: np.ndarray) -> np.ndarray:
-        """Expected heights in units, of boxes whose lower edge is at `bottom` units."""
-        normal = self._normal + SIZE_RIDGE * (1 + self._normal[0, 0]) * np.eye(2)
-        target = self._target + SIZE_RIDGE * (1 + self._normal[0, 0]) * np.array([1.0, 0.0])
-        intercept, slope = np.linalg.solve(normal, target)
-        return np.maximum(intercept + slope * bottom, 0.1)
+    def _log_ratio(self, height: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+        """Heights against those expected of boxes whose lower edge is at `bottom`, in units."""
+        intercept, slope = self._line
+        return np.log(height / np.maximum(intercept + slope * bottom, 0.1))
 
     def residuals(self, boxes: np.ndarray) -> np.ndarray:
         """(n, 2): log height and log aspect of boxes (n, 4) against the scene's, in its standard deviations; NaN until
@@ -78,13 +79,13 @@ class SceneSizes:
         """
         if self.num_boxes < MIN_BOXES:
             return np.full((len(boxes), 2), np.nan)
-        height = boxes[:, 3] / self._unit
-        log_ratio = np.log(height / self._expected((boxes[:, 1] + boxes[:, 3]) / self._unit))
-        size_sd = np.sqrt(self._spread[1] / max(self._spread[0], 1e-9)) + 0.05
-        mean = self._shape[1] / self._shape[0]
-        shape_sd = np.sqrt(max(self._shape[2] / self._shape[0] - mean**2, 0.0)) + 0.05
+        height, bottom = boxes[:, 3] / self._unit, (boxes[:, 1] + boxes[:, 3]) / self._unit
+        size_sd = math.sqrt(self._spread[1] / max(self._spread[0], 1e-9)) + 0.05
+        weight, total, squares = self._shape
+        mean = total / weight
+        shape_sd = math.sqrt(max(squares / weight - mean**2, 0.0)) + 0.05
         aspect = (np.log(boxes[:, 2] / boxes[:, 3]) - mean) / shape_sd
-        return np.stack([log_ratio / size_sd, aspect], axis=1)
+        return np.stack([self._log_ratio(height, bottom) / size_sd, aspect], axis=1)
 
     def add(self, boxes: np.ndarray, weights: np.ndarray) -> None:
         """Learn from the boxes (n, 4) of one frame, with weights (n,)."""
@@ -92,32 +93,43 @@ class SceneSizes:
             return
         if not self.num_boxes:
             self._unit = float(np.median(boxes[:, 3]))
+        keep, weight = FORGETTING ** len(boxes), float(weights.sum())
         height, bottom = boxes[:, 3] / self._unit, (boxes[:, 1] + boxes[:, 3]) / self._unit
         if self.num_boxes:
-            log_ratio = np.log(height / self._expected(bottom))
-            self._spread += [weights.sum(), (weights * np.clip(log_ratio, -1, 1) ** 2).sum()]
+            log_ratio = np.minimum(np.maximum(self._log_ratio(height, bottom), -1), 1)
+            seen, squares = self._spread
+            self._spread = keep * (seen + weight), keep * (squares + float((weights * log_ratio**2).sum()))
         relative = weights / np.maximum(height, MIN_HEIGHT) ** 2
-        design = np.stack([np.ones(len(boxes)), bottom])
-        keep = FORGETTING ** len(boxes)
+        design = np.ones((2, len(boxes)))
+        design[1] = bottom
         self._normal = keep * self._normal + (relative * design) @ design.T
         self._target = keep * self._target + design @ (relative * height)
+        self._fit()
         aspect = np.log(boxes[:, 2] / boxes[:, 3])
-        self._shape = keep * self._shape + [weights.sum(), weights @ aspect, weights @ aspect**2]
-        self._spread *= keep
+        of_frame = weight, float(weights @ aspect), float(weights @ aspect**2)
+        shape, total, squares = (keep * old + new for old, new in zip(self._shape, of_frame, strict=True))
+        self._shape = shape, total, squares
         self.num_boxes += len(boxes)
+
+    def _fit(self) -> None:
+        ridge = SIZE_RIDGE * (1 + self._normal[0, 0])
+        intercept, slope = np.linalg.solve(
+            self._normal + ridge * np.eye(2), self._target + ridge * np.array([1.0, 0.0])
+        )
+        self._line = float(intercept), float(slope)
 
 
 class SceneMemory:
     """Where tracks have died young or lived long in this video so far."""
 
     def __init__(self) -> None:
-        self._places = np.zeros((0, 3))  # centre x, y, height of the birth box
+        self._places = np.zeros((3, 0))  # centre x, y, height of the birth box
         self._lived = np.zeros(0)
 
     def add(self, boxes: np.ndarray, lived: np.ndarray) -> None:
         """Remember the birth boxes (n, 4) of tracks whose fate is known, and whether each lived long (n,)."""
-        places = np.stack([boxes[:, 0] + boxes[:, 2] / 2, boxes[:, 1] + boxes[:, 3] / 2, boxes[:, 3]], axis=1)
-        self._places = np.concatenate([self._places, places])[-NUM_FATES:]
+        places = np.stack([boxes[:, 0] + boxes[:, 2] / 2, boxes[:, 1] + boxes[:, 3] / 2, boxes[:, 3]])
+        self._places = np.concatenate([self._places, places], axis=1)[:, -NUM_FATES:]
         self._lived = np.concatenate([self._lived, lived])[-NUM_FATES:]
 
     def ask(self, boxes: np.ndarray) -> np.ndarray:
@@ -126,12 +138,13 @@ class SceneMemory:
         """
         if not len(self._lived):
             return np.full((len(boxes), 3), np.nan)
-        centre = boxes[:, :2] + boxes[:, 2:] / 2
-        offset = centre[:, None] - self._places[None, :, :2]
-        scale = boxes[:, 3, None] * self._places[None, :, 2] * REACH**2
-        near = np.exp(-(offset**2).sum(-1) / (2 * scale))
+        centre, height = (boxes[:, :2] + boxes[:, 2:] / 2).T, boxes[:, 3, None]
+        across, along = centre[:, :, None] - self._places[:2, None]
+        near = np.exp(-(across * across + along * along) / (2 * (height * self._places[2] * REACH**2)))
         lived, total = near @ self._lived, near.sum(1)
         share = (self._lived.sum() + 1) / (len(self._lived) + 2)
-        odds = (lived + PRIOR_WEIGHT * share) / (total - lived + PRIOR_WEIGHT * (1 - share))
-        everywhere = np.full(len(boxes), np.log(share / (1 - share)))
-        return np.stack([np.log(odds), np.log1p(total), everywhere], axis=1)
+        odds = np.empty((len(boxes), 2))
+        odds[:, 0] = (lived + PRIOR_WEIGHT * share) / (total - lived + PRIOR_WEIGHT * (1 - share))
+        odds[:, 1] = share / (1 - share)
+        log_odds = np.log(odds)
+        return np.stack([log_odds[:, 0], np.log1p(total), log_odds[:, 1]], axis=1)

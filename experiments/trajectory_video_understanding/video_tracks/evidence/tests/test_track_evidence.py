@@ -161,7 +161,7 @@ def test_cost_and_memory_stay_bounded_however_long_it_runs() -> None:
     for _ in range(300):
         boxes = np.concatenate([rng.uniform(0, 3900, (20, 2)), rng.uniform(5, 50, (20, 2))], axis=1)
         found = evidence.update(associator.update(boxes, rng.random(20)))
-    assert len(found.ages) < 20 * 33 and len(evidence._rows) < 20 * 33
+    assert len(found.ages) < 20 * 33 and len(evidence._columns) < 20 * 33
 
 
 def test_500_tracks_a_frame_and_one_detection_a_video() -> None:
