@@ -14,7 +14,8 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
     low, other_low = boxes[:, :2].T, others[:, :2].T
     size, other_size = boxes[:, 2:].T, others[:, 2:].T
     high = np.minimum((low + size)[:, :, None], (other_low + other_size)[:, None])
-    shared = np.maximum(high - np.maximum(low[:, :, None], other_low[:, None]), 0).prod(axis=0)
+    sides = np.maximum(high - np.maximum(low[:, :, None], other_low[:, None]), 0)
+    shared = sides[0] * sides[1]
     area, other_area = (size[0] * size[1])[:, None], other_size[0] * other_size[1]
     return shared / (area + other_area - shared), shared / area
 

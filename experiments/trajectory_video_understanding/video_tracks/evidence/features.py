@@ -59,8 +59,8 @@ FAR = 3.0  # border distances beyond it, in box heights, are alike
 FORGETTING = 1 - 1 / NUM_FRAMES  # per frame beyond the clip
 COUNT_MEMORY = 50.0  # frames, of the mean number of detections
 
-# What is kept of a track: rows of one array, in blocks of what is stepped alike. One call steps a block, or several that
-# stand together: where a camera has a few tracks, the number of calls is what it costs
+# What is kept of a track: rows of one array, in blocks of what is stepped alike. One call steps a block, or several
+# that stand together: where a camera has a few tracks, the number of calls is what it costs
 _BLOCKS = {
     "of_score": ("score", "rank", "reference", "odds"),
     "of_motion": ("innovation", "size_change"),
@@ -101,6 +101,7 @@ _OF_FRAME, _OF_HIT, _OF_LIFE = (
     _block("of_score", "of_motion"),
     _block("max", "overlap_at_birth"),
 )
+_BOX = _block("place", "size")
 _EXTREMES, _TALLIES, _STEPPED = _block("max", "min"), _block("counted", "unseen"), _block("unseen", "ages")
 _FORGOTTEN = slice(_ROW["frames"], _ROW["sized"] + 1)  # slowly, beyond the clip
 _MEANT = slice(_ROW["sum_score"], _ROW["hits"] + 1)  # divided by as many:
@@ -173,7 +174,7 @@ class TrackEvidence:
         self._num_frames += 1
         boxes = np.array([found.box for found in observations], np.float64).reshape(-1, 4)
         scores = np.array([found.score for found in observations], np.float64)
-        self._scores.add(scores[np.isfinite(scores)])
+        self._scores.add(scores)
         self._predict()
         columns = self._columns_of(observations, boxes, now)
         if len(columns):
@@ -253,7 +254,7 @@ class TrackEvidence:
     def _take(self, columns: np.ndarray, boxes: np.ndarray, scores: np.ndarray, now: float) -> None:
         """Enter the detections (m, 4) and scores (m,) into the columns of their tracks."""
         part = self._state.take(columns, axis=1)
-        place, size = np.ascontiguousarray(boxes.T).reshape(2, 2, -1)
+        place, size = boxes[:, :2].T, boxes[:, 2:].T
         centre, log_size, hits = place + size / 2, np.log(size), part[_ROW["hits"]]
         moved, elapsed = hits > 0, np.maximum(part[_ROW["elapsed"]], 1)
         # of a newborn, which is where it is expected, miss and change are 0
@@ -277,7 +278,7 @@ class TrackEvidence:
         part[_B["overlap"]] = _largest_overlaps(boxes, scores)
         part[_ROW["neighbours"]] = _num_neighbours(centre, size[1])
 
-        sized = self._sizes.residuals(boxes).T
+        sized = self._sizes.learn(boxes, np.minimum(hits + 1, REMEMBERED_SIZES) / REMEMBERED_SIZES)
         known = np.isfinite(sized[0])
         part[_B["sums_of_size"]] += np.where(known, sized, 0.0)
         part[_B["counts"]] += (np.ones(len(columns)), moved, known)
@@ -285,8 +286,6 @@ class TrackEvidence:
         part[_ROW["streak"]] += 1
         part[_ROW["unseen"]], part[_ROW["elapsed"]], part[_ROW["hit_seconds"]] = 0, 0, now
         self._state[:, columns] = part
-        # for later frames
-        self._sizes.add(boxes, np.minimum(part[_ROW["hits"]], REMEMBERED_SIZES) / REMEMBERED_SIZES)
 
     def _values(self, hit: np.ndarray, now: float) -> np.ndarray:
         """(n, F), of tracks that were hit or not (n,). What is of this frame's detection alone is NaN where missed."""
@@ -324,7 +323,7 @@ class TrackEvidence:
                 np.log1p(state[_TALLIES]),
                 now - state[_B["clock"]],
                 np.log(logs),
-                self._memory.ask(np.concatenate([place, size]).T).T,
+                self._memory.ask(state[_BOX].T),
                 np.where(moved, speed, np.nan),
                 [hit, np.minimum(np.maximum(border, -1), FAR), (place[1] + size[1]) / height],
             ]

@@ -27,16 +27,16 @@ class ScoreHistory:
     def __init__(self) -> None:
         self._scores = np.zeros(0)
         self._sorted = np.zeros(0)
-        self.low = self.high = np.nan  # of all scores so far
+        self.low, self.high = math.inf, -math.inf  # of all scores so far
 
     def add(self, scores: np.ndarray) -> None:
-        """Remember the scores (n,) of one frame."""
-        if not len(scores):
+        """Remember the scores (n,) of one frame; those that are not finite are none."""
+        known = [score for score in scores.tolist() if math.isfinite(score)]
+        if not known:
             return
-        self._scores = np.concatenate([self._scores, scores])[-NUM_SCORES:]
+        self._scores = np.concatenate([self._scores, known])[-NUM_SCORES:]
         self._sorted = np.sort(self._scores)
-        self.low = float(np.fmin(self.low, scores.min()))
-        self.high = float(np.fmax(self.high, scores.max()))
+        self.low, self.high = min(self.low, min(known)), max(self.high, max(known))
 
     @property
     def tells(self) -> bool:
@@ -68,55 +68,74 @@ class SceneSizes:
         self._unit = 0.0  # px, height of the first boxes: keeps the fit well scaled
         self.num_boxes = 0
 
-    def _log_ratio(self, height: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-        """Heights against those expected of boxes whose lower edge is at `bottom`, in units."""
-        intercept, slope = self._line
-        return np.log(height / np.maximum(intercept + slope * bottom, 0.1))
-
     def residuals(self, boxes: np.ndarray) -> np.ndarray:
-        """(n, 2): log height and log aspect of boxes (n, 4) against the scene's, in its standard deviations; NaN until
+        """(2, n): log height and log aspect of boxes (n, 4) against the scene's, in its standard deviations; NaN until
         MIN_BOXES were seen.
         """
-        if self.num_boxes < MIN_BOXES:
-            return np.full((len(boxes), 2), np.nan)
-        height, bottom = boxes[:, 3] / self._unit, (boxes[:, 1] + boxes[:, 3]) / self._unit
-        size_sd = math.sqrt(self._spread[1] / max(self._spread[0], 1e-9)) + 0.05
-        weight, total, squares = self._shape
-        mean = total / weight
-        shape_sd = math.sqrt(max(squares / weight - mean**2, 0.0)) + 0.05
-        aspect = (np.log(boxes[:, 2] / boxes[:, 3]) - mean) / shape_sd
-        return np.stack([self._log_ratio(height, bottom) / size_sd, aspect], axis=1)
+        return self._standardised(self._measured(boxes)[2])
 
-    def add(self, boxes: np.ndarray, weights: np.ndarray) -> None:
-        """Learn from the boxes (n, 4) of one frame, with weights (n,)."""
-        if not len(boxes):
-            return
+    def learn(self, boxes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The `residuals` of the boxes (n, 4) of one frame, from which, with weights (n,), it learns for later ones."""
         if not self.num_boxes:
             self._unit = float(np.median(boxes[:, 3]))
-        keep, weight = FORGETTING ** len(boxes), float(weights.sum())
-        height, bottom = boxes[:, 3] / self._unit, (boxes[:, 1] + boxes[:, 3]) / self._unit
+        height, bottom, logs = self._measured(boxes)
+        residuals, weight, keep = self._standardised(logs), float(weights.sum()), FORGETTING ** len(boxes)
         if self.num_boxes:
-            log_ratio = np.minimum(np.maximum(self._log_ratio(height, bottom), -1), 1)
+            log_ratio = np.minimum(np.maximum(logs[0], -1), 1)
             seen, squares = self._spread
-            self._spread = keep * (seen + weight), keep * (squares + float((weights * log_ratio**2).sum()))
-        relative = weights / np.maximum(height, MIN_HEIGHT) ** 2
+            self._spread = (
+                keep * (seen + weight),
+                keep * (squares + float((weights * (log_ratio * log_ratio)).sum())),
+            )
+        aspect, (seen, total, squares) = logs[1], self._shape
+        self._shape = (
+            keep * seen + weight,
+            keep * total + float(weights @ aspect),
+            keep * squares + float(weights @ (aspect * aspect)),
+        )
+        height_at_least = np.maximum(height, MIN_HEIGHT)
+        relative = weights / (height_at_least * height_at_least)
         design = np.ones((2, len(boxes)))
         design[1] = bottom
         self._normal = keep * self._normal + (relative * design) @ design.T
         self._target = keep * self._target + design @ (relative * height)
-        self._fit()
-        aspect = np.log(boxes[:, 2] / boxes[:, 3])
-        of_frame = weight, float(weights @ aspect), float(weights @ aspect**2)
-        shape, total, squares = (keep * old + new for old, new in zip(self._shape, of_frame, strict=True))
-        self._shape = shape, total, squares
+        self._line = self._fitted()
         self.num_boxes += len(boxes)
+        return residuals
 
-    def _fit(self) -> None:
-        ridge = SIZE_RIDGE * (1 + self._normal[0, 0])
-        intercept, slope = np.linalg.solve(
-            self._normal + ridge * np.eye(2), self._target + ridge * np.array([1.0, 0.0])
-        )
-        self._line = float(intercept), float(slope)
+    def _measured(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Heights and lower edges in units, (n,); log of height over that expected there, and of width over height."""
+        (_, top, width, height), (intercept, slope) = boxes.T, self._line
+        bottom, in_units = (top + height) / self._unit, height / self._unit
+        ratios = np.empty((2, len(boxes)))
+        np.divide(in_units, np.maximum(intercept + slope * bottom, 0.1), out=ratios[0])
+        np.divide(width, height, out=ratios[1])
+        return in_units, bottom, np.log(ratios)
+
+    def _standardised(self, logs: np.ndarray) -> np.ndarray:
+        if self.num_boxes < MIN_BOXES:
+            return np.full(logs.shape, np.nan)
+        seen, squares = self._spread
+        size_sd = math.sqrt(squares / max(seen, 1e-9)) + 0.05
+        seen, total, squares = self._shape
+        mean = total / seen
+        shape_sd = math.sqrt(max(squares / seen - mean**2, 0.0)) + 0.05
+        residuals = np.empty(logs.shape)
+        np.divide(logs[0], size_sd, out=residuals[0])
+        np.divide(logs[1] - mean, shape_sd, out=residuals[1])
+        return residuals
+
+    def _fitted(self) -> tuple[float, float]:
+        """Intercept and slope, by elimination: for two unknowns, a call of LAPACK costs more than all the rest."""
+        (a, b), (c, d) = self._normal.tolist()
+        e, f = self._target.tolist()
+        ridge = SIZE_RIDGE * (1 + a)
+        a, d, e = a + ridge, d + ridge, e + ridge
+        if abs(c) > abs(a):
+            a, b, e, c, d, f = c, d, f, a, b, e
+        share = c * (1 / a)
+        slope = (f - share * e) / (d - share * b)
+        return (e - b * slope) / a, slope
 
 
 class SceneMemory:
@@ -133,18 +152,22 @@ class SceneMemory:
         self._lived = np.concatenate([self._lived, lived])[-NUM_FATES:]
 
     def ask(self, boxes: np.ndarray) -> np.ndarray:
-        """(n, 3): log odds of a long life near boxes (n, 4), log weight of what is known there, and the log odds in the
+        """(3, n): log odds of a long life near boxes (n, 4), log weight of what is known there, and the log odds in the
         whole video; NaN while no fate is known.
         """
         if not len(self._lived):
-            return np.full((len(boxes), 3), np.nan)
-        centre, height = (boxes[:, :2] + boxes[:, 2:] / 2).T, boxes[:, 3, None]
-        across, along = centre[:, :, None] - self._places[:2, None]
-        near = np.exp(-(across * across + along * along) / (2 * (height * self._places[2] * REACH**2)))
+            return np.full((3, len(boxes)), np.nan)
+        (x, y, width, height), (at_x, at_y, at_height) = boxes.T[:, :, None], self._places
+        across, along = x + width / 2 - at_x, y + height / 2 - at_y
+        across *= across
+        along *= along
+        across += along
+        near = np.exp(np.divide(across, height * (at_height * (-2 * REACH**2)), out=across), out=across)
         lived, total = near @ self._lived, near.sum(1)
-        share = (self._lived.sum() + 1) / (len(self._lived) + 2)
-        odds = np.empty((len(boxes), 2))
-        odds[:, 0] = (lived + PRIOR_WEIGHT * share) / (total - lived + PRIOR_WEIGHT * (1 - share))
-        odds[:, 1] = share / (1 - share)
-        log_odds = np.log(odds)
-        return np.stack([log_odds[:, 0], np.log1p(total), log_odds[:, 1]], axis=1)
+        share = float(self._lived.sum() + 1) / (len(self._lived) + 2)
+        told = np.empty((3, len(boxes)))
+        np.divide(lived + PRIOR_WEIGHT * share, total - lived + PRIOR_WEIGHT * (1 - share), out=told[0])
+        told[1], told[2] = total, share / (1 - share)
+        np.log(told[::2], out=told[::2])
+        np.log1p(told[1], out=told[1])
+        return told
