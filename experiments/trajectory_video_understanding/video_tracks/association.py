@@ -91,15 +91,14 @@ class Associator:
             found += [
                 (row, tracker, track) for row, track in zip(rows.tolist(), owner.tolist(), strict=True) if track >= 0
             ]
-        observations = []
+        observations, score, class_id = [], scores.tolist(), kinds.tolist()
         for row, tracker, track in sorted(found, key=lambda each: each[0]):
-            is_newborn = tracker.ids[track] == 0
+            track_id = int(tracker.ids[track])
+            is_newborn = track_id == 0
             if is_newborn:
                 self._num_born += 1
-                tracker.ids[track] = self._num_born
-            observations.append(
-                Observation(int(tracker.ids[track]), boxes[row], float(scores[row]), bool(is_newborn), int(kinds[row]))
-            )
+                tracker.ids[track] = track_id = self._num_born
+            observations.append(Observation(track_id, boxes[row], score[row], is_newborn, class_id[row]))
         return sorted(observations, key=lambda observation: observation.track_id)
 
 

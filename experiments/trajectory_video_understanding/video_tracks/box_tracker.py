@@ -46,17 +46,19 @@ class BoxTracker:
         """
         self._predict()
         num_tracks, owner = len(self.ids), np.full(len(corners), -1)
-        free = np.arange(num_tracks)
-        stages = [np.arange(len(corners))]
-        if self._high_score is not None:
+        if self._high_score is None:
+            stages = [np.arange(len(corners))]
+        else:
             is_high = scores >= self._high_score
             stages = [np.flatnonzero(is_high), np.flatnonzero(~is_high)]
+        is_free = np.ones(num_tracks, bool)
         for rows in stages:
+            free = np.flatnonzero(is_free)
             if not len(free) or not len(rows):
                 continue
             tracks, detections = _assigned(_iou(self._position[free], corners[rows]), min_iou)
             owner[rows[detections]] = free[tracks]
-            free = np.delete(free, tracks)
+            is_free[free[tracks]] = False
         seen = np.flatnonzero(owner >= 0)
         if len(seen):
             self._correct(owner[seen], corners[seen])
@@ -66,23 +68,28 @@ class BoxTracker:
         return self._without_the_lost(owner)
 
     def _predict(self) -> None:
-        self._position = self._position + self._velocity
+        self._position += self._velocity
         at, between, of_velocity = self._covariance
-        self._covariance = np.stack(
-            [at + 2 * between + of_velocity + PROCESS_NOISE, between + of_velocity, of_velocity + PROCESS_NOISE]
-        )
+        at += 2 * between
+        at += of_velocity
+        at += PROCESS_NOISE
+        between += of_velocity
+        of_velocity += PROCESS_NOISE
         self._unseen += 1
 
     def _correct(self, tracks: np.ndarray, corners: np.ndarray) -> None:
-        at, between, of_velocity = self._covariance[:, tracks]
-        gain, velocity_gain = np.stack([at, between]) / (at + MEASUREMENT_NOISE)
+        covariance = self._covariance.take(tracks, axis=1)
+        at, between, of_velocity = covariance
+        gains = covariance[:2] / (at + MEASUREMENT_NOISE)
+        gain, velocity_gain = gains
         surprise = corners - self._position[tracks]
         self._position[tracks] += gain[:, None] * surprise
         self._velocity[tracks] += velocity_gain[:, None] * surprise
         rest = 1 - gain  # Joseph's form, which stays positive
+        noise = gains * gain * MEASUREMENT_NOISE
         self._covariance[:, tracks] = (
-            rest * rest * at + gain * gain * MEASUREMENT_NOISE,
-            rest * (between - velocity_gain * at) + gain * velocity_gain * MEASUREMENT_NOISE,
+            rest * rest * at + noise[0],
+            rest * (between - velocity_gain * at) + noise[1],
             of_velocity - 2 * velocity_gain * between + velocity_gain * velocity_gain * (at + MEASUREMENT_NOISE),
         )
         self._unseen[tracks] = 0
@@ -116,20 +123,19 @@ class BoxTracker:
 
 def _iou(corners: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union, float32 (n, m), of corners (n, 4) and (m, 4). A predicted box may be inside out: 0."""
-    low = np.maximum(corners[:, None, :2], others[None, :, :2])
-    high = np.minimum(corners[:, None, 2:], others[None, :, 2:])
-    shared = np.maximum(high - low, 0.0).prod(axis=2)
-    area, other_area = ((each[:, 2] - each[:, 0]) * (each[:, 3] - each[:, 1]) for each in (corners, others))
-    union = area[:, None] + other_area - shared
+    low, high, other_low, other_high = corners[:, :2].T, corners[:, 2:].T, others[:, :2].T, others[:, 2:].T
+    sides = np.minimum(high[:, :, None], other_high[:, None]) - np.maximum(low[:, :, None], other_low[:, None])
+    np.maximum(sides, 0.0, out=sides)
+    shared, size, other_size = sides[0] * sides[1], high - low, other_high - other_low
+    union = (size[0] * size[1])[:, None] + other_size[0] * other_size[1] - shared
     return np.divide(shared, union, out=np.zeros(union.shape, np.float32), where=union > 0, casting="same_kind")
 
 
 def _assigned(iou: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the pairs that make the sum of `iou` (n, m) largest, without those below `min_iou`."""
-    touches = iou > 0
-    if (touches.sum(0) <= 1).all() and (touches.sum(1) <= 1).all():
-        rows, columns = np.nonzero(iou >= min_iou)  # nobody has a choice
-        return rows, columns
-    rows, columns = assign(iou)
+    rows, columns = np.nonzero(iou > 0)
+    has_choice = any(len(set(each.tolist())) < len(each) for each in (rows, columns))
+    if has_choice:
+        rows, columns = assign(iou)
     enough = iou[rows, columns] >= min_iou
     return rows[enough], columns[enough]

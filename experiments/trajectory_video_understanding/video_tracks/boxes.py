@@ -7,22 +7,21 @@ import dataclasses
 import numpy as np
 
 
-def overlaps(boxes: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Intersection over union, and the share of each of `boxes` that is covered, of xywh boxes: (n, 4), (m, 4) ->
-    (n, m) twice.
-    """
+def intersections(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Areas that xywh boxes share, in square px: (n, 4), (m, 4) -> (n, m)."""
     low, other_low = boxes[:, :2].T, others[:, :2].T
-    size, other_size = boxes[:, 2:].T, others[:, 2:].T
-    high = np.minimum((low + size)[:, :, None], (other_low + other_size)[:, None])
-    sides = np.maximum(high - np.maximum(low[:, :, None], other_low[:, None]), 0)
-    shared = sides[0] * sides[1]
-    area, other_area = (size[0] * size[1])[:, None], other_size[0] * other_size[1]
-    return shared / (area + other_area - shared), shared / area
+    high, other_high = low + boxes[:, 2:].T, other_low + others[:, 2:].T
+    sides = np.minimum(high[:, :, None], other_high[:, None]) - np.maximum(low[:, :, None], other_low[:, None])
+    np.maximum(sides, 0, out=sides)
+    shared: np.ndarray = sides[0] * sides[1]
+    return shared
 
 
 def pairwise_iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union of xywh boxes: (n, 4), (m, 4) -> (n, m)."""
-    return overlaps(boxes, others)[0]
+    shared = intersections(boxes, others)
+    iou: np.ndarray = shared / ((boxes[:, 2] * boxes[:, 3])[:, None] + others[:, 2] * others[:, 3] - shared)
+    return iou
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from video_tracks.boxes import overlaps
+from video_tracks.boxes import intersections, pairwise_iou
 from video_tracks.clip import NUM_FRAMES
 from video_tracks.evidence.reference import ScoreReference
 from video_tracks.evidence.scene import SceneMemory, SceneSizes, ScoreHistory
@@ -246,7 +246,7 @@ class TrackEvidence:
             return np.zeros((2, len(boxes)))
         size = np.exp(self._state[_B["log_size"]])
         expected = np.concatenate([self._state[_B["expected"]] - size / 2, size])
-        iou = overlaps(boxes, expected.T)[0]
+        iou = pairwise_iou(boxes, expected.T)
         seen = np.zeros(len(self._ids), bool)
         seen[hit] = True
         return np.stack([iou[:, seen].max(1, initial=0.0), iou[:, ~seen].max(1, initial=0.0)])
@@ -359,12 +359,14 @@ class TrackEvidence:
 
 def _largest_overlaps(boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """(3, m): of each box (m, 4) the largest IoU with another, share under another, IoU with one that scores higher."""
-    count = len(boxes)
-    of_pairs = np.empty((3, count, count))
-    of_pairs[0], of_pairs[1] = overlaps(boxes, boxes)
-    of_pairs[2] = np.where(scores > scores[:, None], of_pairs[0], 0.0)
-    of_pairs.reshape(3, -1)[:, :: count + 1] = 0.0  # itself
+    shared, area = intersections(boxes, boxes), boxes[:, 2] * boxes[:, 3]
+    shared.reshape(-1)[:: len(boxes) + 1] = 0.0  # itself
+    of_pairs = np.empty((3, len(boxes), len(boxes)))
+    np.divide(shared, area[:, None] + area - shared, out=of_pairs[0])
+    of_pairs[1] = shared
+    np.multiply(of_pairs[0], scores > scores[:, None], out=of_pairs[2])
     largest: np.ndarray = of_pairs.max(2)
+    largest[1] /= area
     return largest
 
 
