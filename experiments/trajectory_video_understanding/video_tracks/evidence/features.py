@@ -96,17 +96,13 @@ def _block(first: str, last: str) -> slice:
 
 
 _B = {name: _block(name, name) for name in _BLOCKS}
-_OF_FRAME, _OF_HIT, _OF_LIFE = (
-    _block("of_score", "overlap"),
-    _block("of_score", "of_motion"),
-    _block("max", "overlap_at_birth"),
-)
-_BOX = _block("place", "size")
+_OF_HIT, _OF_FRAME = _block("of_score", "of_motion"), _block("of_score", "overlap")
+_OF_LIFE, _BOX = _block("max", "overlap_at_birth"), _block("place", "size")
 _EXTREMES, _TALLIES, _STEPPED = _block("max", "min"), _block("counted", "unseen"), _block("unseen", "ages")
 _FORGOTTEN = slice(_ROW["frames"], _ROW["sized"] + 1)  # slowly, beyond the clip
 _MEANT = slice(_ROW["sum_score"], _ROW["hits"] + 1)  # divided by as many:
-_COUNT_OF = [_ROW[name] for name in ("hits",) * 4 + ("moves",) * 2 + ("sized",) * 2 + ("frames",)]
-_SUM_OF_EXTREME = [_ROW[name.replace("max", "sum").replace("min", "sum")] for name in _STATE[_EXTREMES]]
+_COUNT_OF = np.array([_ROW[name] for name in ("hits",) * 4 + ("moves",) * 2 + ("sized",) * 2 + ("frames",)])
+_SUM_OF_EXTREME = np.array([_ROW[name.replace("max", "sum").replace("min", "sum")] for name in _STATE[_EXTREMES]])
 _AT_BIRTH = np.zeros((len(_STATE), 1))
 _AT_BIRTH[_B["max"]], _AT_BIRTH[_B["min"]], _AT_BIRTH[_B["ages"]] = -np.inf, np.inf, 1
 
@@ -126,7 +122,7 @@ _MADE = (
     *("speed", "straightness"),
     *("hit", "border_distance", "relative_bottom"),
 )
-_ORDER = [_MADE.index(name) for name in FEATURES]
+_ORDER = np.array([_MADE.index(name) for name in FEATURES])
 _OF_PROBABILITIES = [FEATURES.index(name) for name in ("score", "mean_score", "max_score")]
 _OF_SCORES = [
     column
@@ -181,7 +177,7 @@ class TrackEvidence:
             self._take(columns, boxes, scores, now)
         hit = self._state[_ROW["unseen"]] == 0
         self._state[_ROW["streak"]] *= hit
-        values = self._values(hit, now)
+        values = self._values(hit, len(boxes), now)
         result = FrameEvidence(self._ids, self._state[_ROW["age"]].astype(np.int64), values, self._tell_fates(hit))
         self._forget()
         self._gap = 1.0
@@ -268,8 +264,8 @@ class TrackEvidence:
         rank = self._scores.rank(scores)
         reference, odds = (math.nan,) * 2 if self.reference is None else self.reference.rank_and_odds(scores)
         of_hit = part[_OF_HIT]
-        for row, values in enumerate((scores, rank, reference, odds, np.hypot(miss[0], miss[1]) / size[1], change)):
-            of_hit[row] = values
+        of_hit[0], of_hit[1], of_hit[2], of_hit[3] = scores, rank, reference, odds
+        of_hit[4], of_hit[5] = np.hypot(miss[0], miss[1]) / size[1], change
         part[_B["of_motion"]] /= elapsed
         part[_B["sums"]] += of_hit
         part[_B["max"]] = np.maximum(part[_B["max"]], of_hit[:3])
@@ -281,36 +277,33 @@ class TrackEvidence:
         sized = self._sizes.learn(boxes, np.minimum(hits + 1, REMEMBERED_SIZES) / REMEMBERED_SIZES)
         known = np.isfinite(sized[0])
         part[_B["sums_of_size"]] += np.where(known, sized, 0.0)
-        part[_B["counts"]] += (np.ones(len(columns)), moved, known)
+        part[_ROW["hits"]] += 1
+        part[_ROW["moves"]] += moved
+        part[_ROW["sized"]] += known
         part[_ROW["path"]] += np.where(moved, np.hypot(step[0], step[1]), 0.0)
         part[_ROW["streak"]] += 1
         part[_ROW["unseen"]], part[_ROW["elapsed"]], part[_ROW["hit_seconds"]] = 0, 0, now
         self._state[:, columns] = part
 
-    def _values(self, hit: np.ndarray, now: float) -> np.ndarray:
+    def _values(self, hit: np.ndarray, num_hit: int, now: float) -> np.ndarray:
         """(n, F), of tracks that were hit or not (n,). What is of this frame's detection alone is NaN where missed."""
         state, num_tracks = self._state, len(hit)
         place, size = state[_B["place"]], state[_B["size"]]
         width, height = self.picture or (math.nan, math.nan)
-        crowd = (np.count_nonzero(hit) + 1) / (self._mean_count + 1)
+        crowd = (num_hit + 1) / (self._mean_count + 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             means = state[_MEANT] / state.take(_COUNT_OF, axis=0)
             of_size = means[6:8]
             np.minimum(np.maximum(of_size, -6, out=of_size), 6, out=of_size)
         logs = np.empty((5, num_tracks))
-        for row, values in enumerate(
-            (state[_ROW["age"]], state[_ROW["birth_frame"]], self._num_frames, crowd, size[1] / height)
-        ):
-            logs[row] = values
+        logs[0], logs[1], logs[2] = state[_ROW["age"]], state[_ROW["birth_frame"]], self._num_frames
+        logs[3], logs[4] = crowd, size[1] / height
         moved = state[_ROW["moves"]] > 0
         offset = place + size / 2 - state[_B["birth_place"]] - state[_B["birth_size"]] / 2
         travel = np.hypot(offset[0], offset[1])
-        speed = np.stack(
-            [
-                travel / size[1] / np.maximum(state[_ROW["life"]] - state[_ROW["elapsed"]], 1),
-                travel / (state[_ROW["path"]] + 0.01 * size[1]),
-            ]
-        )
+        speeds = np.empty((2, num_tracks))
+        speeds[0] = travel / size[1] / np.maximum(state[_ROW["life"]] - state[_ROW["elapsed"]], 1)
+        speeds[1] = travel / (state[_ROW["path"]] + 0.01 * size[1])  # and how straight
         far = np.array([[width], [height]]) - place - size
         nearest = np.minimum(place, far)
         border = np.minimum(nearest[0], nearest[1]) / size[1]
@@ -324,7 +317,7 @@ class TrackEvidence:
                 now - state[_B["clock"]],
                 np.log(logs),
                 self._memory.ask(state[_BOX].T),
-                np.where(moved, speed, np.nan),
+                np.where(moved, speeds, np.nan),
                 [hit, np.minimum(np.maximum(border, -1), FAR), (place[1] + size[1]) / height],
             ]
         )

@@ -36,7 +36,7 @@ class ScoreHistory:
             return
         self._scores = np.concatenate([self._scores, known])[-NUM_SCORES:]
         self._sorted = np.sort(self._scores)
-        self.low, self.high = min(self.low, min(known)), max(self.high, max(known))
+        self.low, self.high = min(self.low, *known), max(self.high, *known)
 
     @property
     def tells(self) -> bool:
@@ -65,7 +65,7 @@ class SceneSizes:
         self._line = 0.0, 0.0  # expected height in units where the lower edge is at 0, and per unit of it
         self._spread = 0.0, 0.0  # weight, weighted squares of log residuals
         self._shape = 0.0, 0.0, 0.0  # weight, sum, sum of squares of log aspects
-        self._unit = 0.0  # px, height of the first boxes: keeps the fit well scaled
+        self._unit = 1.0  # px; height of the first boxes, which keeps the fit well scaled
         self.num_boxes = 0
 
     def residuals(self, boxes: np.ndarray) -> np.ndarray:
@@ -144,12 +144,14 @@ class SceneMemory:
     def __init__(self) -> None:
         self._places = np.zeros((3, 0))  # centre x, y, height of the birth box
         self._lived = np.zeros(0)
+        self._share = math.nan  # that lived long, of these
 
     def add(self, boxes: np.ndarray, lived: np.ndarray) -> None:
         """Remember the birth boxes (n, 4) of tracks whose fate is known, and whether each lived long (n,)."""
         places = np.stack([boxes[:, 0] + boxes[:, 2] / 2, boxes[:, 1] + boxes[:, 3] / 2, boxes[:, 3]])
         self._places = np.concatenate([self._places, places], axis=1)[:, -NUM_FATES:]
         self._lived = np.concatenate([self._lived, lived])[-NUM_FATES:]
+        self._share = float(self._lived.sum() + 1) / (len(self._lived) + 2)
 
     def ask(self, boxes: np.ndarray) -> np.ndarray:
         """(3, n): log odds of a long life near boxes (n, 4), log weight of what is known there, and the log odds in the
@@ -164,8 +166,7 @@ class SceneMemory:
         across += along
         near = np.exp(np.divide(across, height * (at_height * (-2 * REACH**2)), out=across), out=across)
         lived, total = near @ self._lived, near.sum(1)
-        share = float(self._lived.sum() + 1) / (len(self._lived) + 2)
-        told = np.empty((3, len(boxes)))
+        share, told = self._share, np.empty((3, len(boxes)))
         np.divide(lived + PRIOR_WEIGHT * share, total - lived + PRIOR_WEIGHT * (1 - share), out=told[0])
         told[1], told[2] = total, share / (1 - share)
         np.log(told[::2], out=told[::2])

@@ -11,6 +11,7 @@ Legend: n tracks, F features of `video_tracks.evidence.FEATURES`, T frames of a 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import zipfile
@@ -77,13 +78,20 @@ class EvidenceModel:
 
     def log_odds(self, values: np.ndarray, ages: np.ndarray) -> np.ndarray:
         """Calibrated log odds (n,) of evidence (n, F) at ages (n,), from 1; beyond T as at T."""
-        columns = [FEATURES.index(name) for name in self.inputs]
         # in float32, as the trees were fitted and certificates tested
-        known = np.asarray(values, np.float32)[:, columns].astype(np.float64)
+        known = np.asarray(values, np.float32).take(self._columns, axis=1).astype(np.float64)
         raw = self.trees[self.target].log_odds(known)
         row = np.minimum(np.asarray(ages), self.num_frames) - 1
-        scale, shift = (np.array(part) for part in (self.calibration.scale, self.calibration.shift))
+        scale, shift = self._scale_shift
         return scale[row] * raw + shift[row]
+
+    @functools.cached_property
+    def _columns(self) -> np.ndarray:
+        return np.array([FEATURES.index(name) for name in self.inputs], np.intp)
+
+    @functools.cached_property
+    def _scale_shift(self) -> np.ndarray:
+        return np.array([self.calibration.scale, self.calibration.shift])
 
     def probability(self, values: np.ndarray, ages: np.ndarray) -> np.ndarray:
         """P(persistent) (n,), in (0, 1)."""

@@ -30,7 +30,7 @@ class _Walk:
     """The trees laid out in a row, so that a node is one number: gathers by one index are several times faster."""
 
     roots: np.ndarray  # intp (k,)
-    feature: np.ndarray  # intp (k m,)
+    place: np.ndarray  # intp (k m,), of what a node asks for in a row of inputs that stand there twice
     threshold: np.ndarray  # float64 (k m,)
     children: np.ndarray  # intp (2 k m,), of each node the right one, then the left one
     value: np.ndarray  # float64 (k m,)
@@ -65,16 +65,15 @@ class Trees:
         return np.concatenate(parts) if parts else np.zeros(0)
 
     def _log_odds(self, inputs: np.ndarray) -> np.ndarray:
-        # all rows walk all trees in step. Every row stands there twice, a NaN as less than anything, then as it is: a
+        # all rows walk all trees in step. Every input stands there twice, a NaN as less than anything, then as it is: a
         # NaN is not at most a threshold, so nodes that send it right read the second copy
-        walk, num_rows = self._walk, len(inputs)
-        both = np.concatenate([np.where(np.isnan(inputs), -np.inf, inputs), inputs], axis=1)
-        first = (np.arange(num_rows) * both.shape[1])[:, None]
-        copy = np.where(self.missing_left, 0, inputs.shape[1]).ravel()
-        column, both = walk.feature + copy, both.ravel()
-        node = np.broadcast_to(walk.roots, (num_rows, len(walk.roots)))
+        walk, twice = self._walk, np.empty((*inputs.shape, 2))
+        twice[..., 0], twice[..., 1] = np.where(np.isnan(inputs), -np.inf, inputs), inputs
+        first = np.arange(0, twice.size, 2 * inputs.shape[1])[:, None]
+        twice = twice.ravel()
+        node = np.zeros_like(first) + walk.roots
         for _ in range(self.depth):
-            goes_left = both.take(column.take(node) + first) <= walk.threshold.take(node)
+            goes_left = twice.take(walk.place.take(node) + first) <= walk.threshold.take(node)
             node = walk.children.take(2 * node + goes_left)
         return self.baseline + walk.value.take(node).sum(1)
 
@@ -83,9 +82,8 @@ class Trees:
         num_trees, num_nodes = self.feature.shape
         roots = np.arange(num_trees, dtype=np.intp) * num_nodes
         children = np.stack([self.right, self.left], axis=-1).astype(np.intp) + roots[:, None, None]
-        return _Walk(
-            roots, self.feature.astype(np.intp).ravel(), self.threshold.ravel(), children.ravel(), self.value.ravel()
-        )
+        place = 2 * self.feature.astype(np.intp) + ~self.missing_left
+        return _Walk(roots, place.ravel(), self.threshold.ravel(), children.ravel(), self.value.ravel())
 
     def as_arrays(self) -> dict[str, np.ndarray]:
         """Plain arrays, for a file."""

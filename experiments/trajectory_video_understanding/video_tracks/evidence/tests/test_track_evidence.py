@@ -181,8 +181,8 @@ def test_a_scene_learns_how_large_objects_are_where() -> None:
     for _ in range(MIN_BOXES):
         bottom = rng.uniform(100, 400, 5)
         height = 0.4 * bottom * np.exp(rng.normal(0, 0.05, 5))
-        sizes.add(np.stack([np.zeros(5), bottom - height, 0.4 * height, height], axis=1), np.ones(5))
-    fits, giant, wide = sizes.residuals(np.array([[0, 120, 32, 80.0], [0, 20, 72, 180], [0, 120, 160, 80]]))
+        sizes.learn(np.stack([np.zeros(5), bottom - height, 0.4 * height, height], axis=1), np.ones(5))
+    fits, giant, wide = sizes.residuals(np.array([[0, 120, 32, 80.0], [0, 20, 72, 180], [0, 120, 160, 80]])).T
     assert abs(fits[0]) < 1 and giant[0] > 4 and abs(wide[0]) < 1 and wide[1] > 4
 
 
@@ -190,7 +190,7 @@ def test_scene_memory_and_score_history() -> None:
     memory, history = SceneMemory(), ScoreHistory()
     assert np.isnan(memory.ask(np.zeros((2, 4)))).all()
     memory.add(np.array([[0.0, 0, 10, 10], [100, 0, 10, 10]]), np.array([1.0, 0.0]))
-    odds = memory.ask(np.array([[0.0, 0, 10, 10], [100, 0, 10, 10], [900, 0, 10, 10]]))[:, 0]
+    odds = memory.ask(np.array([[0.0, 0, 10, 10], [100, 0, 10, 10], [900, 0, 10, 10]]))[0]
     assert odds[0] > 0.5 and odds[1] < -0.5 and abs(odds[2]) < 1e-6
     history.add(np.array([0.5, 0.5]))
     assert not history.tells
@@ -262,7 +262,7 @@ def test_a_sliver_at_the_border_does_not_spoil_the_scene() -> None:
             bottom = rng.uniform(100, 400, 5)
             height = 0.4 * bottom
             boxes = np.stack([np.zeros(5), bottom - height, 0.4 * height, height], axis=1)
-            sizes.add(
+            sizes.learn(
                 np.concatenate([boxes, [[0.0, 0, 30, 1e-9]]]) if sliver and frame == 5 else boxes,
                 np.ones(5 + (sliver and frame == 5)),
             )
