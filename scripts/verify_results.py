@@ -35,7 +35,7 @@ from early_persistence_detection.evaluation.result_files import (
     read_stage,
 )
 from early_persistence_detection.models.checkpoint import load_model
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 from persistence_augmented_dataset.dataset import SPLITS, load_split, read_manifest
 from run_directory import CommandLine, InputError, read_json, run_cli
 from video_tracks.clip import CLIP_SIZE

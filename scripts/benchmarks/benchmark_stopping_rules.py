@@ -39,16 +39,11 @@ import numpy as np
 import stopping_rule_peers as peers
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.judging import ALPHAS
-from early_persistence_detection.models.calibration import choose_threshold
+from early_persistence_detection.models.calibration_fitting import choose_threshold
 from early_persistence_detection.models.compute_gating import Decisions, decide
 from early_persistence_detection.models.stopping.adversaries import BORDER_SHARE, BORDERS, DISTORTIONS, border_gap
-from early_persistence_detection.models.stopping.certification import (
-    PROMISES,
-    CalibrationClips,
-    certify,
-    design_scenes,
-    gaps,
-)
+from early_persistence_detection.models.stopping.certificate import PROMISES
+from early_persistence_detection.models.stopping.certification import CalibrationClips, certify, design_scenes, gaps
 from early_persistence_detection.models.stopping.rules import fit_per_age
 from persistence_augmented_dataset.synthetic.bayes import PRESETS, OptimalRule, get_preset
 from run_directory import CommandLine, non_negative_int, positive_int, provenance, run_cli, write_json

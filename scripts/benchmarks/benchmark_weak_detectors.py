@@ -54,7 +54,7 @@ from early_persistence_detection.models.early_persistence_classifier import Earl
 from early_persistence_detection.models.evidence.evidence_model import general_model
 from early_persistence_detection.models.extractors.interface import GRID_SIZE
 from early_persistence_detection.models.extractors.magvit_tokenizer import MagvitTokenizer
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 from early_persistence_detection.training.classifier_training import ClassifierTraining, predict_logits, train_head
 from early_persistence_detection.training.context import TrainingContext
 from early_persistence_detection.training.encoded_clips import EncodedSplit

@@ -16,7 +16,7 @@ import torch
 from early_persistence_detection.models.checkpoint import load_model
 from early_persistence_detection.models.devices import resolve_device
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 from persistence_augmented_dataset.synthetic.bayes import get_preset, posterior, simulate
 from persistence_augmented_dataset.synthetic.shards import generate_shard, plan_shards
 from run_directory import InputError, atomic_open, sha256_file

@@ -15,12 +15,11 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import binomtest
-from scipy.stats import t as student_t
 
 BAYES_GAP_AGES = (1, 2, 3, 4)  # at which the distance to the Bayes limit is stated
 RESAMPLES = 1000
 NUM_CALIBRATION_BINS = 15
+NORMAL_QUANTILE = 1.959963984540054  # of 0.975: 95 % intervals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +129,8 @@ def over_seeds(values: np.ndarray) -> Interval | None:
         raise ValueError(f"over_seeds needs finite values (k >= 1,), got shape {values.shape}")
     if len(values) == 1:
         return None
+    from scipy.stats import t as student_t  # here, because detect.py judges its tracks where there is no SciPy
+
     mean, half = float(values.mean()), 0.0
     if np.ptp(values) > 0:  # equal values differ from their mean by its rounding
         half = float(student_t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
@@ -141,11 +142,11 @@ def over_seeds(values: np.ndarray) -> Interval | None:
 
 def wilson_interval(counts: np.ndarray, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """95 % intervals of shares counts / of, both (n,); not empty at 0 and 1. Source: Wilson, 1927."""
-    intervals = [
-        binomtest(int(count), int(total)).proportion_ci(method="wilson")
-        for count, total in zip(counts, of, strict=True)
-    ]
-    return np.array([interval.low for interval in intervals]), np.array([interval.high for interval in intervals])
+    counts, of = np.asarray(counts, np.float64), np.asarray(of, np.float64)
+    share_of, z = counts / of, NORMAL_QUANTILE
+    middle = (counts + z**2 / 2) / (of + z**2)
+    half = z * np.sqrt(of * share_of * (1 - share_of) + z**2 / 4) / (of + z**2)
+    return np.where(counts == 0, 0.0, middle - half), np.where(counts == of, 1.0, middle + half)
 
 
 def share(count: int, of: int) -> dict[str, float | int] | None:

@@ -24,7 +24,7 @@ from run_directory.command_line import (
     positive_int,
     run_cli,
 )
-from run_directory.errors import DiskFullError, InputError
+from run_directory.errors import DiskFullError, InputError, needs_extra
 from run_directory.files import (
     SCHEMA_VERSION,
     atomic_open,
@@ -58,6 +58,7 @@ __all__ = [
     "fraction",
     "fraction_or_0",
     "named_full_disk",
+    "needs_extra",
     "non_negative_float",
     "non_negative_int",
     "positive_float",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import importlib.util
+from collections.abc import Iterator
 
 
 class InputError(ValueError):
@@ -15,3 +18,17 @@ class DiskFullError(InputError, OSError):
     def __init__(self, message: str):
         super().__init__(message)
         self.errno = errno.ENOSPC
+
+
+@contextlib.contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Let a library that is missing where the block imports it be an InputError: `what` needs it, and the optional
+    dependencies `extra` of the package bring it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or "").split(".")[0]
+        if not library or importlib.util.find_spec(library) is not None:
+            raise  # a module of a library that is there: nothing that an installation would mend
+        raise InputError(f"{what} needs {library}, which is not installed; pip install '.[{extra}]'") from None

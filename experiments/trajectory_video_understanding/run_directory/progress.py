@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -9,11 +10,12 @@ from typing import Any
 
 
 def progress(iterable: Iterable | None, total: int, description: str, unit: str = "it") -> Any:
-    """A tqdm bar on a terminal; elsewhere a bar-shaped object that prints a plain line at every tenth of the way.
+    """A tqdm bar on a terminal, where tqdm is installed; elsewhere a bar-shaped object that prints a plain line at
+    every tenth of the way.
 
     Use it as an iterable, or with `iterable=None` as a context manager with `.update(n)`.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None:
         from tqdm import tqdm  # here, because the state of a run must be readable before anything is installed
 
         return tqdm(iterable, total=total, desc=description, unit=unit, leave=False)

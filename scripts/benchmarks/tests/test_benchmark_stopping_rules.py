@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from early_persistence_detection.models.calibration import choose_threshold
+from early_persistence_detection.models.calibration_fitting import choose_threshold
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.compute_gating import decide
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.stopping.certification import CalibrationClips, certify, design_scenes
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 from persistence_augmented_dataset.synthetic.bayes import OptimalRule, get_preset, posterior, simulate
 from persistence_augmented_dataset.synthetic.shards import generate_shard, plan_shards
 

@@ -24,7 +24,6 @@ from early_persistence_detection.models.compute_gating import (
     confirm_hits,
     decide,
     decide_at_one_frame,
-    run_gated_stream,
 )
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.efficiency_metrics import (
@@ -34,9 +33,12 @@ from early_persistence_detection.models.efficiency_metrics import (
     gated_flops,
     measure_speedup,
 )
+from early_persistence_detection.models.gated_stream import run_gated_stream
 from early_persistence_detection.models.object_tokens import object_tokens
 from early_persistence_detection.models.prediction import predict
-from early_persistence_detection.models.stopping.certification import Certificate, gaps
+from early_persistence_detection.models.stopping.certificate import Certificate
+from early_persistence_detection.models.stopping.certification import gaps
+from early_persistence_detection.models.torch_stream import TorchStream
 
 EARLY_AGES = (1, 2, 3, 4)
 ALPHAS = (0.5, 0.8, 0.95)
@@ -340,7 +342,7 @@ def judge_efficiency(
     Its "wallclock" is None unless `timed`.
     """
     batch_size = MAX_STREAM_BATCH[device.type]
-    stream = run_gated_stream(model, split.frames, len(split), judged.threshold, batch_size, device)
+    stream = run_gated_stream(TorchStream(model), split.frames, len(split), judged.threshold, batch_size)
     per_step, to_start = flops_of_step(model, device), flops_to_start(model)
     spent = gated_flops(stream.steps_at_age, per_step, to_start)
     # of the two ways to run a clip to its end, in one batched forward or frame by frame, the cheaper one

@@ -63,13 +63,10 @@ import itertools
 import re
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from persistence_augmented_dataset.real.video_clips import follow_tracks
 from run_directory import (
     SCHEMA_VERSION,
     CommandLine,
@@ -77,6 +74,7 @@ from run_directory import (
     add_device,
     add_seed,
     confidence,
+    needs_extra,
     positive_float,
     progress,
     provenance,
@@ -89,10 +87,11 @@ from run_directory import (
 from video_tracks.association import Association, choose_associator
 from video_tracks.detections import MovingCamera, add_detection_flags, check_detection_flags
 from video_tracks.live_crops import UNSEEN
-from video_tracks.video import Frame, TruncatedVideo, pictures
+from video_tracks.video import TruncatedVideo
 
 from early_persistence_detection.inference.annotate import AnnotatedVideo
 from early_persistence_detection.inference.judging_video import JudgedVideo
+from early_persistence_detection.inference.opening import open_model
 from early_persistence_detection.inference.session import Session, calibration_of
 from early_persistence_detection.inference.sources import (
     Source,
@@ -103,21 +102,15 @@ from early_persistence_detection.inference.sources import (
 from early_persistence_detection.inference.streaming import TrackStream
 from early_persistence_detection.inference.summary import describe_decisions, print_summary
 from early_persistence_detection.inference.tables import write_tables
-from early_persistence_detection.models.checkpoint import load_model, save_model
-from early_persistence_detection.models.devices import resolve_device
-from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.evidence.adaptation import Adaptation
 from early_persistence_detection.models.evidence.evidence_model import (
     CERTIFIED_DETECTOR,
     TARGETS,
     EvidenceModel,
-    general_model,
     goes_by_evidence,
-    load_evidence_model,
 )
 from early_persistence_detection.models.stopping.rules import RULE_HELP, RULES
-from early_persistence_detection.models.stream import MODALITIES
-from early_persistence_detection.training.finetune import Finetuned, finetune, make_splits
+from early_persistence_detection.models.stream import MODALITIES, StreamModel
 from early_persistence_detection.training.stop_request import Stopped, StopRequest
 
 OUTPUTS = (
@@ -138,7 +131,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--model",
         type=Path,
-        help="calibrated_model.pt, final_model.pt or evidence model .npz (default: the general one)",
+        help="calibrated_model.pt, final_model.pt, evidence model .npz or folder of export_model.py (default: the "
+        "general evidence model)",
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--video", help="video file, folder of images, rtsp:// or http:// address, camera number, or -")
@@ -247,13 +241,11 @@ def camera_name(text: str) -> str:
     return text
 
 
-def open_model(
-    args: argparse.Namespace, source: Source, device: torch.device
-) -> EarlyPersistenceClassifier | EvidenceModel:
+def model_asked(args: argparse.Namespace, source: Source) -> EvidenceModel | StreamModel:
     """The model that the command line names, asked what it asks. Raises InputError."""
-    if not goes_by_evidence(args.model):
-        return load_model(args.model, device)
-    model = general_model() if args.model is None else load_evidence_model(args.model)
+    model = open_model(args.model, args.device)
+    if not isinstance(model, EvidenceModel):
+        return model
     if args.rule == "certified":
         certified = model.made_from.get(CERTIFIED_DETECTOR)
         if certified != args.detector:
@@ -264,32 +256,13 @@ def open_model(
     return model if args.target is None else model.asking(args.target)
 
 
-def teach(
-    model: EarlyPersistenceClassifier,
-    source: Source,
-    frames: Iterator[Frame],
-    associator: Association,
-    args: argparse.Namespace,
-    device: torch.device,
-) -> tuple[Finetuned | None, dict[str, Any]]:
-    """Fine-tune on these frames, the first half; None, and the reason, where they hold too few tracks."""
-    began = time.perf_counter()
-    first_half = follow_tracks(pictures(frames), source.detections, associator, args.unseen)
-    try:
-        taught = finetune(model, make_splits(first_half), device, args.seed)
-    except InputError as error:
-        return None, {"done": False, "reason": str(error)}
-    return taught, {"done": True, **taught.report, "seconds": time.perf_counter() - began}
-
-
 def decide(
-    model: EarlyPersistenceClassifier | EvidenceModel,
+    model: EvidenceModel | StreamModel,
     source: Source,
     associator: Association,
     args: argparse.Namespace,
-    device: torch.device,
     adaptation: Adaptation | None,
-) -> tuple[JudgedVideo, Finetuned | None, dict[str, Any] | None]:
+) -> tuple[JudgedVideo, StreamModel | None, dict[str, Any] | None]:
     """Teach where --finetune asks for it, then decide; what was judged, the taught copy, the report on the teaching."""
     calibration = calibration_of(model, args.watch_by, str(args.model))
     threshold = calibration.thresholds_of(args.rule, args.model or "the general model", args.confidence_threshold)
@@ -305,8 +278,12 @@ def decide(
     with StopRequest() as stop, progress(source.open_frames(), expected, "frames", "frames") as bar:
         frames = iter(bar)
         if args.finetune:
-            assert isinstance(model, EarlyPersistenceClassifier)  # the flags are checked
-            taught, report = teach(model, source, itertools.islice(frames, half), associator, args, device)
+            with needs_extra("--finetune", "train"):  # here, because whoever only decides has no torch
+                from early_persistence_detection.inference.teaching import teach
+
+            assert not isinstance(model, EvidenceModel)  # the flags are checked
+            first_half = itertools.islice(frames, half)
+            taught, report = teach(model, first_half, source.detections, associator, args.unseen, args.seed)
             if taught is None:
                 print(f"not fine-tuned: {report['reason']}")
             else:
@@ -314,7 +291,7 @@ def decide(
         first = next(frames, None)
         start = half if first is None else first.index
         name = "zero_shot" if taught is None else "finetuned"
-        session = Session(taught.model if taught else model, **of_session, first_frame=start, beside=beside)
+        session = Session(taught or model, **of_session, first_frame=start, beside=beside)
         without_pictures = source.picture if source.description["source"] == "boxes" else None
         annotated = AnnotatedVideo(args.output, source.fps, expected - half, without_pictures)
         judged = JudgedVideo(session, source.detections, name, annotated)
@@ -336,9 +313,8 @@ def main() -> None:
         associator, association_note = choose_associator(
             source.detections.has_track_ids, source.description["detections"], args.associate
         )
-        device = resolve_device(args.device)
-        model = open_model(args, source, device)
-        judged, taught, finetuning = decide(model, source, associator, args, device, adaptation)
+        model = model_asked(args, source)
+        judged, taught, finetuning = decide(model, source, associator, args, adaptation)
         with judged.annotated:
             nothing_seen = judged.stop == judged.start or isinstance(judged.ended_by, MovingCamera)
             if judged.ended_by is not None and nothing_seen:
@@ -346,7 +322,9 @@ def main() -> None:
             with undisturbed():
                 write_tables(args.output, judged, source.detections.class_names)
                 if taught is not None:
-                    save_model(args.output / "finetuned_model.pt", taught.model)
+                    from early_persistence_detection.inference.teaching import save_taught
+
+                    save_taught(args.output / "finetuned_model.pt", taught)
                 if adaptation is not None and state is not None:
                     adaptation.save(state, args.adapt)
             stills = judged.annotated.close()

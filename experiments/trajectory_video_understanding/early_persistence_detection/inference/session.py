@@ -21,7 +21,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,25 +31,22 @@ from video_tracks.crops import MAX_SPEED, SteadyMotion, box_centre
 from video_tracks.evidence import TrackEvidence
 from video_tracks.track import Observation
 
-from early_persistence_detection.inference.streaming import EvidenceStream, TrackEvent, TrackRecord, TrackStream
+from early_persistence_detection.inference.streaming import (
+    Answer,
+    Asked,
+    EvidenceStream,
+    Question,
+    TrackEvent,
+    TrackRecord,
+    TrackStream,
+    answer_all,
+)
 from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.evidence.adaptation import Adaptation
 from early_persistence_detection.models.evidence.evidence_model import EvidenceModel, general_model
 from early_persistence_detection.models.stream import StreamModel
 
 Box = tuple[float, float, float, float]  # xywh in px
-
-
-class CalibratedModel(StreamModel, Protocol):
-    """A streaming model with the rules that stop on its p."""
-
-    @property
-    def calibrations(self) -> Mapping[str, Calibration]:
-        """By what a track can be watched by, of MODALITIES."""
-
-    @property
-    def calibration(self) -> Calibration:
-        """That of tracks which are watched by their pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +98,9 @@ class _HeldBox:
 class Session:
     """One camera from its first frame on, given the boxes of every frame.
 
+    A frame is taken by `update`; where many cameras share a model, by `begin` and `finish` with `answer_all` of
+    `streaming` between them, which asks the model once for all.
+
     `rule` is one of "threshold" (at one confidence: `confidence_threshold`, default the model's own), "per_age" and
     "certified"; InputError where the model has no such rule. `associator` makes tracks of the detections (default:
     SORT, or the tracks that the detections' own ids name); one that has seen the frames before may be handed on.
@@ -120,7 +119,7 @@ class Session:
 
     def __init__(
         self,
-        model: CalibratedModel | EvidenceModel | None = None,
+        model: StreamModel | EvidenceModel | None = None,
         rule: str = "threshold",
         confidence_threshold: float | None = None,
         *,
@@ -154,6 +153,7 @@ class Session:
         self.observations: list[Observation] = []  # of the last frame
         self.association_seconds = 0.0
         self._seconds: float | None = None  # the last time that was given
+        self._asked: Asked | None = None  # of a frame that was begun and not finished
         self._in_view: dict[int, _HeldBox] = {}  # what the last frame showed, and the undecided that it did not
 
     @property
@@ -186,36 +186,57 @@ class Session:
         Returns the tracks that are seen, then the undecided ones that are not. Raises ValueError, with nothing changed,
         on arrays of another shape or kind, on boxes that are not finite or have no area, and on a time that goes back.
         """
-        _check_frame(frame)
-        self._check_time(seconds)
-        if boxes is None:
-            _refuse_without_boxes(scores=scores, track_ids=track_ids, class_ids=class_ids)
-            told = self._skip(seconds)
-        else:
-            told = self._judge(frame, *_checked(boxes, scores), _array(track_ids), _array(class_ids), seconds)
-        self._seconds = self._seconds if seconds is None else seconds
-        return told
+        asked = self.begin(frame, boxes, scores, track_ids=track_ids, class_ids=class_ids, seconds=seconds)
+        (answer,) = answer_all([asked])
+        return self.finish(asked, answer)
 
-    def _judge(
+    def begin(
         self,
         frame: np.ndarray | None,
-        boxes: np.ndarray,
-        scores: np.ndarray,
-        track_ids: np.ndarray | None,
-        class_ids: np.ndarray | None,
-        seconds: float | None,
-    ) -> list[TrackStatus]:
-        began = time.perf_counter()
-        self.observations = self._associate(boxes, scores, track_ids, class_ids)
-        self.association_seconds += time.perf_counter() - began
-        picture = None if frame is None else (frame.shape[1], frame.shape[0])
-        self.stream.learn_camera(picture, isinstance(self.associator, FollowedIds))
-        frame_index, self.next_frame = self.next_frame, self.next_frame + 1
-        crops = self.stream.update(frame_index, frame, self.observations, seconds)
-        for stream in self.beside.values():
-            stream.update(frame_index, frame, self.observations, seconds)
+        boxes: ArrayLike | None,
+        scores: ArrayLike | None = None,
+        *,
+        track_ids: ArrayLike | None = None,
+        class_ids: ArrayLike | None = None,
+        seconds: float | None = None,
+    ) -> Asked:
+        """The first half of `update`, which tells what is given and raised: what this frame asks of the models.
+
+        `answer_all` of `streaming` answers several cameras at once. Raises ValueError also where the frame before was
+        not finished.
+        """
+        if self._asked is not None:
+            raise ValueError(f"frame {self._asked.frame_index} was begun and not finished; give its answer to finish")
+        _check_frame(frame)
+        self._check_time(seconds)
+        questions: tuple[Question, ...] = ()
+        frame_index = self.next_frame
+        if boxes is None:
+            _refuse_without_boxes(scores=scores, track_ids=track_ids, class_ids=class_ids)
+            self._skip()
+        else:
+            self._follow(*_checked(boxes, scores), _array(track_ids), _array(class_ids))
+            picture = None if frame is None else (frame.shape[1], frame.shape[0])
+            self.stream.learn_camera(picture, isinstance(self.associator, FollowedIds))
+            questions = tuple(stream.begin(frame_index, frame, self.observations, seconds) for stream in self._streams)
+        self.next_frame += 1
+        self._seconds = self._seconds if seconds is None else seconds
+        self._asked = Asked(frame_index, seconds, questions)
+        return self._asked
+
+    def finish(self, asked: Asked, answer: tuple[Answer, ...]) -> list[TrackStatus]:
+        """The second half of `update`: take the answer to what `begin` asked last. Raises ValueError on any other."""
+        if asked is not self._asked or len(answer) != len(asked.questions):
+            raise ValueError("what is to be finished is not what begin asked last; give that, and its own answer")
+        self._asked, seconds = None, asked.seconds
+        if not asked.questions:
+            return [self._status(track_id, held.box, False, seconds) for track_id, held in self._in_view.items()]
+        followed, *_ = [
+            stream.finish(question, said)
+            for stream, question, said in zip(self._streams, asked.questions, answer, strict=True)
+        ]
         seen = {found.track_id: found.box for found in self.observations if found.track_id in self.records}
-        lost = [crop.track_id for crop in crops if crop.observation is None]
+        lost = [each.track_id for each in followed if each.observation is None]
         view = {}
         for track_id in (*seen, *lost):
             box = seen.get(track_id)
@@ -231,16 +252,26 @@ class Session:
             self._status(track_id, view[track_id].box, False, seconds) for track_id in lost
         ]
 
-    def _skip(self, seconds: float | None) -> list[TrackStatus]:
+    @property
+    def _streams(self) -> tuple[TrackStream | EvidenceStream, ...]:
+        """The one that decides, and those beside it."""
+        return self.stream, *self.beside.values()
+
+    def _follow(
+        self, boxes: np.ndarray, scores: np.ndarray, track_ids: np.ndarray | None, class_ids: np.ndarray | None
+    ) -> None:
+        began = time.perf_counter()
+        self.observations = self._associate(boxes, scores, track_ids, class_ids)
+        self.association_seconds += time.perf_counter() - began
+
+    def _skip(self) -> None:
         self.observations = []
-        self.next_frame += 1
         if self.associator is not None:
             self.associator.skip()
-        for stream in (self.stream, *self.beside.values()):
+        for stream in self._streams:
             stream.skip()
         for held in self._in_view.values():
             held.update(None)
-        return [self._status(track_id, held.box, False, seconds) for track_id, held in self._in_view.items()]
 
     def _associate(
         self, boxes: np.ndarray, scores: np.ndarray, track_ids: np.ndarray | None, class_ids: np.ndarray | None
@@ -293,7 +324,7 @@ def _refuse(kind: str, **given: object) -> None:
 
 
 def calibration_of(
-    model: CalibratedModel | EvidenceModel, watch_by: str | None = None, name: str = "the model"
+    model: StreamModel | EvidenceModel, watch_by: str | None = None, name: str = "the model"
 ) -> Calibration:
     """That of tracks which a model watches so; of one that goes by evidence alone its own. Raises InputError where the
     model cannot.

@@ -9,10 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from persistence_augmented_dataset.synthetic.bayes import get_preset
-from persistence_augmented_dataset.synthetic.rendering import render_scene
-from persistence_augmented_dataset.synthetic.scenes import sample_scene
-from run_directory import InputError, public_path, require_readable, sha256_file
+from run_directory import InputError, needs_extra, public_path, require_readable, sha256_file
 from video_tracks.boxes import BoxTable, make_boxes
 from video_tracks.detections import (
     BackgroundDetections,
@@ -161,6 +158,11 @@ def _open_boxes(
 
 
 def _synthetic_source() -> Source:
+    with needs_extra("--synthetic_demo", "train"):  # here, because a video needs none of it
+        from persistence_augmented_dataset.synthetic.bayes import get_preset
+        from persistence_augmented_dataset.synthetic.rendering import render_scene
+        from persistence_augmented_dataset.synthetic.scenes import sample_scene
+
     scene = sample_scene(get_preset("standard"), DEMO_SCENE)
     frames = render_scene(scene)
     tracks = scene.tracks()

@@ -1,19 +1,22 @@
 """Models on live tracks: by their pixels (each is stepped until it is decided, then costs nothing more) or by their
 evidence (each goes on being read, since it costs microseconds, and its verdict may be taken back).
 
+A stream takes a frame in two halves: `begin` gathers what it asks of its model, `finish` enters the answer. In between
+`answer_all` asks each model once for all tracks of all cameras; what is said of a track does not depend on the others.
+
 Nothing here looks ahead: the crop, the probability and the decision of a frame depend on that frame and earlier ones.
+
+Legend: B tracks asked about, the rows of a question; E columns of evidence.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
-import torch
-from scipy.special import expit
 from video_tracks.evidence import FrameEvidence, TrackEvidence
 from video_tracks.live_crops import LiveCrop, LiveCrops
 from video_tracks.track import Observation
@@ -29,7 +32,8 @@ from early_persistence_detection.models.compute_gating import (
 from early_persistence_detection.models.evidence.adaptation import Adaptation
 from early_persistence_detection.models.evidence.clip_evidence import ClipEvidenceState, clip_evidence_step
 from early_persistence_detection.models.evidence.evidence_model import EvidenceModel
-from early_persistence_detection.models.stream import MODALITIES, StreamModel, StreamState, frames_to_input
+from early_persistence_detection.models.logistic import expit
+from early_persistence_detection.models.stream import MODALITIES, StreamModel, StreamState, joined
 
 # A verdict is taken back where p says the contrary this surely, in so many frames in a row in which the track is seen
 TAKEN_BACK_AT = 0.8
@@ -163,6 +167,133 @@ class Verdicts:
         return Decisions(names_persistent(probability), frames, probability)
 
 
+@dataclasses.dataclass(frozen=True)
+class StepQuestion:
+    """The new frame of a stream's live tracks, for a model that is stepped."""
+
+    frame_index: int
+    seconds: float | None
+    model: StreamModel
+    crops: Sequence[LiveCrop]  # B
+    pixels: np.ndarray | None  # uint8 (B, 64, 64, 3); None where withheld, and where B is 0
+    evidence: np.ndarray | None  # float32 (B, E); None where withheld, and where B is 0
+    state: StreamState | None  # before the frame; None where B is 0
+
+    @property
+    def num_rows(self) -> int:
+        """B."""
+        return len(self.crops)
+
+    @property
+    def goes_with(self) -> tuple[object, ...]:
+        """Questions of which this is equal are asked together."""
+        return id(self.model), self.pixels is None, self.evidence is None
+
+
+@dataclasses.dataclass(frozen=True)
+class EvidenceQuestion:
+    """The evidence on a stream's live tracks, for a model that goes by nothing else."""
+
+    frame_index: int
+    seconds: float | None
+    model: EvidenceModel
+    found: FrameEvidence  # of B tracks
+    seen: Mapping[int, Observation]  # by track
+
+    @property
+    def num_rows(self) -> int:
+        """B."""
+        return len(self.found.track_ids)
+
+    @property
+    def goes_with(self) -> tuple[object, ...]:
+        """As `StepQuestion.goes_with`."""
+        return (id(self.model),)
+
+
+Question: TypeAlias = StepQuestion | EvidenceQuestion
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a model says to a question."""
+
+    values: np.ndarray  # float64 (B,): p of a model that is stepped, log odds of one that goes by evidence
+    seconds: float  # its share of the time that the model took
+    batch: StreamState | None = None  # of all tracks that were stepped together
+    rows: np.ndarray | None = None  # int64 (B,), where those of the question are in it
+
+    def state_of(self, live: list[int]) -> StreamState | None:
+        """The state of these of the question's rows; None of none."""
+        if not live:
+            return None
+        assert self.batch is not None and self.rows is not None
+        return self.batch.select(self.rows[live])
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What one camera's frame asks, of `Session.begin`: a question of each of its streams, none on a skipped frame."""
+
+    frame_index: int
+    seconds: float | None
+    questions: tuple[Question, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """Tracks asked about, once for every stream."""
+        return sum(question.num_rows for question in self.questions)
+
+
+def answer_all(asked: Sequence[Asked]) -> list[tuple[Answer, ...]]:
+    """The answers to what each camera asks, for `Session.finish`, by one call of each model (and modality).
+
+    Streams that judge beside those that decide are asked apart, so that they change nothing, not even a rounding.
+    """
+    answers: list[list[Answer]] = [[] for _ in asked]
+    for place in range(max((len(one.questions) for one in asked), default=0)):
+        cameras = [index for index, one in enumerate(asked) if len(one.questions) > place]
+        answered = _answered([asked[index].questions[place] for index in cameras])
+        for index, answer in zip(cameras, answered, strict=True):
+            answers[index].append(answer)
+    return [tuple(each) for each in answers]
+
+
+def _answered(questions: Sequence[Question]) -> list[Answer]:
+    answers = [Answer(np.zeros(0), 0.0)] * len(questions)
+    together: dict[tuple[object, ...], list[int]] = {}
+    for index, question in enumerate(questions):
+        if question.num_rows:
+            together.setdefault(question.goes_with, []).append(index)
+    for indices in together.values():
+        began = time.perf_counter()
+        asked = [questions[index] for index in indices]
+        values, batch = _ask(asked)
+        seconds = (time.perf_counter() - began) / len(values)
+        first = 0
+        for index, question in zip(indices, asked, strict=True):
+            rows = np.arange(first, first + question.num_rows)
+            answers[index] = Answer(values[rows], seconds * len(rows), batch, rows)
+            first += len(rows)
+    return answers
+
+
+def _ask(questions: Sequence[Question]) -> tuple[np.ndarray, StreamState | None]:
+    """Ask questions that go with each other: what is said to all their rows, and the state after it."""
+    if isinstance(questions[0], EvidenceQuestion):
+        found = [question.found for question in questions if isinstance(question, EvidenceQuestion)]
+        values = np.concatenate([each.values for each in found])
+        return questions[0].model.log_odds(values, np.concatenate([each.ages for each in found])), None
+    steps = [question for question in questions if isinstance(question, StepQuestion)]
+    pixels = [question.pixels for question in steps if question.pixels is not None]
+    evidence = [question.evidence for question in steps if question.evidence is not None]
+    return questions[0].model.step(
+        np.concatenate(pixels) if pixels else None,
+        np.concatenate(evidence) if evidence else None,
+        joined([question.state for question in steps if question.state is not None]),
+    )
+
+
 class TrackStream(Verdicts):
     """Decides tracks while a video runs: `stream.update(frame_index, frame, observations)`, once per frame in order.
 
@@ -187,66 +318,76 @@ class TrackStream(Verdicts):
         self._state: StreamState | None = None  # of the live tracks, in the order of their crops
         self._told = ClipEvidenceState.unseen(0)  # of the same
 
-    @torch.inference_mode()
     def update(
         self,
         frame_index: int,
         frame: np.ndarray | None,
         observations: Iterable[Observation],
         seconds: float | None = None,
-    ) -> list[LiveCrop]:
+    ) -> Sequence[LiveCrop]:
         """Step every live undecided track by this frame, all in one batch. Returns the crops that were stepped.
 
         `frame` is uint8 RGB (H, W, 3), None where the picture is missing; `seconds` its time, None where unknown.
         """
-        started = time.perf_counter()
-        self.events = []
-        crops = self._live.update(frame, observations)
-        self.num_video_frames += 1
-        self.num_detector_frames += 1
-        if crops:
-            self._step(frame_index, crops, seconds)
-        self.seconds += time.perf_counter() - started
-        return crops
+        question = self.begin(frame_index, frame, observations, seconds)
+        return self.finish(question, _answered([question])[0])
 
     def skip(self) -> None:
         """As `Verdicts.skip`."""
         super().skip()
         self._live.skip()
 
-    def _step(self, frame_index: int, crops: list[LiveCrop], seconds: float | None) -> None:
+    def begin(
+        self,
+        frame_index: int,
+        frame: np.ndarray | None,
+        observations: Iterable[Observation],
+        seconds: float | None = None,
+    ) -> StepQuestion:
+        """The first half of `update`: cut the crops."""
+        started = time.perf_counter()
+        self.events = []
+        crops = self._live.update(frame, observations)
+        self.num_video_frames += 1
+        self.num_detector_frames += 1
         newborns = [crop for crop in crops if crop.age == 1]
+        for crop in newborns:
+            assert crop.observation is not None  # a track is seen at its birth
+            self._begin(crop.track_id, crop.observation.class_id, frame_index, seconds)
         if newborns:
-            for crop in newborns:
-                assert crop.observation is not None  # a track is seen at its birth
-                self._begin(crop.track_id, crop.observation.class_id, frame_index, seconds)
             fresh = self.model.initial_state(len(newborns))
             self._state = fresh if self._state is None else self._state.append(fresh)
             self._told = self._told.append(ClipEvidenceState.unseen(len(newborns)))
-        assert self._state is not None  # every live track was a newborn once
-        p, self._state = self.model.step(*self._given(crops), self._state)
+        pixels, evidence = self._given(crops) if crops else (None, None)
+        self.seconds += time.perf_counter() - started
+        return StepQuestion(frame_index, seconds, self.model, crops, pixels, evidence, self._state)
+
+    def finish(self, question: Question, answer: Answer) -> Sequence[LiveCrop]:
+        """The second half of `update`: enter p of the tracks that `begin` gave; those decided leave."""
+        assert isinstance(question, StepQuestion)
+        started = time.perf_counter()
+        crops, live = question.crops, []
         self.frames_stepped += len(crops)
-        live = []
-        for row, (crop, probability) in enumerate(zip(crops, p.double().cpu().tolist(), strict=True)):
-            if not self._judge(crop.track_id, probability, crop.age, frame_index, seconds):
+        for row, (crop, probability) in enumerate(zip(crops, answer.values.tolist(), strict=True)):
+            if not self._judge(crop.track_id, probability, crop.age, question.frame_index, question.seconds):
                 live.append(row)
         if len(live) < len(crops):
             self._live.drop([crop.track_id for crop in crops if self.records[crop.track_id].decision is not None])
-            rows = torch.tensor(live, dtype=torch.long, device=self.model.device)
-            self._state = self._state.select(rows) if live else None
             self._told = self._told.select(live)
+        self._state = answer.state_of(live)
+        self.seconds += answer.seconds + time.perf_counter() - started
+        return crops
 
-    def _given(self, crops: list[LiveCrop]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Frames and evidence of the tracks, as the model is to watch them."""
-        frames = evidence = None
+    def _given(self, crops: Sequence[LiveCrop]) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Pixels and evidence of the tracks, as the model is to watch them."""
+        pixels = evidence = None
         if self.watch_by != "evidence":
-            frames = frames_to_input(np.stack([crop.pixels for crop in crops]), self.model.device)
+            pixels = np.stack([crop.pixels for crop in crops])
         if self.watch_by != "pixels":
             hit = np.array([crop.observation is not None for crop in crops])
             score = np.array([np.nan if crop.observation is None else crop.observation.score for crop in crops])
-            values, self._told = clip_evidence_step(hit, score, self._told)
-            evidence = torch.from_numpy(values).to(self.model.device)
-        return frames, evidence
+            evidence, self._told = clip_evidence_step(hit, score, self._told)
+        return pixels, evidence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,8 +426,19 @@ class EvidenceStream(Verdicts):
         frame: np.ndarray | None,
         observations: Sequence[Observation],
         seconds: float | None = None,
-    ) -> list[FollowedEvidence]:
+    ) -> Sequence[FollowedEvidence]:
         """Judge every live track by this frame; those that were undecided before it, in order of birth."""
+        question = self.begin(frame_index, frame, observations, seconds)
+        return self.finish(question, _answered([question])[0])
+
+    def begin(
+        self,
+        frame_index: int,
+        frame: np.ndarray | None,
+        observations: Sequence[Observation],
+        seconds: float | None = None,
+    ) -> EvidenceQuestion:
+        """The first half of `update`: gather the evidence."""
         started = time.perf_counter()
         self.events = []
         self.num_video_frames += 1
@@ -296,21 +448,26 @@ class EvidenceStream(Verdicts):
             if found.newborn:
                 self._begin(found.track_id, found.class_id, frame_index, seconds)
         found_evidence = self.evidence.update(observations, seconds)
-        probability = expit(self._log_odds(found_evidence))
-        followed = []
-        for track_id, age, p in zip(
-            found_evidence.track_ids.tolist(), found_evidence.ages.tolist(), probability.tolist(), strict=True
-        ):
+        self.seconds += time.perf_counter() - started
+        return EvidenceQuestion(frame_index, seconds, self.model, found_evidence, seen)
+
+    def finish(self, question: Question, answer: Answer) -> Sequence[FollowedEvidence]:
+        """The second half of `update`: enter what the model says of the tracks that `begin` gave."""
+        assert isinstance(question, EvidenceQuestion)
+        started = time.perf_counter()
+        found, seen, followed = question.found, question.seen, []
+        probability = expit(self._adapted(found, answer.values))
+        for track_id, age, p in zip(found.track_ids.tolist(), found.ages.tolist(), probability.tolist(), strict=True):
             record = self.records.get(track_id)
             if record is None or age != self.num_detector_frames - record.first_step:
                 continue  # born before the first frame that was given, or back after it was forgotten: read no more
             if record.decision is None:
                 followed.append(FollowedEvidence(track_id, seen.get(track_id)))
-                self._judge(track_id, p, age, frame_index, seconds)
+                self._judge(track_id, p, age, question.frame_index, question.seconds)
                 self.frames_stepped += 1
             else:
-                self._read_on(record, p, age, frame_index, track_id in seen)
-        self.seconds += time.perf_counter() - started
+                self._read_on(record, p, age, question.frame_index, track_id in seen)
+        self.seconds += answer.seconds + time.perf_counter() - started
         return followed
 
     def skip(self) -> None:
@@ -325,9 +482,8 @@ class EvidenceStream(Verdicts):
         if ids_are_followed:
             self.evidence.dead_after = self.num_frames
 
-    def _log_odds(self, found: FrameEvidence) -> np.ndarray:
-        """Of every live track; what the camera teaches in this frame is for later ones."""
-        log_odds = self.model.log_odds(found.values, found.ages)
+    def _adapted(self, found: FrameEvidence, log_odds: np.ndarray) -> np.ndarray:
+        """The log odds as this camera has them; what it teaches in this frame is for later ones."""
         if self.adaptation is None:
             return log_odds
         adapted = self.adaptation.adapted(log_odds, found.values, found.ages)

@@ -19,7 +19,7 @@ from video_tracks.clip import CLIP_SIZE, KIND_COLOR, KIND_NAME
 
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.extractors.interface import GRID_SIZE
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 
 NUM_REMOVED_TOKENS = 8  # in the faithfulness measure
 RANDOM_DRAWS = 3

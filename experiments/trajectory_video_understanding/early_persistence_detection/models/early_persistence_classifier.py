@@ -27,7 +27,8 @@ from video_tracks.clip import CLIP_SIZE, NUM_FRAMES
 from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.extractors.interface import GRID_SIZE, Extractor
 from early_persistence_detection.models.extractors.registry import ExtractorConfig, build_extractor, name_of
-from early_persistence_detection.models.stream import MODALITIES, StreamState, grown, modality_of
+from early_persistence_detection.models.stream import MODALITIES, modality_of
+from early_persistence_detection.models.tensor_state import TensorState, grown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -357,13 +358,13 @@ class EarlyPersistenceClassifier(nn.Module):
         logits, attention = self.head(self.extractor.encode(clips)[0], explicit=True)
         return self.probability(logits, torch.arange(clips.shape[1], device=clips.device)), attention.mean(1)
 
-    def initial_state(self, batch_size: int) -> StreamState:
+    def initial_state(self, batch_size: int) -> TensorState:
         """The state of `batch_size` tracks of which nothing was seen yet."""
         like = self.head.position
         with torch.no_grad():
             _, cache = self.extractor.encode(like.new_zeros(1, 1, 3, CLIP_SIZE, CLIP_SIZE))
         empty = like.new_zeros(batch_size, 0, self.config.tokens_per_frame, self.config.width)
-        return StreamState(
+        return TensorState(
             cache.unseen(batch_size),
             like.new_zeros(batch_size, self.config.state_width),
             empty,
@@ -371,7 +372,7 @@ class EarlyPersistenceClassifier(nn.Module):
             torch.zeros(batch_size, dtype=torch.long, device=like.device),
         )
 
-    def step(self, frames: Tensor | None, evidence: Tensor | None, state: StreamState) -> tuple[Tensor, StreamState]:
+    def step(self, frames: Tensor | None, evidence: Tensor | None, state: TensorState) -> tuple[Tensor, TensorState]:
         """One new frame per track -> P(persistent) (B,) at each track's age, new state; see `StreamModel`.
 
         `frames` (B, 3, 64, 64) in [-1, 1], `evidence` (B, E), NaN where absent. Without frames the extractor is not
@@ -391,12 +392,12 @@ class EarlyPersistenceClassifier(nn.Module):
         if clips is None:
             assert features is not None  # a head without a branch takes no evidence
             logits, hidden = self.head.watch_without_pixels(features, state.hidden)
-            after = StreamState(state.encoder.passed(), hidden, state.keys, state.values, state.age + 1)
+            after = TensorState(state.encoder.passed(), hidden, state.keys, state.values, state.age + 1)
         else:
             logits, after = self._watch(clips, features, state)
         return self.probability(logits.squeeze(1), state.age, modality), after
 
-    def _watch(self, clips: Tensor, features: Tensor | None, state: StreamState) -> tuple[Tensor, StreamState]:
+    def _watch(self, clips: Tensor, features: Tensor | None, state: TensorState) -> tuple[Tensor, TensorState]:
         """One new frame per track, (B, 1, 3, 64, 64) -> logits (B, 1), new state."""
         frames_seen = state.encoder.frames_seen
         longest = max(frames_seen) + 1
@@ -412,4 +413,4 @@ class EarlyPersistenceClassifier(nn.Module):
         cached = torch.arange(keys.shape[1], device=state.age.device)
         blocked = cached > state.age.unsqueeze(1)  # [B, S]
         logits, _ = self.head.decide(states, keys, values, blocked[:, None, :, None], features=features)
-        return logits, StreamState(cache, hidden, keys, values, state.age + 1)
+        return logits, TensorState(cache, hidden, keys, values, state.age + 1)

@@ -20,9 +20,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from video_tracks.clip import CLIP_SIZE
 
-from early_persistence_detection.models.compute_gating import Threshold, run_gated_stream
+from early_persistence_detection.models.compute_gating import Threshold
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.gated_stream import run_gated_stream
+from early_persistence_detection.models.tensor_state import frames_to_input
+from early_persistence_detection.models.torch_stream import TorchStream
 
 # the fastest is taken on either side; a GPU needs more clips at once to be busy
 CPU_BATCH_SIZES = {"full": (2, 8, 32, 64), "gated": (32, 64, 128)}
@@ -193,8 +195,9 @@ def measure_wallclock(
             model(frames_to_input(pixels[start : start + batch_size], device)).cpu()
 
     def gated(batch_size: int) -> None:
-        run_gated_stream(model, lambda rows, t: pixels[rows, t], len(pixels), threshold, batch_size, device)
+        run_gated_stream(stream, lambda rows, t: pixels[rows, t], len(pixels), threshold, batch_size)
 
+    stream = TorchStream(model)
     all_threads, started = torch.get_num_threads(), time.perf_counter()
     threads = {1, all_threads} if device.type == "cpu" else {all_threads}
     full_seconds, gated_seconds = [], []

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.evidence.clip_evidence import clip_evidence
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 
 
 @torch.inference_mode()

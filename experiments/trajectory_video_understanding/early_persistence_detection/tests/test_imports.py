@@ -2,6 +2,7 @@
 what runs rarely too."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,49 @@ def imported(path: Path) -> set[str]:
 IMPORTS = {name: imported(path) - {name} for name, path in MODULES.items()}
 
 
+# what a session may load besides the standard library: the dependencies of the package without extras
+RUNTIME = {"av", "lap", "numpy", "onnxruntime", "PIL"}
+
+
+def loaded_at_once(path: Path) -> set[str]:
+    """What importing a file imports, ours or not: not what its functions import, nor what is for type checkers only."""
+    names: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {str(node.module)} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    parts = [name.split(".") for name in names]
+    return {".".join(part[:count]) for part in parts for count in range(1, len(part) + 1)}  # a.b.c loads a and a.b
+
+
+@pytest.mark.parametrize("door", ["session", "opening", "exported_stream", "detect"])
+def test_what_decides_tracks_loads_no_more_than_the_package_depends_on(door):
+    """Whoever only decides installs neither torch nor SciPy, OpenCV, trackers or plots."""
+    reached: dict[str, str] = {}  # module -> who loads it
+    waiting = [(f"early_persistence_detection.inference.{door}", "the test")]
+    foreign = {}
+    while waiting:
+        module, by = waiting.pop()
+        if module in reached:
+            continue
+        reached[module] = by
+        for name in loaded_at_once(MODULES[module]):
+            root = name.split(".")[0]
+            if name in MODULES:
+                waiting.append((name, module))
+            elif root not in {package for names in LAYERS for package in names} | RUNTIME | sys.stdlib_module_names:
+                foreign[root] = module
+    assert len(reached) > 10 and "early_persistence_detection.models.calibration" in reached
+    assert not foreign, foreign
+
+
 def layer(module: str) -> int:
     return next(index for index, names in enumerate(LAYERS) if module.split(".", maxsplit=1)[0] in names)
 
@@ -60,7 +104,7 @@ def part(module: str) -> int:
 
 def test_the_test_sees_the_code():
     assert len(MODULES) > 80 and sum(map(len, IMPORTS.values())) > 200
-    assert "early_persistence_detection.models.checkpoint" in IMPORTS["early_persistence_detection.inference.detect"]
+    assert "early_persistence_detection.inference.opening" in IMPORTS["early_persistence_detection.inference.detect"]
 
 
 def test_packages_import_only_what_is_below_them():

@@ -327,3 +327,12 @@ def test_interval_over_seeds_is_students_t():
     for wrong in (np.array([]), np.array([0.1, np.nan]), np.ones((2, 2))):
         with pytest.raises(ValueError, match="over_seeds"):
             metrics.over_seeds(wrong)
+
+
+@given(st.integers(1, 10**6).flatmap(lambda of: st.tuples(st.integers(0, of) | st.sampled_from([0, of]), st.just(of))))
+def test_wilson_intervals_are_those_of_scipy(count_of):
+    count, of = count_of
+    ours = np.ravel(metrics.wilson_interval(np.array([count]), np.array([of])))
+    theirs = stats.binomtest(count, of).proportion_ci(method="wilson")
+    np.testing.assert_allclose(ours, [theirs.low, theirs.high], rtol=1e-12, atol=1e-15)
+    assert 0 <= ours[0] <= count / of <= ours[1] <= 1

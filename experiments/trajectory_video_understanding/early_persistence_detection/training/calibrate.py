@@ -47,12 +47,13 @@ from run_directory import (
     write_json,
 )
 
-from early_persistence_detection.models.calibration import MIN_CLIPS_PER_CLASS, fit_calibration
+from early_persistence_detection.models.calibration_fitting import MIN_CLIPS_PER_CLASS, fit_calibration
 from early_persistence_detection.models.checkpoint import load_model, save_model
 from early_persistence_detection.models.devices import resolve_device
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.prediction import calibrated, predict_uncalibrated_logits
-from early_persistence_detection.models.stopping.certification import PROMISES, CalibrationClips, certify, design_scenes
+from early_persistence_detection.models.stopping.certificate import PROMISES
+from early_persistence_detection.models.stopping.certification import CalibrationClips, certify, design_scenes
 
 CERTIFYING_FRACTION = 0.5  # of the calibration scenes, for the test of a certificate and nothing else
 

@@ -57,13 +57,8 @@ from early_persistence_detection.models.evidence.evidence_model import (
     general_model,
     load_evidence_model,
 )
-from early_persistence_detection.models.stopping.certification import (
-    PROMISES,
-    CalibrationClips,
-    Certificate,
-    certify,
-    design_scenes,
-)
+from early_persistence_detection.models.stopping.certificate import PROMISES, Certificate
+from early_persistence_detection.models.stopping.certification import CalibrationClips, certify, design_scenes
 
 DESIGN_FRACTION = 0.5
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from early_persistence_detection.models.evidence.clip_evidence import clip_evidence
 from early_persistence_detection.models.extractors.interface import GRID_SIZE, Extractor
 from early_persistence_detection.models.extractors.magvit_tokenizer import MagvitTokenizer
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 
 
 def evidence_of(split: ClipSplit) -> Tensor:

@@ -27,7 +27,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from video_tracks.clip import NUM_FRAMES
 from video_tracks.evidence import FEATURES, ScoreReference
 
-from early_persistence_detection.models.calibration import Calibration, fit_calibration
+from early_persistence_detection.models.calibration import Calibration
+from early_persistence_detection.models.calibration_fitting import fit_calibration
 from early_persistence_detection.models.evidence.evidence_model import TARGETS, EvidenceModel
 from early_persistence_detection.models.evidence.trees import Trees
 

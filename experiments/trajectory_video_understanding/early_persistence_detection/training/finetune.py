@@ -19,7 +19,7 @@ from persistence_augmented_dataset.real.track_labels import outlives_clip
 from persistence_augmented_dataset.real.video_clips import VideoTracks, assign_segments, clip_metadata, split_video
 from run_directory import InputError
 
-from early_persistence_detection.models.calibration import fit_calibration
+from early_persistence_detection.models.calibration_fitting import fit_calibration
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.object_tokens import object_tokens
 from early_persistence_detection.training.classifier_training import ClassifierTraining, predict_logits, train_head

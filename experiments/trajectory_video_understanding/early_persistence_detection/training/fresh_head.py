@@ -12,7 +12,7 @@ import torch
 from persistence_augmented_dataset.dataset import ClipSplit
 from scipy.special import expit
 
-from early_persistence_detection.models.calibration import fit_platt
+from early_persistence_detection.models.calibration_fitting import fit_platt
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, PersistenceHead
 from early_persistence_detection.models.extractors.interface import Extractor
 from early_persistence_detection.models.object_tokens import object_tokens

@@ -7,9 +7,10 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from early_persistence_detection.training.distributed import World
+if TYPE_CHECKING:  # whoever only decides tracks has no torch
+    from early_persistence_detection.training.distributed import World
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -20,7 +20,7 @@ from video_tracks.clip import NUM_FRAMES
 from early_persistence_detection.models.extractors.interface import GRID_SIZE
 from early_persistence_detection.models.extractors.magvit_tokenizer import MagvitTokenizer, perplexity
 from early_persistence_detection.models.object_tokens import object_mask, object_tokens
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 
 # a healthy tokenizer of this size scores far above these; a collapsed one falls below at once
 MIN_PERPLEXITY = 10.0

@@ -68,7 +68,7 @@ from scipy.special import expit
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from early_persistence_detection.figures import png
-from early_persistence_detection.models.calibration import fit_platt
+from early_persistence_detection.models.calibration_fitting import fit_platt
 from early_persistence_detection.models.checkpoint import load_model
 from early_persistence_detection.models.compute_gating import decide
 from early_persistence_detection.models.devices import resolve_device

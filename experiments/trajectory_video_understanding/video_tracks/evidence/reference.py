@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 NUM_QUANTILES = 65
 SMOOTHING = 12.0  # boxes of either kind that every bin is thought to hold, divided as all boxes are
@@ -38,6 +37,8 @@ class ScoreReference:
         The odds of a score are those of its neighbours in rank, made monotone (isotonic regression). Raises ValueError
         where there is no box of either kind.
         """
+        from scipy.optimize import isotonic_regression  # here, because whoever only reads references has no SciPy
+
         scores, is_real = np.asarray(scores, np.float64), np.asarray(is_real)
         if not ((is_real == 1).any() and (is_real == 0).any()):
             raise ValueError(f"{name} has boxes of one kind only; both are needed")

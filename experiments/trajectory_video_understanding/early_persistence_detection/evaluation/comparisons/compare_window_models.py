@@ -61,10 +61,10 @@ from video_tracks.clip import NUM_FRAMES
 
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.result_files import results_dir_of
-from early_persistence_detection.models.calibration import MIN_CLIPS_PER_CLASS, fit_platt
+from early_persistence_detection.models.calibration_fitting import MIN_CLIPS_PER_CLASS, fit_platt
 from early_persistence_detection.models.devices import resolve_device
 from early_persistence_detection.models.efficiency_metrics import count_flops
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 from early_persistence_detection.models.window_models import (
     WINDOW_MODELS,
     WindowModel,

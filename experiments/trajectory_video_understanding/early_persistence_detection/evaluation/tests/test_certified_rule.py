@@ -13,16 +13,13 @@ from early_persistence_detection import metrics
 from early_persistence_detection.evaluation import evaluate_model, generate_report, visualize_attention
 from early_persistence_detection.evaluation.judging import Judged, judge_certified
 from early_persistence_detection.inference import detect
-from early_persistence_detection.models.calibration import Calibration, fit_platt
+from early_persistence_detection.models.calibration import Calibration
+from early_persistence_detection.models.calibration_fitting import fit_platt
 from early_persistence_detection.models.checkpoint import load_model, load_torch, save_model, save_torch
 from early_persistence_detection.models.compute_gating import NEVER, decide
 from early_persistence_detection.models.prediction import predict, predict_uncalibrated_logits
-from early_persistence_detection.models.stopping.certification import (
-    CalibrationClips,
-    Certificate,
-    certify,
-    design_scenes,
-)
+from early_persistence_detection.models.stopping.certificate import Certificate
+from early_persistence_detection.models.stopping.certification import CalibrationClips, certify, design_scenes
 from early_persistence_detection.models.tests.untrained_model import untrained_model
 from early_persistence_detection.training import calibrate
 from persistence_augmented_dataset import generate_dataset

@@ -10,9 +10,17 @@ import pytest
 from early_persistence_detection import models
 from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.streaming import TrackStream
+from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
+from early_persistence_detection.models.torch_stream import TorchStream
 from run_directory import InputError
 from video_tracks.association import Associator
 from video_tracks.boxes import make_boxes
+
+
+@pytest.fixture(scope="module")
+def model(model: EarlyPersistenceClassifier) -> TorchStream:
+    """As a session takes it."""
+    return TorchStream(model)
 
 
 def run_session(model, frames, rows, **settings):
@@ -249,7 +257,7 @@ def test_a_confidence_that_is_none_is_refused(model, threshold):
 def test_the_door_opens_to_all_it_names():
     assert {name for name in epd.__all__ if name != "__version__"} == {
         "Adaptation", "Calibration", "EvidenceModel", "Session", "TrackStatus", "general_model",
-        "load_evidence_model", "load_model",
+        "load_evidence_model", "load_model", "open_model",
     }  # fmt: skip
     for name in epd.__all__:
         assert getattr(epd, name) is not None and name in dir(epd)
@@ -258,16 +266,17 @@ def test_the_door_opens_to_all_it_names():
 
 
 def test_the_package_alone_loads_nothing_heavy_and_a_session_no_training():
-    """Who wants the metrics does not wait for torch; who runs a session needs neither plots nor datasets."""
+    """Who runs a session without a checkpoint does not wait for torch, and nobody for plots or datasets."""
     code = (
         "import sys, early_persistence_detection as epd; heavy = lambda: "
         "sorted({name.split('.')[0] for name in sys.modules} & set(sys.argv[1:])); print(heavy()); "
-        "epd.Session, epd.load_model; print(heavy())"
+        "epd.Session(), epd.open_model(), epd.Adaptation(); print(heavy()); epd.load_model; print(heavy())"
     )
-    watched = ("torch", "matplotlib", "sklearn", "optuna", "jinja2", "persistence_augmented_dataset")
+    watched = ("torch", "torchvision", "scipy", "trackers", "supervision", "cv2", "matplotlib")
+    watched += ("sklearn", "optuna", "jinja2", "persistence_augmented_dataset")
     result = subprocess.run([sys.executable, "-c", code, *watched], capture_output=True, text=True, check=True)
-    before, after = result.stdout.splitlines()
-    assert (before, after) == ("[]", "['torch']")
+    before, after, with_checkpoints = result.stdout.splitlines()
+    assert (before, after, with_checkpoints) == ("[]", "[]", "['torch']")
 
 
 def test_over_frames_that_the_detector_skipped_a_track_may_move_further(model):

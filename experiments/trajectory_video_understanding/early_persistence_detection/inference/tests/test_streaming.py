@@ -12,7 +12,8 @@ from early_persistence_detection.models.early_persistence_classifier import (
 )
 from early_persistence_detection.models.evidence.clip_evidence import CLIP_EVIDENCE, clip_evidence
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
+from early_persistence_detection.models.torch_stream import TorchStream
 from video_tracks.association import Associator
 from video_tracks.boxes import make_boxes
 from video_tracks.crops import cut_clips
@@ -23,7 +24,7 @@ from video_tracks.track import TrackHistory, detected_frames, scores_by_age
 def run_stream(model, frames, rows, threshold, start=0, unseen="blank"):
     """(stream, tracks of the history)."""
     boxes = make_boxes(rows[:, 0], rows[:, 1:])
-    associator, history, stream = Associator(), TrackHistory(), TrackStream(model, threshold, unseen)
+    associator, history, stream = Associator(), TrackHistory(), TrackStream(TorchStream(model), threshold, unseen)
     for frame_index, frame in enumerate(frames):
         found = boxes.in_frame(frame_index)
         observations = associator.update(found.boxes, found.score)
@@ -110,7 +111,7 @@ def test_a_model_with_two_streams_is_given_what_it_is_to_watch_by(scene, watch_b
     """Live, track by track, it says what it says of whole clips and their evidence."""
     frames, rows = scene
     model = EarlyPersistenceClassifier(TokenizerConfig(), ClassifierConfig(num_evidence=len(CLIP_EVIDENCE))).eval()
-    stream, associator, history = TrackStream(model, 1.0, watch_by=watch_by), Associator(), TrackHistory()
+    stream, associator, history = TrackStream(TorchStream(model), 1.0, watch_by=watch_by), Associator(), TrackHistory()
     score = np.random.default_rng(0).normal(0, 1, len(rows))
     live = LiveCrops(16, "blank")
     pixels: dict[int, list[np.ndarray]] = {}
@@ -136,6 +137,6 @@ def test_a_model_with_two_streams_is_given_what_it_is_to_watch_by(scene, watch_b
 
 def test_what_a_model_cannot_watch_by_is_refused(model):
     with pytest.raises(ValueError, match="watches by pixels, not by both"):
-        Session(model, watch_by="both")
+        Session(TorchStream(model), watch_by="both")
     with pytest.raises(ValueError, match="cannot be watched by 'ear'"):
-        TrackStream(model, 0.9, watch_by="ear")
+        TrackStream(TorchStream(model), 0.9, watch_by="ear")

@@ -27,9 +27,10 @@ from typing import Any
 
 import numpy as np
 from run_directory import InputError, write_text
-from scipy.special import expit, log_expit
 from video_tracks.clip import NUM_FRAMES
 from video_tracks.evidence import FEATURES
+
+from early_persistence_detection.models.logistic import expit, log_expit
 
 STATE_FORMAT, STATE_VERSION = "early-persistence-adaptation", 1
 EXPERTS = ("general", "recalibrated", "learnt")

@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 from run_directory import InputError, atomic_open
-from scipy.special import expit
 from video_tracks.clip import NUM_FRAMES
 from video_tracks.evidence import FEATURES, ScoreReference
 
 from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.evidence.trees import Trees
+from early_persistence_detection.models.logistic import expit
 
 FORMAT, FORMAT_VERSION = "early-persistence-evidence", 1
 TARGETS = ("real_or_clutter", "outlives_clip")

@@ -18,7 +18,7 @@ from early_persistence_detection.models.compute_gating import Decisions
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.object_tokens import object_tokens
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from persistence_augmented_dataset.dataset import NUM_OBJECT_SLOTS, ClipSplit

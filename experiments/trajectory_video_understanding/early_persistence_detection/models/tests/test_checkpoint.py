@@ -18,8 +18,8 @@ from early_persistence_detection.models.early_persistence_classifier import (
     EarlyPersistenceClassifier,
 )
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
-from early_persistence_detection.models.stopping.certification import Certificate
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.stopping.certificate import Certificate
+from early_persistence_detection.models.tensor_state import frames_to_input
 from run_directory import InputError
 
 FORMAT_3 = Path(__file__).parent / "data" / "model_of_format_3.checkpoint"

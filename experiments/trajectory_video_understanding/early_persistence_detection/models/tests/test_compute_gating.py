@@ -11,11 +11,12 @@ from early_persistence_detection.models.compute_gating import (
     decide_at_one_frame,
     decided_by,
     gate,
-    run_gated_stream,
 )
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.gated_stream import run_gated_stream
+from early_persistence_detection.models.tensor_state import frames_to_input
 from early_persistence_detection.models.tests.untrained_model import random_pixels, surer_with_age, untrained_model
+from early_persistence_detection.models.torch_stream import TorchStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -217,7 +218,7 @@ def test_the_stream_decides_as_the_batch_and_steps_nothing_else(model, batch_siz
         model.initial_state(1)  # encodes a blank frame for its shapes, as the stream does once
         blank = sum(encoded)
         encoded.clear()
-        result = run_gated_stream(model, frames, len(pixels), 0.9, batch_size, CPU)
+        result = run_gated_stream(TorchStream(model), frames, len(pixels), 0.9, batch_size)
     finally:
         handle.remove()
     np.testing.assert_array_equal(result.decisions.decision, expected.decision)
@@ -237,7 +238,7 @@ def test_the_stream_decides_as_the_batch_and_steps_nothing_else(model, batch_siz
 @given(threshold=st.floats(0.55, 1.0), batch_size=st.integers(1, 12), count=st.integers(0, 10))
 def test_any_threshold_and_batch_size_streams_as_the_batch_decides(model, threshold, batch_size, count):
     pixels = random_pixels(10, seed=2)[:count]
-    result = run_gated_stream(model, Frames(pixels), count, threshold, batch_size, CPU)
+    result = run_gated_stream(TorchStream(model), Frames(pixels), count, threshold, batch_size)
     if count == 0:
         assert result.frames_processed == 0
         return
@@ -257,7 +258,7 @@ def test_thresholds_per_side_and_age_stream_as_the_batch_decides(model):
         # far from every p, and different at each age: an age or a side mistaken for another shows
         threshold = np.where(random.random((2, NUM_FRAMES)) < 0.5, NEVER, random.uniform(0.5, 1, (2, NUM_FRAMES)))
         threshold[:, :seen] = NEVER
-        result = run_gated_stream(model, Frames(pixels), len(pixels), threshold, 7, CPU)
+        result = run_gated_stream(TorchStream(model), Frames(pixels), len(pixels), threshold, 7)
         expected = decide(p, threshold)
         at_age = np.where(p < 0.5, threshold[0], threshold[1])
         close = np.abs(np.maximum(p, 1 - p) - at_age).min(axis=1) < ROUNDING  # these may turn either way
@@ -269,6 +270,6 @@ def test_thresholds_per_side_and_age_stream_as_the_batch_decides(model):
 
 def test_a_certain_threshold_runs_every_clip_to_its_end(model):
     pixels = random_pixels(6, seed=3)
-    result = run_gated_stream(model, Frames(pixels), 6, 1.0, 4, CPU)
+    result = run_gated_stream(TorchStream(model), Frames(pixels), 6, 1.0, 4)
     assert result.decisions.decision_frame.tolist() == [NUM_FRAMES] * 6
     assert result.steps_at_age.tolist() == [6] * NUM_FRAMES

@@ -9,7 +9,7 @@ from early_persistence_detection.models.extractors.i3d import I3DConfig
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.extractors.slowfast import SlowFastConfig
 from early_persistence_detection.models.extractors.transformer import TransformerConfig
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,7 +5,6 @@ import time
 import numpy as np
 import pytest
 import torch
-from early_persistence_detection.models.compute_gating import run_gated_stream
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.efficiency_metrics import (
     _fastest,
@@ -17,8 +16,10 @@ from early_persistence_detection.models.efficiency_metrics import (
     measure_latency,
     measure_wallclock,
 )
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.gated_stream import run_gated_stream
+from early_persistence_detection.models.tensor_state import frames_to_input
 from early_persistence_detection.models.tests.untrained_model import random_pixels, surer_with_age, untrained_model
+from early_persistence_detection.models.torch_stream import TorchStream
 
 NUM_FRAMES = 16
 WIDTH = 32
@@ -55,7 +56,8 @@ def test_flops_by_age_times_tracks_stepped_equal_the_count_around_the_real_strea
     results = []
 
     def stream() -> None:
-        results.append(run_gated_stream(model, lambda rows, t: pixels[rows, t], len(pixels), 0.9, batch_size, CPU))
+        frames_at = lambda rows, t: pixels[rows, t]  # noqa: E731
+        results.append(run_gated_stream(TorchStream(model), frames_at, len(pixels), 0.9, batch_size))
 
     counted = count_flops(stream)
     assert len(np.unique(results[0].decisions.decision_frame)) >= 4, "the clips must leave at different ages"

@@ -5,7 +5,7 @@ import torch
 from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 
 NUM_FRAMES = 16
 

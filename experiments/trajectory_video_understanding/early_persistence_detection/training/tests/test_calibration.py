@@ -5,7 +5,7 @@ import pytest
 import torch
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.comparisons.check_leakage import MAX_STANDARD_ERRORS, excess_over_bayes
-from early_persistence_detection.models.calibration import THRESHOLDS, choose_threshold, fit_platt
+from early_persistence_detection.models.calibration_fitting import THRESHOLDS, choose_threshold, fit_platt
 from early_persistence_detection.models.compute_gating import decide
 from early_persistence_detection.training.classifier_training import attention_loss, persistence_loss
 from hypothesis import given, settings

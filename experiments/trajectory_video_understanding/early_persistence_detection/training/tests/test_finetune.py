@@ -5,8 +5,8 @@ import copy
 import numpy as np
 import pytest
 import torch
-from early_persistence_detection.models.calibration import THRESHOLDS
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.calibration_fitting import THRESHOLDS
+from early_persistence_detection.models.tensor_state import frames_to_input
 from early_persistence_detection.training.classifier_training import ClassifierTraining
 from early_persistence_detection.training.finetune import balanced, finetune, make_splits
 from persistence_augmented_dataset.real.video_clips import follow_tracks

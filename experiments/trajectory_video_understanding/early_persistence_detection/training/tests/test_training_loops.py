@@ -18,7 +18,8 @@ from early_persistence_detection.models.extractors.magvit_tokenizer import Magvi
 from early_persistence_detection.models.extractors.registry import build_extractor
 from early_persistence_detection.models.extractors.slowfast import SlowFastConfig
 from early_persistence_detection.models.object_tokens import object_tokens
-from early_persistence_detection.models.stream import MODALITIES, frames_to_input
+from early_persistence_detection.models.stream import MODALITIES
+from early_persistence_detection.models.tensor_state import frames_to_input
 from early_persistence_detection.training.classifier_training import (
     ClassifierTraining,
     WatchedBatch,

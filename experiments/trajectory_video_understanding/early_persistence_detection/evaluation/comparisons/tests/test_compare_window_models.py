@@ -17,7 +17,7 @@ from early_persistence_detection.evaluation.comparisons.compare_window_models im
     predict_logits,
     train_window_model,
 )
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 from early_persistence_detection.models.window_models import build_window_model, padded_prefix
 from early_persistence_detection.training.optimisation import Optimisation
 from persistence_augmented_dataset import generate_dataset

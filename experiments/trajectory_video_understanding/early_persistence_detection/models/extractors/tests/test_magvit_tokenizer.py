@@ -10,7 +10,7 @@ from early_persistence_detection.models.extractors.magvit_tokenizer import (
     reconstruction_loss,
 )
 from early_persistence_detection.models.object_tokens import object_mask
-from early_persistence_detection.models.stream import frames_to_input
+from early_persistence_detection.models.tensor_state import frames_to_input
 from early_persistence_detection.training.tokenizer_health import require_healthy
 from run_directory import InputError
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from early_persistence_detection.models.compute_gating import NEVER, decide
 from early_persistence_detection.models.stopping.adversaries import BORDER_SHARE, BORDERS, DISTORTIONS, border_gap
+from early_persistence_detection.models.stopping.certificate import Certificate
 from early_persistence_detection.models.stopping.certification import (
     MARGINAL_THRESHOLDS,
     CalibrationClips,
-    Certificate,
     _Evidence,
     _fixed_sequence,
     ages_to_test,
