@@ -4,7 +4,7 @@
 # EARLY_PERSISTENCE_VENV names an environment that you manage yourself: it is used as it is, nothing is installed.
 
 python=''
-requirements_cost='requirements.txt is installed into it (5 to 6 GB with torch the first time)'
+requirements_cost='requirements.txt is installed into it (7 to 8 GB with torch the first time)'
 
 set_up_environment() {
   if [ -n "${EARLY_PERSISTENCE_VENV:-}" ]; then
@@ -93,7 +93,7 @@ install_requirements() { # folder of the environment
     fail "the package index cannot be reached (no network, or a proxy to be set in HTTPS_PROXY); see $log and run this again"
   fi
   if grep -q 'No space left on device' "$log"; then
-    fail "the disk is full: the environment needs 6 GB at $1, and as much of temporary space; see $log"
+    fail "the disk is full: the environment needs 8 GB at $1, and as much of temporary space; see $log"
   fi
   fail "pip could not install requirements.txt; see the lines above and $log"
 }

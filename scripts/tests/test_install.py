@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-DEPENDENCIES = {"av", "lap", "numpy", "onnxruntime", "pillow"}  # declared without extras
+DEPENDENCIES = {"av", "numpy", "onnxruntime", "pillow"}  # declared without extras
 MOST_MEGABYTES = 350  # of 1e6 bytes, with what the dependencies need
 HEAVY = ("torch", "torchvision", "scipy", "trackers", "supervision", "cv2", "matplotlib")
 SESSION = """

@@ -1,22 +1,17 @@
-"""Detections -> tracks, frame by frame: with SORT or ByteTrack of the `trackers` package, or by the ids that a tracker
-has given them already.
+"""Detections -> tracks, frame by frame: with SORT or ByteTrack, or by the ids that a tracker has given them already.
 
-A track starts at its first detection: that is age 1. `trackers` itself names a newborn -1 on its first frame, so
-newborns are read from `tracker.tracks`. Everything is online: what is said of a frame depends on that frame and
-earlier ones only. Track ids that are made here count from 1 in order of birth.
-
-Sources: Bewley et al., Simple Online and Realtime Tracking, 2016; Zhang et al., ByteTrack, 2022.
+A track starts at its first detection: that is age 1. Everything is online: what is said of a frame depends on that
+frame and earlier ones only. Track ids that are made here count from 1 in order of birth.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypedDict
+from typing import Protocol
 
 import numpy as np
-import supervision as sv
 from run_directory import InputError
-from trackers import ByteTrackTracker, SORTTracker
 
+from video_tracks.box_tracker import BoxTracker
 from video_tracks.boxes import BoxTable
 from video_tracks.track import Observation, Track, TrackHistory
 
@@ -27,17 +22,6 @@ MAX_LOST_FRAMES = 1  # frames a track may go unseen and still go on; SORT's own 
 # object moves n times as far, and a newborn's velocity is not known: then an n-th is enough
 MIN_IOU = 0.3
 LONGEST_GAP = 10  # frames that this goes on for: beyond, whatever touches would do
-REFERENCE_FPS = 30.0  # the rate in which `trackers` counts its buffer; given as the frame rate, it counts frames
-
-
-class _Settings(TypedDict):
-    """What both trackers of `trackers` take."""
-
-    lost_track_buffer: int
-    frame_rate: float
-    minimum_consecutive_frames: int
-    minimum_iou_threshold: float
-    track_activation_threshold: float
 
 
 class Association(Protocol):
@@ -70,9 +54,10 @@ class Associator:
             raise InputError(f"unknown tracker {tracker!r}; choose one of {', '.join(TRACKERS)}")
         if max_lost_frames < 0:
             raise InputError(f"the number of frames a track may be lost is {max_lost_frames}, expected 0 or more")
-        self._settings = (tracker, max_lost_frames, high_score)
-        self._of_class: dict[int, _ClassAssociator] = {}
-        self._ids: dict[object, int] = {}  # tracklet -> our id, for the tracklets that are alive
+        every = float("-inf")
+        self._max_lost_frames = max_lost_frames
+        self._high_score = None if tracker == "sort" else every if high_score is None else high_score
+        self._of_class: dict[int, BoxTracker] = {}
         self._num_born = 0
         self._gap = 1  # frames since the detector was run last
 
@@ -93,74 +78,29 @@ class Associator:
         ValueError, with nothing changed, on boxes that are not finite or have no area.
         """
         boxes, scores, kinds = checked_detections(boxes, scores, class_ids)
-        for kind in np.unique(kinds).tolist():
+        for kind in sorted(set(kinds.tolist())):
             if kind not in self._of_class:
-                self._of_class[kind] = _ClassAssociator(*self._settings)
-        found: list[tuple[int, object]] = []  # row of the detection, its tracklet
-        alive: dict[object, int] = {}
-        for kind, associator in self._of_class.items():
+                self._of_class[kind] = BoxTracker(self._max_lost_frames, self._high_score)
+        corners = boxes.copy()
+        corners[:, 2:] += boxes[:, :2]
+        min_iou, self._gap = MIN_IOU / min(self._gap, LONGEST_GAP), 1
+        found: list[tuple[int, BoxTracker, int]] = []  # row of the detection, whose track it is, which of them
+        for kind, tracker in self._of_class.items():
             rows = np.flatnonzero(kinds == kind)
-            own = associator.update(boxes[rows], scores[rows], MIN_IOU / min(self._gap, LONGEST_GAP))
-            found += [(int(rows[index]), tracklet) for tracklet, index in own.items()]
-            alive |= {tracklet: self._ids.get(tracklet, 0) for tracklet in associator.tracklets}
-        self._gap = 1
-        newborns = set()
-        for row, tracklet in sorted(found, key=lambda pair: pair[0]):
-            if not alive[tracklet]:
+            owner = tracker.update(corners[rows], scores[rows], min_iou)
+            found += [
+                (row, tracker, track) for row, track in zip(rows.tolist(), owner.tolist(), strict=True) if track >= 0
+            ]
+        observations = []
+        for row, tracker, track in sorted(found, key=lambda each: each[0]):
+            is_newborn = tracker.ids[track] == 0
+            if is_newborn:
                 self._num_born += 1
-                alive[tracklet] = self._num_born
-                newborns.add(row)
-        self._ids = alive
-        observations = [
-            Observation(alive[tracklet], boxes[row], float(scores[row]), row in newborns, int(kinds[row]))
-            for row, tracklet in found
-        ]
+                tracker.ids[track] = self._num_born
+            observations.append(
+                Observation(int(tracker.ids[track]), boxes[row], float(scores[row]), bool(is_newborn), int(kinds[row]))
+            )
         return sorted(observations, key=lambda observation: observation.track_id)
-
-
-class _ClassAssociator:
-    """SORT or ByteTrack on the detections of one class."""
-
-    def __init__(self, tracker: str, max_lost_frames: int, high_score: float | None):
-        every = float("-inf")
-        common: _Settings = {
-            "lost_track_buffer": max_lost_frames,
-            "frame_rate": REFERENCE_FPS,
-            "minimum_consecutive_frames": 1,
-            "minimum_iou_threshold": MIN_IOU,
-            "track_activation_threshold": every,
-        }
-        self._tracker: SORTTracker | ByteTrackTracker
-        if tracker == "sort":
-            self._tracker = SORTTracker(**common)
-        else:
-            high = every if high_score is None else high_score
-            self._tracker = ByteTrackTracker(**common, high_conf_det_threshold=high)
-        self.tracklets: list[Any] = []  # that are alive
-
-    def update(self, boxes: np.ndarray, scores: np.ndarray, min_iou: float) -> dict[object, int]:
-        """The tracklets that are seen, newborns included, and the row of the detection of each."""
-        self._tracker.minimum_iou_threshold = min_iou
-        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        indices = np.arange(len(boxes))
-        tracked = self._tracker.update(sv.Detections(xyxy=corners, confidence=scores, data={"index": indices}))
-        tracklets: list[Any] = list(self._tracker.tracks)
-        assert tracked.tracker_id is not None  # a tracker names all that it returns
-        index_of = np.asarray(tracked.data.get("index", indices[:0]))
-        owner = dict(zip(tracked.tracker_id.tolist(), index_of.tolist(), strict=True))
-        owner.pop(-1, None)  # newborns
-        found: dict[object, int] = {
-            tracklet: owner[tracklet.tracker_id] for tracklet in tracklets if tracklet.tracker_id in owner
-        }
-        known = set(self.tracklets)
-        free = sorted(set(indices.tolist()) - set(found.values()))
-        for tracklet in tracklets:
-            if tracklet not in known:
-                # a newborn's state is the detection that it was born from
-                distances = np.abs(corners[free] - tracklet.get_state_bbox()).max(axis=1)
-                found[tracklet] = free.pop(int(distances.argmin()))
-        self.tracklets = tracklets
-        return found
 
 
 class FollowedIds:

@@ -17,8 +17,9 @@ import collections
 import dataclasses
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
+
+from video_tracks.opencv import cv2
 
 WIDTH_PX = 320  # of the grey copy that motion is measured on; every threshold in px below is of it
 GRID = (6, 8)  # cells, rows and columns

@@ -14,10 +14,10 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 
 from video_tracks.clip import CLIP_SIZE, NUM_FRAMES
+from video_tracks.resize import resize_square
 from video_tracks.track import Track
 
 CROP_SCALE = 2.75  # the birth box spans 1 / 2.75 = 36 % of the clip's side: 23 of 64 px
@@ -104,8 +104,7 @@ def crop_frame(frame: np.ndarray, window: Window, clip_size: int = CLIP_SIZE) ->
         rows = np.clip(np.arange(y0, y0 + side, step), 0, height - 1)
         columns = np.clip(np.arange(x0, x0 + side, step), 0, width - 1)
         patch = frame[rows[:, None], columns]
-    interpolation = cv2.INTER_AREA if side > clip_size else cv2.INTER_LINEAR
-    return cv2.resize(patch, (clip_size, clip_size), interpolation=interpolation)
+    return resize_square(patch, clip_size)
 
 
 @dataclasses.dataclass(frozen=True)

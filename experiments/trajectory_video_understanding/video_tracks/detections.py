@@ -11,7 +11,6 @@ import dataclasses
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import cv2
 import numpy as np
 from run_directory import InputError, non_negative_int, positive_int
 
@@ -23,6 +22,7 @@ from video_tracks.formats.reading import TRUTH_PREFIX, box_file, truth_file
 from video_tracks.formats.registry import read_rows
 from video_tracks.formats.rows import Rows
 from video_tracks.mot import SequenceInfo, find_sequence_info
+from video_tracks.opencv import cv2, require_opencv
 from video_tracks.video import MISSING_FRAMES_FRACTION, Video
 
 
@@ -238,6 +238,7 @@ class BackgroundDetector:
     SHADOW = 127  # MOG2's mark; 255 is foreground
 
     def __init__(self) -> None:
+        require_opencv("finding moving objects")
         self._background = cv2.createBackgroundSubtractorMOG2(history=200, varThreshold=32, detectShadows=True)
         self._frames_seen = 0
 

@@ -13,9 +13,10 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from run_directory import InputError
+
+from video_tracks.opencv import cv2, require_opencv
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm", ".jp2")
 PNG_PICTURE = (b"IHDR", b"PLTE", b"IDAT")
@@ -175,6 +176,7 @@ def read_image(path: Path) -> np.ndarray:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); change its permissions or remove it") from None
+    require_opencv(f"the image {path}")
     damage = _damage(data)
     if damage is not None:
         raise InputError(f"{path} {damage}; write it again, or remove it: its frame then has no picture")

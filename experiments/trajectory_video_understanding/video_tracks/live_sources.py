@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from run_directory import InputError
 
+from video_tracks.opencv import require_opencv
 from video_tracks.video import Frame
 
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0  # before another try; doubled each time
@@ -69,6 +70,8 @@ def open_live(
     """
     if not is_live(source):
         raise InputError(f"{source} is no live source; give rtsp://, http(s)://, the number of a camera, or -")
+    if str(source).isdecimal():
+        require_opencv(f"camera {source}")
     live = LiveSource(str(source), max_reconnects, timeout_seconds)
     try:
         live.wait_for_first()

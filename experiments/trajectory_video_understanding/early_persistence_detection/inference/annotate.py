@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-from run_directory import atomic_open
+from run_directory import InputError, atomic_open
 from video_tracks.clip import VERDICT_RGB
+from video_tracks.opencv import cv2, require_opencv
 
 from early_persistence_detection.inference.session import TrackStatus
 
@@ -24,7 +24,7 @@ ENLARGED_HEIGHT_PX = 2160  # a picture is not enlarged past this height
 MAX_SIDE_PX = 8190  # of an MPEG-4 picture, even
 MISSING_GREY = 70  # of a frame without a picture
 LEGEND_HEIGHT_PX = 40
-FONT, FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.6
+FONT, FONT_SCALE = 0, 0.6  # cv2.FONT_HERSHEY_SIMPLEX
 INKS = {"persistent": (255, 255, 255), "transient": (255, 255, 255), "undecided": (0, 0, 0)}
 CODECS = ("avc1", "mp4v")  # what every browser plays, and what every OpenCV can write
 USUAL_FPS = 25.0  # where a codec cannot count the source's frame rate
@@ -77,7 +77,16 @@ def _label(
     top = (free or inside)[0]
     taken.append((x, top, width, height))
     cv2.rectangle(canvas, (x, top), (x + width, top + height), VERDICT_RGB[verdict], -1)
-    cv2.putText(canvas, text, (x + 3, top + height - baseline - 1), FONT, FONT_SCALE, INKS[verdict], 1, cv2.LINE_AA)
+    cv2.putText(
+        canvas,
+        text,
+        (x + 3, top + height - baseline - 1),
+        FONT,
+        FONT_SCALE,
+        INKS[verdict],
+        1,
+        cv2.LINE_AA,
+    )
 
 
 def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> bool:
@@ -94,7 +103,16 @@ def _legend(strip: np.ndarray, frame_number: int) -> None:
     cv2.putText(strip, note, (x + 4, 26), FONT, 0.5, (190, 190, 190), 1, cv2.LINE_AA)
     number = f"frame {frame_number}"
     width = cv2.getTextSize(number, FONT, FONT_SCALE, 1)[0][0]
-    cv2.putText(strip, number, (strip.shape[1] - width - 10, 26), FONT, FONT_SCALE, (255, 255, 255), 1, cv2.LINE_AA)
+    cv2.putText(
+        strip,
+        number,
+        (strip.shape[1] - width - 10, 26),
+        FONT,
+        FONT_SCALE,
+        (255, 255, 255),
+        1,
+        cv2.LINE_AA,
+    )
 
 
 class AnnotatedVideo:
@@ -117,6 +135,11 @@ class AnnotatedVideo:
         self._shape: tuple[int, ...] | None = None if picture is None else (picture[1], picture[0], 3)
         self._best: dict[int, tuple[tuple[int, int], int, bytes]] = {}  # quarter -> rank, frame number, PNG
         self._count = 0
+        self._has_opencv = True
+        try:
+            require_opencv("annotated.mp4")
+        except InputError as error:
+            self._has_opencv, self._reason = False, str(error)
 
     def __enter__(self) -> AnnotatedVideo:
         return self
@@ -131,7 +154,7 @@ class AnnotatedVideo:
 
         A frame without a picture (None) is grey; before the first picture, whose size is not known, it is passed over.
         """
-        if frame is None and self._shape is None:
+        if not self._has_opencv or (frame is None and self._shape is None):
             return
         try:
             if frame is None:

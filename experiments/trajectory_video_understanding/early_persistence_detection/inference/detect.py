@@ -37,7 +37,8 @@ past; it needs no training and no pictures (leave --video out where a seqinfo.in
 whose scores they are, if it is one of those that the model knows; --target says what is asked: is it real, or will it
 outlive 16 frames. The second it learns, with --adapt CAMERA, from the camera's own tracks, whose later life is their
 label a second later; what it learnt is kept in OUTPUT/camera_CAMERA.json and gone on from there. A
-verdict that later evidence speaks against is taken back. A .pt model judges tracks by their pixels.
+verdict that later evidence speaks against is taken back. A .pt model, or the folder that export_model.py makes
+of one, judges tracks by their pixels.
 
 The video is read once, frame by frame: every live undecided track is stepped in one batch, and a track that is decided
 costs no pixels more. Decisions are compared with confirmation after 2 and 3 hits, on tracks whose whole clip was seen:

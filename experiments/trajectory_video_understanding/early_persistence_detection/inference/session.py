@@ -47,6 +47,7 @@ from early_persistence_detection.models.evidence.evidence_model import EvidenceM
 from early_persistence_detection.models.stream import StreamModel
 
 Box = tuple[float, float, float, float]  # xywh in px
+FORGOTTEN_AFTER_FRAMES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +155,7 @@ class Session:
         self.association_seconds = 0.0
         self._seconds: float | None = None  # the last time that was given
         self._asked: Asked | None = None  # of a frame that was begun and not finished
+        self._last_seen: dict[int, int] = {}  # frame index, of every track that has a record
         self._in_view: dict[int, _HeldBox] = {}  # what the last frame showed, and the undecided that it did not
 
     @property
@@ -236,6 +238,7 @@ class Session:
             for stream, question, said in zip(self._streams, asked.questions, answer, strict=True)
         ]
         seen = {found.track_id: found.box for found in self.observations if found.track_id in self.records}
+        self._last_seen |= dict.fromkeys(seen, asked.frame_index)
         lost = [each.track_id for each in followed if each.observation is None]
         view = {}
         for track_id in (*seen, *lost):
@@ -251,6 +254,20 @@ class Session:
         return [self._status(track_id, _as_tuple(box), True, seconds) for track_id, box in seen.items()] + [
             self._status(track_id, view[track_id].box, False, seconds) for track_id in lost
         ]
+
+    def forget(self, unseen_frames: int = FORGOTTEN_AFTER_FRAMES) -> list[TrackRecord]:
+        """Drop what became of tracks that are decided and were not seen in the last `unseen_frames` frames, so that a
+        camera may run for ever. Returns their records.
+
+        Nothing is told any more of a track that comes back later; so let it be more frames than a track may be lost.
+        """
+        oldest = self.next_frame - unseen_frames
+        forgotten = self.stream.forget([track_id for track_id, last in self._last_seen.items() if last < oldest])
+        for record in forgotten:
+            del self._last_seen[record.track_id]
+        for stream in self.beside.values():
+            stream.forget([record.track_id for record in forgotten])
+        return forgotten
 
     @property
     def _streams(self) -> tuple[TrackStream | EvidenceStream, ...]:

@@ -151,6 +151,11 @@ class Verdicts:
         self.events.append(TrackEvent("final", track_id, frame_index, age, probability, record.decision))
         return True
 
+    def forget(self, track_ids: Iterable[int]) -> list[TrackRecord]:
+        """Drop the records of these tracks, where they are decided, and return them."""
+        ids = [track_id for track_id in track_ids if track_id in self.records]
+        return [self.records.pop(track_id) for track_id in ids if self.records[track_id].decision is not None]
+
     def decisions(self, track_ids: Iterable[int], last_frame: int | None = None) -> Decisions:
         """What was decided of these tracks; with `last_frame`, of those undecided by that age, what was thought then.
 
@@ -207,8 +212,8 @@ class EvidenceQuestion:
 
     @property
     def goes_with(self) -> tuple[object, ...]:
-        """As `StepQuestion.goes_with`."""
-        return (id(self.model),)
+        """As `StepQuestion.goes_with`; a model that is asked the same twice, by `asking`, is one."""
+        return id(self.model.trees), id(self.model.calibrations), self.model.target
 
 
 Question: TypeAlias = StepQuestion | EvidenceQuestion
@@ -474,6 +479,13 @@ class EvidenceStream(Verdicts):
         """As `Verdicts.skip`."""
         super().skip()
         self.evidence.skip()
+
+    def forget(self, track_ids: Iterable[int]) -> list[TrackRecord]:
+        """As `Verdicts.forget`. What their lives could still teach is lost."""
+        forgotten = super().forget(track_ids)
+        for record in forgotten:
+            self._past.pop(record.track_id, None)
+        return forgotten
 
     def learn_camera(self, picture: tuple[int, int] | None, ids_are_followed: bool) -> None:
         """As `Verdicts.learn_camera`. A tracker elsewhere may take up a track long after we would have given it up."""

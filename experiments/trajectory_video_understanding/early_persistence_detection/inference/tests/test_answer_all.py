@@ -15,7 +15,7 @@ from early_persistence_detection.models.evidence.evidence_model import general_m
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.stream import StreamModel
 from early_persistence_detection.models.torch_stream import TorchStream
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (8, 60, 90, 3), dtype=np.uint8)
@@ -61,7 +61,15 @@ def make_session(kind: str, pixels: StreamModel, both: StreamModel) -> Session:
 KINDS = st.sampled_from(["evidence", "evidence", "adapting", "pixels", "pixels", "by both", "by evidence"])
 
 
-@settings(max_examples=8, deadline=None)
+# every kind several times, three of them odd in number, of different ages, with frames that nobody looked at
+CROWD = [
+    (kind, number % 4, [None if (index + number) % 5 == 4 else {index % 3, number % 3} for index in range(10)])
+    for number, kind in enumerate(["pixels", "evidence", "by both", "pixels", "adapting", "by evidence"] * 3)
+]
+
+
+@settings(max_examples=30, deadline=None)
+@example(cameras=CROWD)
 @given(cameras=st.lists(st.tuples(KINDS, st.integers(0, 4), FRAMES), min_size=2, max_size=6))
 def test_a_camera_is_told_the_same_alone_and_among_others(pixels, both, cameras):
     """They begin at different times, so their tracks are of different ages."""
@@ -144,3 +152,22 @@ def test_halves_that_do_not_belong_together_are_refused_and_change_nothing(pixel
     with pytest.raises(ValueError, match="not what begin asked last"):
         one.finish(asked, answer)
     assert one.update(PICTURES[1], box)[0].age == 2
+
+
+@pytest.mark.parametrize("kind", ["pixels", "evidence", "adapting"])
+def test_a_camera_that_forgets_says_the_same_and_keeps_little(pixels, both, kind):
+    """Short lives, one after another, and a long one; the last who are over are forgotten, whatever they were."""
+    whole, forgetting = make_session(kind, pixels, both), make_session(kind, pixels, both)
+    forgotten, most = [], 0
+    for index in range(120):
+        boxes = [(5 + index / 3, 5, 20, 20)]
+        if index % 12 < 3:
+            boxes.append((20 + 3 * (index // 12), 35, 15, 15 + index // 12))
+        given = {"frame": PICTURES[index % 8], "boxes": boxes, "seconds": index / 10}
+        assert whole.update(**given) == forgetting.update(**given)
+        forgotten += forgetting.forget(40)
+        most = max(most, len(forgetting.records))
+    assert len(whole.records) > 9 and most < 8
+    kept = {**{record.track_id: record for record in forgotten}, **forgetting.records}
+    assert kept == whole.records and 1 in forgetting.records
+    assert whole.forget(10**6) == []

@@ -133,11 +133,41 @@ class Adaptation:
         self._weight_precision[row] = kept + weight * (p * (1 - p))[:, None] * z**2
         self._weights[row] += weight * ((sign > 0) - p)[:, None] * z / self._weight_precision[row]
 
-    def save(self, path: str | Path, camera: str) -> None:
-        """Keep what was learnt, as JSON, atomically, with the camera's name."""
+    def to_bytes(self, camera: str) -> bytes:
+        """What was learnt, as JSON, with the camera's name; the inverse of `from_bytes`."""
         head: dict[str, Any] = {"format": STATE_FORMAT, "version": STATE_VERSION, "camera": camera}
         state = {name: getattr(self, name).tolist() for name in _ARRAYS}
-        write_text(path, json.dumps({**head, "features": FEATURES, "num_lives": self.num_lives, **state}))
+        return json.dumps({**head, "features": FEATURES, "num_lives": self.num_lives, **state}).encode()
+
+    @classmethod
+    def from_bytes(cls, kept: bytes, camera: str, where: str) -> Adaptation:
+        """Read what `to_bytes` gave and is kept in `where`. Raises InputError for damage and for another camera's."""
+        try:
+            state = json.loads(kept)
+            if (state["format"], state["version"]) != (STATE_FORMAT, STATE_VERSION) or state["features"] != list(
+                FEATURES
+            ):
+                raise ValueError("of another version")
+            if state["camera"] != camera:
+                raise InputError(
+                    f"{where} was learnt on camera {state['camera']!r}, not {camera!r}; give that one's name"
+                )
+            adaptation = cls()
+            for name in _ARRAYS:
+                value = np.array(state[name], np.float64)
+                if value.shape != getattr(adaptation, name).shape or not np.isfinite(value).all():
+                    raise ValueError(f"{name.lstrip('_')} is damaged")
+                setattr(adaptation, name, value)
+            adaptation.num_lives = int(state["num_lives"])
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{where} holds nothing learnt of a camera ({error}); remove it to begin anew") from None
+        return adaptation
+
+    def save(self, path: str | Path, camera: str) -> None:
+        """Keep what was learnt in a file, atomically."""
+        write_text(path, self.to_bytes(camera).decode())
 
     @classmethod
     def resume(cls, path: str | Path, camera: str) -> Adaptation:
@@ -148,25 +178,10 @@ class Adaptation:
     def load(cls, path: str | Path, camera: str) -> Adaptation:
         """Read what `save` wrote. Raises InputError for a damaged or foreign file, and for another camera's."""
         try:
-            kept = json.loads(Path(path).read_text(encoding="utf-8"))
-            if kept["format"] != STATE_FORMAT or kept["version"] != STATE_VERSION or kept["features"] != list(FEATURES):
-                raise ValueError("of another version")
-            if kept["camera"] != camera:
-                raise InputError(
-                    f"{path} was learnt on camera {kept['camera']!r}, not {camera!r}; give that one's name"
-                )
-            adaptation = cls()
-            for name in _ARRAYS:
-                value = np.array(kept[name], np.float64)
-                if value.shape != getattr(adaptation, name).shape or not np.isfinite(value).all():
-                    raise ValueError(f"{name.lstrip('_')} is damaged")
-                setattr(adaptation, name, value)
-            adaptation.num_lives = int(kept["num_lives"])
-        except InputError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            kept = Path(path).read_bytes()
+        except OSError as error:
             raise InputError(f"{path} holds nothing learnt of a camera ({error}); remove it to begin anew") from None
-        return adaptation
+        return cls.from_bytes(kept, camera, str(path))
 
 
 _ARRAYS = (

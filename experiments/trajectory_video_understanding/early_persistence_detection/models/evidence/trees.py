@@ -9,10 +9,12 @@ Legend: k trees, m nodes of the largest, n rows, I inputs.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import numpy as np
 
+ROWS_AT_ONCE = 64  # what is walked stays in the cache
 _FIELDS = {
     "feature": np.int16,
     "threshold": np.float64,
@@ -21,6 +23,17 @@ _FIELDS = {
     "missing_left": np.bool_,
     "value": np.float64,
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Walk:
+    """The trees laid out in a row, so that a node is one number: gathers by one index are several times faster."""
+
+    roots: np.ndarray  # intp (k,)
+    feature: np.ndarray  # intp (k m,)
+    threshold: np.ndarray  # float64 (k m,)
+    children: np.ndarray  # intp (2 k m,), of each node the right one, then the left one
+    value: np.ndarray  # float64 (k m,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +61,31 @@ class Trees:
 
     def log_odds(self, inputs: np.ndarray) -> np.ndarray:
         """Of rows (n, I), NaN where unknown: (n,)."""
-        rows, trees = np.arange(len(inputs))[:, None], np.arange(len(self.feature))[None]
-        node = np.zeros((len(inputs), len(self.feature)), np.int16)
+        parts = [self._log_odds(inputs[start : start + ROWS_AT_ONCE]) for start in range(0, len(inputs), ROWS_AT_ONCE)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    def _log_odds(self, inputs: np.ndarray) -> np.ndarray:
+        # all rows walk all trees in step. Every row stands there twice, a NaN as less than anything, then as it is: a
+        # NaN is not at most a threshold, so nodes that send it right read the second copy
+        walk, num_rows = self._walk, len(inputs)
+        both = np.concatenate([np.where(np.isnan(inputs), -np.inf, inputs), inputs], axis=1)
+        first = (np.arange(num_rows) * both.shape[1])[:, None]
+        copy = np.where(self.missing_left, 0, inputs.shape[1]).ravel()
+        column, both = walk.feature + copy, both.ravel()
+        node = np.broadcast_to(walk.roots, (num_rows, len(walk.roots)))
         for _ in range(self.depth):
-            asked = inputs[rows, self.feature[trees, node]]  # [n, k]
-            goes_left = np.where(np.isnan(asked), self.missing_left[trees, node], asked <= self.threshold[trees, node])
-            node = np.where(goes_left, self.left[trees, node], self.right[trees, node])
-        return self.baseline + self.value[trees, node].sum(1)
+            goes_left = both.take(column.take(node) + first) <= walk.threshold.take(node)
+            node = walk.children.take(2 * node + goes_left)
+        return self.baseline + walk.value.take(node).sum(1)
+
+    @functools.cached_property
+    def _walk(self) -> _Walk:
+        num_trees, num_nodes = self.feature.shape
+        roots = np.arange(num_trees, dtype=np.intp) * num_nodes
+        children = np.stack([self.right, self.left], axis=-1).astype(np.intp) + roots[:, None, None]
+        return _Walk(
+            roots, self.feature.astype(np.intp).ravel(), self.threshold.ravel(), children.ravel(), self.value.ravel()
+        )
 
     def as_arrays(self) -> dict[str, np.ndarray]:
         """Plain arrays, for a file."""

@@ -1,0 +1,245 @@
+"""The service over HTTP and WebSocket: a camera's life, both forms of messages, the same answers as a session gives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from early_persistence_detection.inference.service.tests.conftest import wait_for
+from early_persistence_detection.inference.service.tests.running_service import (
+    RunningService,
+    binary,
+    jpeg,
+    lanes,
+    pixels_of,
+    running,
+)
+from early_persistence_detection.inference.session import Session, TrackStatus
+from early_persistence_detection.models.torch_stream import load_stream
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path]) -> Iterator[RunningService]:
+    with running(tmp_path_factory.mktemp("service"), "--model", str(files["model.pt"])) as made:
+        yield made
+
+
+def as_told(status: TrackStatus) -> dict[str, Any]:
+    return {
+        "track_id": status.track_id,
+        "box": list(status.box),
+        "seen": status.seen,
+        "age": status.age,
+        "p": status.probability,
+        "decision": status.decision,
+        "state": status.state,
+        "decision_frame": status.decision_frame,
+        "gate": {"persistent": "full_budget", "transient": "stop", "undecided": "watch"}[status.decision],
+        "reason": None,
+    }
+
+
+def told(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"reason": None} | track for track in answer["tracks"]]
+
+
+def is_problem(answer: httpx.Response, status: int, words: str) -> bool:
+    body = answer.json()
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    assert answer.status_code == status == body["status"] and "\n" not in body["detail"], answer.text
+    assert body.keys() == {"type", "title", "status", "detail"}
+    return words in body["detail"]
+
+
+def test_a_camera_is_made_replaced_listed_and_removed(service):
+    made = service.http.put("/v1/cameras/life", json={})
+    assert made.status_code == 201 and made.json()["settings"]["box_format"] == "xywh"
+    again = service.http.put(
+        "/v1/cameras/life", json={"box_format": "xyxy"}, headers={"If-Match": made.headers["etag"]}
+    )
+    assert again.status_code == 200 and again.headers["etag"] != made.headers["etag"]
+    late = service.http.put("/v1/cameras/life", json={}, headers={"If-Match": made.headers["etag"]})
+    assert is_problem(late, 412, "If-Match")
+    assert service.http.get("/v1/cameras/life").headers["etag"] == again.headers["etag"]
+    assert "life" in [camera["id"] for camera in service.http.get("/v1/cameras").json()["cameras"]]
+    assert service.http.delete("/v1/cameras/life").status_code == 204
+    for missing in (service.http.get("/v1/cameras/life"), service.http.delete("/v1/cameras/life")):
+        assert is_problem(missing, 404, "life")
+    assert is_problem(service.post("life", lanes(0)), 404, "life")
+
+
+@pytest.mark.parametrize("form", ["post", "text", "binary"])
+def test_what_is_answered_is_what_a_session_says(service, form):
+    camera = f"equal_{form}"
+    service.put(camera, width=160, height=120)
+    session = Session(picture=(160, 120))
+    messages = [lanes(index) for index in range(40)]
+    messages[7] = {"seconds": 0.7, "boxes": None}
+    with service.socket(camera) as socket:
+        for index, message in enumerate(messages):
+            if form == "post":
+                answer = service.post(camera, message).json()
+            else:
+                socket.send(json.dumps(message) if form == "text" else binary(message, jpeg(seed=index)))
+                answer = json.loads(socket.recv())
+            expected = session.update(None, message["boxes"], message.get("scores"), seconds=message["seconds"])
+            assert answer["frame_index"] == index and not answer["dropped"]
+            assert told(answer) == [as_told(status) for status in expected]
+            assert [(event["kind"], event["track_id"]) for event in answer["events"]] == [
+                (event.kind, event.track_id) for event in session.events
+            ]
+    assert {event["kind"] for event in service.stored(camera)} >= {"provisional", "final"}
+    assert service.http.get(f"/v1/cameras/{camera}").json()["counters"]["frames"] == len(messages)
+
+
+def test_cameras_that_look_at_pictures_are_told_what_a_session_says(service, files):
+    session, twin = Session(load_stream(files["model.pt"])), Session(load_stream(files["model.pt"]))
+    service.put("pixels", model="pixels")
+    service.put("pixels_too", model="pixels")
+    for index in range(20):
+        message, picture = lanes(index, 2), jpeg(seed=index)
+        parts = {"frame": (None, json.dumps(message)), "picture": ("a.jpg", picture, "image/jpeg")}
+        answer = service.http.post("/v1/cameras/pixels/frames", files=parts).json()
+        expected = session.update(pixels_of(picture), message["boxes"], message["scores"], seconds=message["seconds"])
+        assert told(answer) == [as_told(status) for status in expected]
+        answer = service.post("pixels_too", message).json()  # a picture may be missing
+        expected = twin.update(None, message["boxes"], message["scores"], seconds=message["seconds"])
+        assert told(answer) == [as_told(status) for status in expected]
+    assert service.http.get("/v1/cameras/pixels/snapshot.jpg").content == picture
+    assert is_problem(service.http.get("/v1/cameras/pixels_too/snapshot.jpg"), 404, "picture")
+
+
+@pytest.mark.parametrize("form", ["xyxy", "cxcywh", "xywhn"])
+def test_boxes_come_in_the_form_that_the_settings_say(service, form):
+    camera = f"form_{form}"
+    service.put(camera, box_format=form, width=160, height=120)
+    boxes = np.array([[10.0, 20.0, 40.0, 60.0]])
+    x, y, width, height = boxes[0]
+    sent = {
+        "xyxy": [x, y, x + width, y + height],
+        "cxcywh": [x + width / 2, y + height / 2, width, height],
+        "xywhn": [x / 160, y / 120, width / 160, height / 120],
+    }[form]
+    answer = service.post(camera, {"boxes": [sent]}).json()
+    np.testing.assert_allclose(answer["tracks"][0]["box"], boxes[0])
+
+
+def test_a_trackers_own_ids_are_followed(service):
+    service.put("ids", track_ids=True)
+    answer = service.post("ids", {"boxes": [[5, 5, 20, 20], [80, 5, 20, 20]], "track_ids": [70, 3]}).json()
+    assert {track["track_id"]: track["box"][0] for track in answer["tracks"]} == {70: 5, 3: 80}
+    assert is_problem(service.post("ids", {"boxes": [[5, 5, 20, 20]]}), 400, "track_ids")
+    service.put("no_ids")
+    assert is_problem(service.post("no_ids", {"boxes": [[5, 5, 2, 2]], "track_ids": [1]}), 400, "track_ids")
+
+
+def test_events_are_streamed_and_resumed(service):
+    service.put("events")
+    service.put("others")
+    for index in range(20):
+        service.post("events", lanes(index))
+        service.post("others", lanes(index))
+    stored = service.stored("events")
+    assert len(stored) > 5
+
+    def first(count: int, **asked: Any) -> list[dict[str, Any]]:
+        found = []
+        with service.http.stream("GET", "/v1/events", **asked) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    found.append(json.loads(line.removeprefix("data: ")))
+                if len(found) == count:
+                    return found
+        raise AssertionError("the stream ended")
+
+    found = first(len(stored), params={"camera": "events", "after": 0})
+    assert [event["id"] for event in found] == [event["id"] for event in stored]
+    resumed = first(len(stored) - 3, params={"camera": "events"}, headers={"Last-Event-ID": str(stored[2]["id"])})
+    assert resumed == found[3:]
+    history = service.http.get("/v1/cameras/events/tracks/1").json()
+    assert history["events"] == [event for event in found if event["track_id"] == 1]
+    assert history["decision"] == "persistent" and len(history["probabilities"]) >= history["decision_frame"]
+    assert is_problem(service.http.get("/v1/cameras/events/tracks/999"), 404, "999")
+
+
+def test_what_happened_is_counted(service):
+    service.put("counted")
+    for index in range(30):
+        service.post("counted", lanes(index))
+    service.post("counted", {"boxes": [[0, 0, -1, 5]]})
+    counted, kinds = service.metrics(), [event["kind"] for event in service.stored("counted")]
+    assert counted['epd_frames_total{camera="counted"}'] == 30
+    assert counted['epd_refused_total{camera="counted"}'] == 1
+    assert counted['epd_born_total{camera="counted"}'] == kinds.count("provisional")
+    decided = sum(value for name, value in counted.items() if name.startswith('epd_decided_total{camera="counted"'))
+    assert decided == kinds.count("final") > 0
+    service.http.delete("/v1/cameras/counted")
+    assert not [name for name in service.metrics() if "counted" in name]
+
+
+def test_a_camera_that_is_removed_ends_its_tracks(service):
+    service.put("ending")
+    for index in range(12):
+        service.post("ending", lanes(index))
+    service.http.delete("/v1/cameras/ending")
+    events = service.stored("ending")
+    last = {event["track_id"]: event for event in events}
+    assert {event["kind"] for event in last.values()} <= {"undecided", "ended"}
+    assert "camera_removed" in {event["reason"] for event in last.values()}
+    service.put("ending")
+    answer = service.post("ending", lanes(0)).json()
+    assert min(track["track_id"] for track in answer["tracks"]) > max(last)
+
+
+def test_the_page_its_policy_and_the_headers(service):
+    page = service.http.get("/")
+    assert page.status_code == 200 and "default-src 'none'" in page.headers["content-security-policy"]
+    for path in ("/", "/healthz", "/v1/cameras", "/v1/nothing"):
+        assert service.http.get(path).headers["x-content-type-options"] == "nosniff"
+    assert is_problem(service.http.get("/v1/nothing"), 404, "")
+
+
+def test_a_video_is_decided_as_a_whole(service, files):
+    with files["a.avi"].open("rb") as video, files["det.txt"].open("rb") as detections:
+        parts = {"video": ("../../a.avi", video), "detections": ("det.txt", detections)}
+        answer = service.http.post("/v1/videos", files=parts)
+    assert answer.status_code == 202, answer.text
+    job = f"/v1/videos/{answer.json()['id']}"
+    wait_for(lambda: service.http.get(job).json()["status"] in ("done", "failed"), "the video")
+    state = service.http.get(job).json()
+    assert state["status"] == "done", state
+    assert state["name"] == "a.avi" and state["summary"] and len(state["decisions"]) > 20
+    assert service.http.delete(job).status_code == 204
+    assert is_problem(service.http.get(job), 404, "job")
+    assert not any((service.folder / "spool").iterdir())
+
+
+def test_a_video_that_is_none_fails_and_says_why(service):
+    answer = service.http.post("/v1/videos", files={"video": ("a.mp4", b"no video"), "detections": ("d.txt", b"1,2")})
+    job = f"/v1/videos/{answer.json()['id']}"
+    wait_for(lambda: service.http.get(job).json()["status"] == "failed", "the failure")
+    problem = service.http.get(job).json()["problem"]
+    assert problem and "\n" not in problem and str(service.folder) not in problem
+    assert is_problem(service.http.post("/v1/videos", files={"other": ("a.mp4", b"")}), 400, "video")
+
+
+def test_models_are_opened_anew_and_old_tracks_finish_on_the_old(service):
+    service.put("reload", width=160, height=120)
+    before = Session(picture=(160, 120))
+    for index in range(3):
+        service.post("reload", lanes(index))
+        before.update(None, lanes(index)["boxes"], lanes(index)["scores"], seconds=0.1 * index)
+    assert service.http.post("/v1/models/reload").status_code == 200
+    for index in range(3, 20):
+        message = lanes(index)
+        answer = service.post("reload", message).json()
+        expected = before.update(None, message["boxes"], message["scores"], seconds=message["seconds"])
+        old = [as_told(status) for status in expected if status.track_id <= 2]
+        assert [track for track in told(answer) if track["track_id"] <= 2] == old
+        seen = {track["track_id"] for track in answer["tracks"] if track["seen"]}
+        assert seen == {status.track_id for status in expected if status.seen}  # new ones too, by the new model

@@ -1,0 +1,139 @@
+"""How much the service takes on, and what becomes of the rest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from early_persistence_detection.inference.service.cameras import Camera, Frame
+from early_persistence_detection.inference.service.engine import Engine
+from early_persistence_detection.inference.service.messages import CameraSettings, FrameMessage
+from early_persistence_detection.inference.service.problems import Problem
+from early_persistence_detection.inference.service.service_metrics import ServiceMetrics
+from early_persistence_detection.inference.service.settings import Limits
+from early_persistence_detection.inference.service.store import Store
+from early_persistence_detection.inference.service.tests.conftest import wait_for
+from early_persistence_detection.inference.service.tests.running_service import lanes, running
+from early_persistence_detection.inference.service.tests.test_service import is_problem
+from early_persistence_detection.inference.session import Session
+from early_persistence_detection.models.evidence.evidence_model import general_model
+
+
+class Answers(list):
+    """Of one camera, in the order they came."""
+
+    def frame(self, index: int) -> Frame:
+        message = lanes(index)
+        return Frame(FrameMessage(**message), lambda answer: self.append((index, answer)))
+
+
+def queued(store: Store, policy: str, frames: int) -> tuple[Camera, Answers]:
+    """A camera whose `frames` came before its engine began."""
+    engine = Engine("evidence", general_model(), store, ServiceMetrics(), lambda: 1000, lambda ids: None, lambda: None)
+    camera = Camera("a", CameraSettings(on_overload=policy, width=160, height=120), Limits(queue_frames=4))
+    answers = Answers()
+    for index in range(frames):
+        engine.put(camera, answers.frame(index))
+    engine.start()
+    assert engine.stop(lambda: camera.end("service_stopped"), 60)
+    return camera, answers
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    with Store(f"sqlite:///{tmp_path}/events.db") as made:
+        yield made
+
+
+@pytest.mark.parametrize(("policy", "judged"), [("drop_oldest", [6, 7, 8, 9]), ("drop_latest", [0, 1, 2, 3])])
+def test_dropped_frames_are_counted_answered_and_a_gap_not_a_miss(store, policy, judged):
+    camera, answers = queued(store, policy, 10)
+    assert camera.counters["dropped"] == 6 and camera.counters["frames"] == 4
+    assert [index for index, answer in answers if not answer["dropped"]] == judged
+    assert sorted(index for index, _ in answers) == list(range(10))
+    session = Session(picture=(160, 120))
+    for _ in range(6):
+        session.update(None, None)
+    for index in judged:
+        message = lanes(index)
+        expected = session.update(None, message["boxes"], message["scores"], seconds=message["seconds"])
+        answer = dict(answers)[index]
+        assert [(track["track_id"], track["p"]) for track in answer["tracks"]] == [
+            (status.track_id, status.probability) for status in expected
+        ]
+        assert answer["frame_index"] == session.next_frame - 1
+
+
+def test_who_waits_is_refused_where_the_queue_is_full_and_nothing_is_dropped(store):
+    with pytest.raises(Problem) as refused:
+        queued(store, "wait", 5)
+    assert refused.value.status == 503 and "Retry-After" in refused.value.headers
+
+
+def test_frames_that_wait_are_finished_at_the_end_and_every_track_is_ended(store):
+    camera, answers = queued(store, "drop_latest", 3)
+    assert len(answers) == 3 and not camera.is_open() and not store.open_tracks()
+    assert {stored.event.reason for stored in store.events_after(0, 1000)} == {None, "service_stopped"}
+
+
+def test_a_camera_that_fails_takes_no_other_with_it(store):
+    engine = Engine("evidence", general_model(), store, ServiceMetrics(), lambda: 1000, lambda ids: None, lambda: None)
+    cameras = [Camera(name, CameraSettings(), Limits()) for name in ("bad", "good")]
+    answers = {camera.id: Answers() for camera in cameras}
+    for camera in cameras:
+        for index in range(3):
+            engine.put(camera, answers[camera.id].frame(index))
+    broken = cameras[0]
+    begin, calls = broken.begin, []
+
+    def fail_once(frame, room):
+        calls.append(1)
+        if len(calls) == 2:
+            raise RuntimeError("a defect")
+        return begin(frame, room)
+
+    broken.begin = fail_once
+    engine.start()
+    assert engine.stop(lambda: [event for camera in cameras for event in camera.end("service_stopped")], 60)
+    assert [getattr(answer, "status", 200) for _, answer in answers["bad"]] == [200, 500, 200]
+    assert [answer["frame_index"] for _, answer in answers["good"]] == [0, 1, 2]
+    assert not store.open_tracks()
+
+
+def test_a_burst_on_a_socket_is_waited_for_not_refused(tmp_path):
+    flags = ("--queue_frames", "2", "--max_cameras", "2", "--max_sockets", "1", "--max_camera_tracks", "2")
+    with running(tmp_path, *flags, "--idle_seconds", "1") as service:
+        service.put("burst", on_overload="wait")
+        service.put("drops", on_overload="drop_oldest")
+        with service.socket("burst") as socket:
+            for index in range(200):
+                socket.send(json.dumps(lanes(index, 2, 0.5)))
+            answers = [json.loads(socket.recv()) for _ in range(200)]
+            assert [answer["frame_index"] for answer in answers] == list(range(200))
+            full = service.http.get("/v1/events")
+            assert is_problem(full, 503, "connections") and full.headers["retry-after"]
+        assert is_problem(service.http.put("/v1/cameras/third", json={}), 503, "cameras")
+        wait_for(lambda: service.http.get("/v1/cameras/burst").json()["state"] == "idle", "eviction")
+        with service.socket("drops") as socket:
+            for index in range(200):
+                socket.send(json.dumps(lanes(index, 2, 0.5)))
+            answers = [json.loads(socket.recv()) for _ in range(200)]
+        dropped = sum(answer["dropped"] for answer in answers)
+        counters = service.http.get("/v1/cameras/drops").json()["counters"]
+        assert (counters["dropped"], counters["frames"]) == (dropped, 200 - dropped)
+        # more boxes than tracks may be: the surplus is not guessed at
+        boxes = [[10, 10, 20, 20], [50, 50, 20, 20], [90, 90, 20, 20]]
+        answer = service.post("drops", {"boxes": boxes, "scores": [0.9, 0.2, 0.8]}).json()
+        overload = [track for track in answer["tracks"] if track["reason"] == "overload"]
+        assert [(track["box"], track["decision"], track["p"]) for track in overload] == [(boxes[1], "undecided", None)]
+        wait_for(lambda: not open_tracks(service.stored()), "eviction")
+        assert "evicted" in {event["reason"] for event in service.stored("burst")}
+        before = max(event["track_id"] for event in service.stored("burst"))
+        answer = service.post("burst", {"boxes": boxes[:1]}).json()
+        assert answer["tracks"][0]["track_id"] > before
+
+
+def open_tracks(events: list[dict]) -> set:
+    last = {(event["camera_id"], event["track_id"]): event["kind"] for event in events}
+    return {track for track, kind in last.items() if kind not in ("undecided", "ended")}
