@@ -4,12 +4,13 @@
 #   bash scripts/run_tests.sh                      all of it
 #   bash scripts/run_tests.sh -k runner -x         style, then pytest with these arguments only
 #
-# Installs openssh-server and rsync from Debian's packages when they are missing and it may (the tests of the remote
-# mode need them), and waits for a package manager that is at work; makes .venv and installs requirements.txt when
-# needed (EARLY_PERSISTENCE_VENV names an environment to use as it is). The last lines are pytest's own: the ten slowest
-# tests, what was skipped and why, the count. The exit code is that of the first check that fails.
+# Installs openssh-server, rsync, mosquitto, postgresql and chromium from Debian's packages when they are missing and it
+# may (the tests of the remote mode and of the service raise real ones), and waits for a package manager that is at
+# work; makes .venv and installs requirements.txt when needed (EARLY_PERSISTENCE_VENV names an environment to use as it
+# is). The last lines are pytest's own: the ten slowest tests, what was skipped and why, the count. The exit code is
+# that of the first check that fails.
 #
-# With CI set in the environment a missing sshd or rsync is a failure; otherwise their tests are skipped.
+# With CI set in the environment it is a failure when one of them is missing; otherwise their tests are skipped.
 
 # shellcheck source=lib/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib/common.sh"
@@ -26,7 +27,7 @@ main() {
       ;;
   esac
   set_up_environment
-  install_remote_tools
+  install_test_tools
   cd "$root"
   bash scripts/check_style.sh
   run_pytest "$@"

@@ -292,8 +292,9 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main(args: argparse.Namespace) -> None:
+def main() -> None:
     """Measure and write."""
+    args = parse_args()
     require_writable(args.output.parent)
     result: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -314,4 +315,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_cli(lambda: main(parse_args()))
+    run_cli(main)

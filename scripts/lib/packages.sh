@@ -3,19 +3,23 @@
 
 APT_SECONDS=${EARLY_PERSISTENCE_APT_SECONDS:-300} # for another package manager to end
 
-install_remote_tools() { # the tests of the remote mode raise a real SSH server
-  local missing=()
+install_test_tools() { # the tests raise a real SSH server, MQTT broker, database and browser
+  local missing=() databases=(/usr/lib/postgresql/*/bin/postgres)
   command -v sshd >/dev/null || [ -x /usr/sbin/sshd ] || missing+=(openssh-server openssh-client)
   command -v rsync >/dev/null || missing+=(rsync)
+  command -v mosquitto >/dev/null || [ -x /usr/sbin/mosquitto ] || missing+=(mosquitto)
+  # the cluster that the package may start on 5432 is left alone: the tests start one of their own elsewhere
+  command -v postgres >/dev/null || [ -x "${databases[0]}" ] || missing+=(postgresql)
+  command -v chromium >/dev/null || missing+=(chromium)
   [ ${#missing[@]} -gt 0 ] || return 0
-  say "Installing ${missing[*]} for the tests of the remote mode"
+  say "Installing ${missing[*]} for the tests"
   if install_packages "${missing[@]}"; then
     return 0
   fi
   local way="install them with: apt-get install ${missing[*]}"
   # where nobody reads the log, tests that were not run pass for tests that passed
-  [ -z "${CI:-}" ] || fail "the remote mode cannot be tested without ${missing[*]}; $way"
-  say "They could not be installed, so those tests are skipped; $way"
+  [ -z "${CI:-}" ] || fail "not everything can be tested without ${missing[*]}; $way"
+  say "They could not be installed, so the tests that need them are skipped; $way"
 }
 
 install_packages() { # names

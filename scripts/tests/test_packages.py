@@ -20,7 +20,7 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[1]
 LOCK = Path("/var/lib/dpkg/lock-frontend")
 APT_GET = 'source "$1/lib/common.sh"; source "$1/lib/packages.sh"; apt_get check; echo "then $?"'
-INSTALL = 'source "$1/lib/common.sh"; source "$1/lib/packages.sh"; install_remote_tools; echo "then $?"'
+INSTALL = 'source "$1/lib/common.sh"; source "$1/lib/packages.sh"; install_test_tools; echo "then $?"'
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("apt-get") is None, reason="holding dpkg's lock needs root and Debian"
@@ -86,6 +86,18 @@ def test_it_is_not_waited_for_for_ever():
 def test_what_is_there_is_not_asked_for():
     with held_lock():
         assert start(INSTALL).communicate(timeout=60)[0] == "then 0\n"
+
+
+@pytest.mark.parametrize("program", ["sshd", "mosquitto", "chromium"])
+def test_what_is_missing_is_asked_for_but_not_what_lies_in_sbin(program: str, tmp_path: Path):
+    """By a PATH without the program; servers lie where users have no PATH to."""
+    for place in ("/usr/bin", "/bin"):
+        for there in Path(place).glob("*"):
+            if there.name != program and not (tmp_path / there.name).exists():
+                (tmp_path / there.name).symlink_to(there)
+    with held_lock():
+        said, _ = start(INSTALL, PATH=str(tmp_path), EARLY_PERSISTENCE_APT_SECONDS="1").communicate(timeout=60)
+    assert ("apt-get install chromium" in said) is (program == "chromium") and said.endswith("then 0\n")
 
 
 def test_what_cannot_be_installed_is_said_with_what_it_means(without_rsync: str):

@@ -31,9 +31,9 @@ def open_model(path: str | Path | None = None, device: str = "cpu") -> EvidenceM
     if path.is_dir():
         if not (path / EXPORTED).is_file():
             raise InputError(f"{path} holds no {EXPORTED}; give the folder that export_model.py writes")
-        from early_persistence_detection.inference.exported_stream import ExportedStream
+        from early_persistence_detection.inference.exported_stream import open_exported
 
-        return ExportedStream(path)
+        return open_exported(path)
     with needs_extra(f"the checkpoint {path}", "train"):  # here, because whoever has no torch opens the other kinds
         from early_persistence_detection.models.devices import resolve_device
         from early_persistence_detection.models.torch_stream import load_stream

@@ -11,7 +11,7 @@ import collections
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from run_directory import InputError
@@ -55,7 +55,6 @@ class Engine:
     ):
         self.name, self.model = name, model
         self.unstored: list[CameraEvent] = []  # events that the database did not take yet
-        self._tick_seconds = tick_seconds
         self._store, self._metrics, self._room, self._told, self._flush = store, metrics, room, told, flush
         self._tick_seconds = tick_seconds  # at least, from one to the next
         self._changed = threading.Condition()
@@ -188,7 +187,10 @@ class Engine:
             if problem is not None and told:
                 frame.done(problem)
             else:
-                frame.done(answer | {"events": [_as_json(event) for event in told]})
+                overloads = [
+                    _overload(track, answer) for track in answer["tracks"] if track.get("reason") == "overload"
+                ]
+                frame.done(answer | {"events": [_as_json(event) for event in told] + overloads})
             self._metrics.observe_frame(now - frame.received)
         self._flush()
         with self._changed:
@@ -262,4 +264,11 @@ def _as_json(event: CameraEvent) -> dict[str, Any]:
         "age": event.age,
         "probability": event.probability,
         "decision": event.decision,
+        "reason": event.reason,
     }
+
+
+def _overload(track: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The event of a box that was not looked at; it is answered and counted, not stored: no track was born."""
+    told = {name: track[name] for name in ("track_id", "age", "decision", "reason")}
+    return told | {"kind": "undecided", "frame_index": answer["frame_index"], "probability": None}

@@ -90,13 +90,13 @@ class Jobs:
         if job is None:
             raise Problem(404, f"there is no job {job_id[:40]!r}")
         state = {"id": job_id, "status": job["status"], "name": job["name"], "problem": job.get("problem")}
-        results = self._spool / job_id / "results"
+        results = self._spool / job_id / f"results_{job.get('attempt')}"
         if job["status"] == "done":
             state["summary"] = json.loads((results / "summary.json").read_text(encoding="utf-8"))
             with (results / "decisions.csv").open(encoding="utf-8", newline="") as file:
                 state["decisions"] = [row for row, _ in zip(csv.DictReader(file), range(MOST_DECISIONS), strict=False)]
         elif job["status"] == "running":
-            state["progress"] = _last_line(self._spool / job_id / "log.txt")
+            state["progress"] = _last_line(self._spool / job_id / f"log_{job.get('attempt')}.txt")
         return state
 
     def delete(self, job_id: str) -> None:
@@ -123,6 +123,7 @@ class Jobs:
                 time.sleep(RETRY_SECONDS)
 
     def _do(self, job_id: str, job: dict[str, Any]) -> None:
+        job = job | {"attempt": job.get("attempt", 0) + 1}
         self._store.put_job(job_id, job | {"status": "running"})
         problem = self._decide(self._spool / job_id, job)
         if self._is_stopping and problem is not None:
@@ -140,13 +141,14 @@ class Jobs:
 
     def _decide(self, folder: Path, job: dict[str, Any]) -> str | None:
         """Run detect.py. Returns what went wrong, in one line."""
-        shutil.rmtree(folder / "results", ignore_errors=True)
+        # a folder an attempt: the process of a service that was killed may still write to its own
+        results, log_path = folder / f"results_{job['attempt']}", folder / f"log_{job['attempt']}.txt"
         command = [sys.executable, "-m", "early_persistence_detection.inference.detect"]
-        command += ["--video", str(folder / "video"), "--output", str(folder / "results")]
+        command += ["--video", str(folder / "video"), "--output", str(results)]
         if job["has_detections"]:
             command += ["--detections", str(folder / "detections")]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        with (folder / "log.txt").open("wb") as log:
+        with log_path.open("wb") as log:
             with self._changed:
                 if self._is_stopping:
                     return "the service stopped"
@@ -163,7 +165,7 @@ class Jobs:
                 self._process = None
         if code == 0:
             return None
-        return _last_line(folder / "log.txt").replace(str(folder) + os.sep, "") or f"detect.py ended with {code}"
+        return _last_line(log_path).replace(str(folder) + os.sep, "") or f"detect.py ended with {code}"
 
 
 def _last_line(path: Path) -> str:

@@ -50,6 +50,7 @@ LIMITS = {  # flag: field of Limits, what it is
     "--max_message_bytes": ("message_bytes", "of a frame with its picture"),
     "--max_frame_pixels": ("frame_pixels", "of a picture, before it is decoded"),
     "--queue_frames": ("queue_frames", "that wait, of each camera"),
+    "--tick_seconds": ("tick_seconds", "at least, from one batch over all cameras to the next"),
     "--max_sockets": ("sockets", "WebSockets and streams of events"),
     "--requests_per_second": ("requests_per_second", "of each token, frames of WebSockets included"),
     "--idle_seconds": ("idle_seconds", "without a frame, after which a camera's live state is let go"),
@@ -93,8 +94,9 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main(args: argparse.Namespace) -> None:
+def main() -> None:
     """Listen until a signal ends it."""
+    args = parse_args()
     if args.new_token is not None:
         token = secrets.token_urlsafe(32)
         print(f"token (keep it; it is nowhere else): {token}")
@@ -134,6 +136,8 @@ def main(args: argparse.Namespace) -> None:
         ws_max_size=settings.limits.message_bytes + 4096,
         ws_ping_interval=settings.limits.ping_seconds,
         ws_ping_timeout=settings.limits.ping_seconds,
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,  # a message is small, and time is dearer than bytes
         timeout_graceful_shutdown=10,
     )
 
@@ -152,4 +156,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    run_cli(lambda: main(parse_args()))
+    run_cli(main)

@@ -4,13 +4,17 @@ and ended with its fixture.
 
 from __future__ import annotations
 
+import http.server
 import os
 import shutil
 import socket
+import struct
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -118,3 +122,159 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/events.db"
     return request.getfixturevalue("postgres").new_database()
+
+
+class Receiver:
+    """An HTTP server that notes what it is sent and answers by plan; 200 where no plan is left.
+
+    A step of the plan is a status, "reset" (the connection is reset after the request was taken), "silence" (no answer
+    within the client's patience) or a status with headers.
+    """
+
+    def __init__(self) -> None:
+        self.plan: list[Any] = []
+        self.requests: list[tuple[dict[str, str], bytes]] = []  # every one
+        self.confirmed: list[str] = []  # keys of those that were answered by 200
+        self.patience = threading.Event()  # set: silence ends
+        receiver = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.requests.append((dict(self.headers), body))
+                step = receiver.plan.pop(0) if receiver.plan else 200
+                if step == "reset":
+                    self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    self.close_connection = True
+                    self.connection.close()
+                    return
+                if step == "silence":
+                    receiver.patience.wait(60)
+                    self.close_connection = True
+                    return
+                status, headers = step if isinstance(step, tuple) else (step, {})
+                if status == 200:
+                    receiver.confirmed.append(self.headers["Idempotency-Key"])
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+            def handle_error(self, *_: object) -> None:
+                pass  # clients are killed here
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def close(self) -> None:
+        self.patience.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    running = Receiver()
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+class Broker:
+    """mosquitto with a user, optionally with TLS; only user epd may write, and not under secret/."""
+
+    PASSWORD = "p@ss/word:?"
+
+    def __init__(self, folder: Path, is_tls: bool = False):
+        self._program, self.port, self.folder = program("mosquitto"), free_port(), folder
+        passwords = folder / "passwords"
+        make = [program("mosquitto_passwd"), "-b", "-c", str(passwords), "epd", self.PASSWORD]
+        subprocess.run(make, check=True, capture_output=True)
+        (folder / "rights").write_text("user epd\ntopic readwrite #\ntopic deny secret/#\n")
+        lines = [
+            f"listener {self.port} 127.0.0.1",
+            "allow_anonymous false",
+            f"password_file {passwords}",
+            f"acl_file {folder / 'rights'}",
+            "max_packet_size 20000",
+            "user root" if os.geteuid() == 0 else "",
+        ]
+        self.authority = folder / "cert.pem"
+        if is_tls:
+            key = folder / "key.pem"
+            certify = [
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+                "-addext",
+            ]
+            names = ["subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(self.authority)]
+            subprocess.run([program("openssl"), *certify, *names], check=True, capture_output=True)
+            lines += [f"certfile {self.authority}", f"keyfile {key}"]
+        (folder / "mosquitto.conf").write_text("\n".join(lines))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            [self._program, "-c", str(self.folder / "mosquitto.conf")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_for(self._is_ready, "mosquitto")
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _is_ready(self) -> bool:
+        assert self._process is not None and self._process.poll() is None, "mosquitto ended"
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return True
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    running = Broker(folder)
+    try:
+        yield running
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def tls_broker(tmp_path: Path) -> Iterator[Broker]:
+    folder = tmp_path / "tls_broker"
+    folder.mkdir()
+    running = Broker(folder, is_tls=True)
+    try:
+        yield running
+    finally:
+        running.stop()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,8 @@ from early_persistence_detection.models.torch_stream import load_stream
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, files: dict[str, Path]) -> Iterator[RunningService]:
-    with running(tmp_path_factory.mktemp("service"), "--model", str(files["model.pt"])) as made:
+    flags = ("--model", str(files["model.pt"]), "--allow_source", "127.0.0.1", "--tick_seconds", "0.001")
+    with running(tmp_path_factory.mktemp("service"), *flags) as made:
         yield made
 
 
@@ -202,6 +206,29 @@ def test_the_page_its_policy_and_the_headers(service):
     for path in ("/", "/healthz", "/v1/cameras", "/v1/nothing"):
         assert service.http.get(path).headers["x-content-type-options"] == "nosniff"
     assert is_problem(service.http.get("/v1/nothing"), 404, "")
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_camera_with_a_source_is_pulled_and_finds_what_moves(service, files):
+    serve = functools.partial(_Quiet, directory=str(files["a.avi"].parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            service.put("pulled", source=f"http://127.0.0.1:{server.server_port}/a.avi")
+            wait_for(lambda: service.http.get("/v1/cameras/pulled").json()["counters"]["born"], "a track")
+            camera = service.http.get("/v1/cameras/pulled").json()
+            assert (camera["width"], camera["height"]) == (160, 120)
+            assert pixels_of(service.http.get("/v1/cameras/pulled/snapshot.jpg").content).shape == (120, 160, 3)
+            service.put("gone", source=f"http://127.0.0.1:{server.server_port}/none.avi")
+            wait_for(lambda: "none.avi" in service.http.get("/v1/cameras/gone").json()["state"], "what is wrong")
+            for camera_id in ("pulled", "gone"):
+                assert service.http.delete(f"/v1/cameras/{camera_id}").status_code == 204
+        finally:
+            server.shutdown()
 
 
 def test_a_video_is_decided_as_a_whole(service, files):

@@ -27,7 +27,8 @@ from websockets.exceptions import ConnectionClosed
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     limits = ("--max_boxes", "50", "--max_message_bytes", "200000", "--max_frame_pixels", "1000000")
-    with running(tmp_path_factory.mktemp("faults"), *limits, "--reader_seconds", "1") as made:
+    moments = ("--reader_seconds", "0.5", "--ping_seconds", "1", "--tick_seconds", "0.001")
+    with running(tmp_path_factory.mktemp("faults"), *limits, *moments) as made:
         yield made
 
 
@@ -116,12 +117,12 @@ def test_of_two_clients_with_one_camera_the_second_is_refused(service):
     service.put("two")
     with service.socket("two") as first:
         with service.socket("two") as second, pytest.raises(ConnectionClosed) as closed:
-            second.recv()
+            second.recv(timeout=60)
         assert closed.value.rcvd is not None and closed.value.rcvd.code == 4409
         first.send(json.dumps(lanes(0)))
         assert json.loads(first.recv())["frame_index"] == 0
     with service.socket("unknown") as none, pytest.raises(ConnectionClosed) as closed:
-        none.recv()
+        none.recv(timeout=60)
     assert closed.value.rcvd is not None and closed.value.rcvd.code == 4404
 
 
@@ -145,14 +146,29 @@ def test_a_client_that_vanishes_in_mid_frame_frees_its_camera(service):
         wait_for(lambda: is_free(service, "vanished"), "the camera to be free")
 
 
+def raw_socket(service: RunningService, camera: str) -> sockets.socket:
+    """A WebSocket of which nothing is read, so that it answers no ping either."""
+    connection = sockets.socket()
+    connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+    connection.connect(("127.0.0.1", service.port))
+    head = f"GET /v1/cameras/{camera}/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    connection.sendall(head.encode())
+    assert connection.recv(12) == b"HTTP/1.1 101"
+    return connection
+
+
+def test_a_client_that_answers_no_ping_is_taken_for_gone(service):
+    service.put("half_open")
+    with raw_socket(service, "half_open"):
+        assert not is_free(service, "half_open")
+        wait_for(lambda: is_free(service, "half_open"), "the half-open connection's end")
+
+
 def test_a_reader_that_is_too_slow_is_let_go(service):
     service.put("slow")
     message = json.dumps({"boxes": [[10 * (index % 10), 10 * (index // 10), 9, 9] for index in range(50)]})
-    connection = sockets.create_connection(("127.0.0.1", service.port))
-    connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
-    head = "GET /v1/cameras/slow/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    head += "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-    connection.sendall(head.encode())
+    connection = raw_socket(service, "slow")
     text = message.encode()
     frames = 50 * (b"\x81\xfe" + struct.pack(">H", len(text)) + b"\0\0\0\0" + text)  # masked by nothing
     left = bytearray(frames)

@@ -30,7 +30,9 @@ class Answers(list):
 
 def queued(store: Store, policy: str, frames: int) -> tuple[Camera, Answers]:
     """A camera whose `frames` came before its engine began."""
-    engine = Engine("evidence", general_model(), store, ServiceMetrics(), lambda: 1000, lambda ids: None, lambda: None)
+    engine = Engine(
+        "evidence", general_model(), store, ServiceMetrics(), lambda: 1000, lambda ids: None, lambda: None, 0.0
+    )
     camera = Camera("a", CameraSettings(on_overload=policy, width=160, height=120), Limits(queue_frames=4))
     answers = Answers()
     for index in range(frames):
@@ -78,7 +80,9 @@ def test_frames_that_wait_are_finished_at_the_end_and_every_track_is_ended(store
 
 
 def test_a_camera_that_fails_takes_no_other_with_it(store):
-    engine = Engine("evidence", general_model(), store, ServiceMetrics(), lambda: 1000, lambda ids: None, lambda: None)
+    engine = Engine(
+        "evidence", general_model(), store, ServiceMetrics(), lambda: 1000, lambda ids: None, lambda: None, 0.0
+    )
     cameras = [Camera(name, CameraSettings(), Limits()) for name in ("bad", "good")]
     answers = {camera.id: Answers() for camera in cameras}
     for camera in cameras:
@@ -103,7 +107,7 @@ def test_a_camera_that_fails_takes_no_other_with_it(store):
 
 def test_a_burst_on_a_socket_is_waited_for_not_refused(tmp_path):
     flags = ("--queue_frames", "2", "--max_cameras", "2", "--max_sockets", "1", "--max_camera_tracks", "2")
-    with running(tmp_path, *flags, "--idle_seconds", "1") as service:
+    with running(tmp_path, *flags, "--idle_seconds", "1", "--tick_seconds", "0.001") as service:
         service.put("burst", on_overload="wait")
         service.put("drops", on_overload="drop_oldest")
         with service.socket("burst") as socket:
@@ -127,6 +131,9 @@ def test_a_burst_on_a_socket_is_waited_for_not_refused(tmp_path):
         answer = service.post("drops", {"boxes": boxes, "scores": [0.9, 0.2, 0.8]}).json()
         overload = [track for track in answer["tracks"] if track["reason"] == "overload"]
         assert [(track["box"], track["decision"], track["p"]) for track in overload] == [(boxes[1], "undecided", None)]
+        reasons = [event["reason"] for event in answer["events"] if event["kind"] == "undecided"]
+        assert reasons == ["overload"]
+        assert service.metrics()['epd_overload_boxes_total{camera="drops"}'] == 1
         wait_for(lambda: not open_tracks(service.stored()), "eviction")
         assert "evicted" in {event["reason"] for event in service.stored("burst")}
         before = max(event["track_id"] for event in service.stored("burst"))

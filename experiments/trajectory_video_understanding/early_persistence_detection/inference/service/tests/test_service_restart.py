@@ -12,6 +12,7 @@ import early_persistence_detection.inference.service as package
 import pytest
 from early_persistence_detection.inference.service.app import bare_app
 from early_persistence_detection.inference.service.store import Store
+from early_persistence_detection.inference.service.tests.conftest import wait_for
 from early_persistence_detection.inference.service.tests.running_service import ROOT, RunningService, lanes, running
 from early_persistence_detection.models.evidence.adaptation import Adaptation
 from websockets.exceptions import ConnectionClosed
@@ -103,6 +104,17 @@ def test_what_a_camera_learnt_is_there_again(tmp_path):
         later = store.learnt("a")
         assert later is not None
     assert Adaptation.from_bytes(later, "a", "the store").num_lives > learnt.num_lives
+
+
+def test_a_video_that_a_kill_cut_off_is_decided_by_the_next_service(tmp_path, files):
+    with running(tmp_path) as service, files["a.avi"].open("rb") as video, files["det.txt"].open("rb") as boxes:
+        answer = service.http.post("/v1/videos", files={"video": ("a.avi", video), "detections": ("det.txt", boxes)})
+        job = f"/v1/videos/{answer.json()['id']}"
+        wait_for(lambda: service.http.get(job).json()["status"] == "running", "the job")
+        service.kill()
+    with running(tmp_path) as service:
+        wait_for(lambda: service.http.get(job).json()["status"] in ("done", "failed"), "the video")
+        assert service.http.get(job).json()["decisions"]
 
 
 def serve(*flags: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,432 @@
+"""A classifier as ONNX graphs of one step: caches in, caches out, any number of tracks of any ages.
+
+What torch keeps of a track for the decision query are keys and values of every token. Both are linear in the token, so
+the graphs keep the token alone, half as much: what the query asks of keys is asked of tokens by way of the key
+projection, and the value projection comes after the weighted sum. That is the same function, up to rounding.
+
+Of every layer that looks back, a step makes one new frame; the older ones the caller shifts, so that nothing is copied.
+
+Graphs of a model: `step`, or of SlowFast `refresh` and `stand`, since Python decides there by a track's age what is
+computed; of a model that takes evidence `evidence`, for tracks whose pixels are withheld.
+
+Legend: B tracks, S cached frames (S >= every track's age), N tokens per frame, D width, H heads, E columns of evidence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import io
+import logging
+import math
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from run_directory import InputError, needs_extra, require_writable, sha256_file, write_json, write_text
+from torch import Tensor, nn
+from video_tracks.clip import CLIP_SIZE
+
+from early_persistence_detection.inference.exported_stream import (
+    EVIDENCE_FILE,
+    FORMAT,
+    FORMAT_VERSION,
+    MODEL_JSON,
+    ExportedStream,
+)
+from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
+from early_persistence_detection.models.evidence.evidence_model import load_evidence_model
+from early_persistence_detection.models.extractors.interface import Cache
+from early_persistence_detection.models.extractors.slowfast import SlowFast
+from early_persistence_detection.models.torch_stream import TorchStream
+
+OPSET = 18
+MOST_DIFFERENT = {"float32": 1e-5, "float16": 0.02}  # of p, between an export and its model, by what is kept at rest
+DISTRIBUTION = "early-persistence-detection"
+NUM_SLOW_LAYERS = 2  # of SlowFast's pasts: what stands, and what the slow pathway looks back on
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """One graph, serialised, and the layers whose past it changes, by their number."""
+
+    name: str
+    content: bytes
+    changed_layers: tuple[int, ...]
+
+
+class _Step(nn.Module):
+    """One frame of tracks that are watched by their pixels, evidence beside them where the model takes some."""
+
+    def __init__(
+        self,
+        classifier: EarlyPersistenceClassifier,
+        lengths: Sequence[int],
+        frames_seen: int,
+        changed_layers: tuple[int, ...],
+    ):
+        super().__init__()
+        self.classifier, self.lengths = classifier, lengths
+        self.frames_seen, self.changed_layers = frames_seen, changed_layers
+
+    def forward(
+        self, pixels: Tensor, evidence: Tensor | None, age: Tensor, hidden: Tensor, tokens: Tensor, *pasts: Tensor
+    ) -> tuple[Tensor, ...]:
+        """pixels uint8 (B, 64, 64, 3); evidence (B, E); age long (B,); hidden (B, .); tokens (S, B, N, D); pasts (B,
+        ...) -> logit (B,), hidden, token (B, N, D), the newest past of each layer.
+        """
+        head, at_rest = self.classifier.head, tokens.dtype
+        frames = pixels.permute(0, 3, 1, 2).to(torch.float32).div(127.5).sub(1.0)
+        layers, first = [], 0
+        for length in self.lengths:
+            layers.append(tuple(_working(past) for past in pasts[first : first + length]))
+            first += length
+        cache = Cache((self.frames_seen,), layers)  # all rows are of one case
+        codes, after = self.classifier.extractor.encode(frames.unsqueeze(1), cache)
+        token = head.tokens(codes, None)[:, 0]  # [B, N, D]
+        summary = head.pool(token.unsqueeze(1), None)[:, 0]
+        features = None
+        if evidence is not None:
+            known = head.features(evidence.unsqueeze(1), len(frames), 1)
+            assert known is not None
+            features = known[:, 0]
+            summary = summary + head.evidence_summary(features)
+        state = _recurred(head.recurrence, summary, hidden)
+        context = self._asked(state, token, tokens.to(torch.float32), age)
+        logit = head.answer(state, context, features)
+        newest = (after.pasts[layer][0] for layer in self.changed_layers)
+        return logit, state, token.to(at_rest), *(_at_rest(past, at_rest) for past in newest)
+
+    def _asked(self, state: Tensor, token: Tensor, tokens: Tensor, age: Tensor) -> Tensor:
+        """What the decision query finds in the tokens so far, this frame's included: (B, D)."""
+        head = self.classifier.head
+        heads, width = head.config.num_heads, head.config.width
+        key_weight, value_weight = head.key_value.weight.chunk(2)
+        key_bias, value_bias = head.key_value.bias.chunk(2)
+        query = head.query(state).unflatten(-1, (heads, -1)) / math.sqrt(width // heads)  # [B, H, D/H]
+        asked = torch.einsum("bhd,hdw->bwh", query, key_weight.unflatten(0, (heads, -1)))  # of tokens
+        num_cached = tokens.shape[0]
+        # of the age that a key tells, and of its bias: a number a frame
+        of_age = torch.einsum("bhd,shd->sbh", query, (head.age_key + key_bias).unflatten(-1, (heads, -1)))
+        now = of_age[age, torch.arange(len(age))]  # [B, H]
+        past_scores = torch.matmul(tokens, asked) + of_age[:num_cached].unsqueeze(2)  # [S, B, N, H]
+        is_past = torch.arange(num_cached).unsqueeze(1) < age.unsqueeze(0)  # [S, B]
+        past_scores = torch.where(is_past[:, :, None, None], past_scores, -math.inf)
+        new_scores = torch.matmul(token, asked) + now.unsqueeze(1)  # [B, N, H]
+        # a softmax over both parts, without joining them
+        highest = torch.maximum(_highest(past_scores), new_scores.amax(1))  # [B, H]
+        past_weights = torch.exp(past_scores - highest[None, :, None])
+        new_weights = torch.exp(new_scores - highest[:, None])
+        total = past_weights.sum((0, 2)) + new_weights.sum(1)  # [B, H]
+        # a track whose cache holds NaN beyond its age must not be told of it
+        earlier = torch.where(is_past[:, :, None, None], tokens, 0.0)
+        found = torch.matmul(past_weights.transpose(-1, -2), earlier).sum(0)  # [B, H, D]
+        found = (found + torch.matmul(new_weights.transpose(-1, -2), token)) / total.unsqueeze(-1)
+        values = torch.einsum("bhw,hdw->bhd", found, value_weight.unflatten(0, (heads, -1)))
+        return (values + value_bias.unflatten(-1, (heads, -1))).flatten(-2)
+
+
+class _EvidenceStep(nn.Module):
+    """One frame of tracks whose pixels are withheld."""
+
+    def __init__(self, classifier: EarlyPersistenceClassifier):
+        super().__init__()
+        self.head = classifier.head
+
+    def forward(self, evidence: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """evidence (B, E), hidden (B, .) -> logit (B,), hidden."""
+        features = self.head.features(evidence.unsqueeze(1), len(evidence), 1)
+        assert features is not None
+        features = features[:, 0]
+        summary = self.head.no_pixels + self.head.evidence_summary(features)
+        state = _recurred(self.head.recurrence, summary, hidden)
+        return self.head.answer(state, torch.zeros_like(features), features), state
+
+
+def _working(past: Tensor) -> Tensor:
+    return past.to(torch.float32) if past.is_floating_point() else past
+
+
+def _at_rest(past: Tensor, kind: torch.dtype) -> Tensor:
+    return past.to(kind) if past.is_floating_point() else past
+
+
+def _highest(scores: Tensor) -> Tensor:
+    """(S, B, N, H) -> (B, H), -inf of no frames."""
+    ends = scores.new_full((1, *scores.shape[1:]), -math.inf)
+    return torch.cat([ends, scores]).amax((0, 2))
+
+
+def _recurred(cell: nn.GRU, x: Tensor, hidden: Tensor) -> Tensor:
+    """One step of the GRU, written out: exported as a loop over one frame it costs more than its sums."""
+    of_input = torch.nn.functional.linear(x, cell.weight_ih_l0, cell.bias_ih_l0).chunk(3, -1)
+    of_state = torch.nn.functional.linear(hidden, cell.weight_hh_l0, cell.bias_hh_l0).chunk(3, -1)
+    reset, update = (torch.sigmoid(of_input[gate] + of_state[gate]) for gate in (0, 1))
+    new = torch.tanh(of_input[2] + reset * of_state[2])
+    return (1 - update) * new + update * hidden
+
+
+def past_shapes(classifier: EarlyPersistenceClassifier) -> list[list[tuple[tuple[int, ...], str]]]:
+    """Shape, without the batch, and kind ("float" or "int64") of every past frame, by layer."""
+    with torch.inference_mode():
+        state = classifier.initial_state(1)
+    return [
+        [(tuple(past.shape[1:]), "float" if past.is_floating_point() else "int64") for past in layer]
+        for layer in state.encoder.pasts
+    ]
+
+
+def export_graphs(classifier: EarlyPersistenceClassifier, is_half: bool = False) -> list[Graph]:
+    """The graphs of a classifier in evaluation mode, on the CPU. `is_half`: caches at rest in float16."""
+    config, lengths = classifier.config, [len(layer) for layer in past_shapes(classifier)]
+    looking_back = tuple(layer for layer, length in enumerate(lengths) if length)
+    cases = {"step": (1, looking_back)}
+    if isinstance(classifier.extractor, SlowFast):
+        interval = classifier.extractor.config.interval
+        cases = {
+            "refresh": (interval, looking_back),
+            "stand": (1, tuple(layer for layer in looking_back if layer >= NUM_SLOW_LAYERS)),
+        }
+    batch, cached = 3, 2  # of the example; both are free in the graph
+    at_rest = torch.float16 if is_half else torch.float32
+    with torch.no_grad():
+        encoder = classifier.initial_state(batch).encoder
+    pasts = {
+        f"past_{layer}_{lag}": _at_rest(past, at_rest)
+        for layer, kept in enumerate(encoder.pasts)
+        for lag, past in enumerate(kept)
+    }
+    evidence = torch.zeros(batch, config.num_evidence) if config.num_evidence else None
+    hidden = torch.zeros(batch, config.state_width)
+    inputs = {
+        "pixels": torch.zeros(batch, CLIP_SIZE, CLIP_SIZE, 3, dtype=torch.uint8),
+        "evidence": evidence,
+        "age": torch.tensor([cached, 1, 0]),
+        "hidden": hidden,
+        "tokens": torch.zeros(cached, batch, config.tokens_per_frame, config.width, dtype=at_rest),
+    }
+    graphs = []
+    for name, (frames_seen, changed) in cases.items():
+        module = _Step(classifier, lengths, frames_seen, changed)
+        outputs = ["logit", "new_hidden", "token", *(f"new_{layer}" for layer in changed)]
+        graphs.append(Graph(name, _exported(module, inputs, pasts, outputs), changed))
+    if evidence is not None:
+        given = {"evidence": evidence, "hidden": hidden}
+        graphs.append(Graph("evidence", _exported(_EvidenceStep(classifier), given, {}, ["logit", "new_hidden"]), ()))
+    return graphs
+
+
+def _exported(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor | None],
+    pasts: Mapping[str, Tensor],
+    output_names: list[str],
+) -> bytes:
+    """A graph whose batch is free, as is the number of cached frames."""
+    with needs_extra("exporting a model", "export"):
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    free = torch.export.Dim.DYNAMIC
+    shapes = [None if value is None else {0: free} for value in inputs.values()]
+    if "tokens" in inputs:
+        shapes[list(inputs).index("tokens")] = {0: free, 1: free}
+    of_pasts = (tuple({0: free} for _ in pasts),) if pasts else ()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for name in ("onnxscript", "onnx_ir", "torch.onnx"):  # what they say of their own optimisations
+            logging.getLogger(name).setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module.eval(),
+            (*inputs.values(), *pasts.values()),
+            dynamic_shapes=(*shapes, *of_pasts),
+            input_names=[name for name, value in {**inputs, **pasts}.items() if value is not None],
+            output_names=output_names,
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    file = io.BytesIO()
+    program.save(file)
+    return file.getvalue()
+
+
+def export_evidence(path: Path, output: Path) -> None:
+    """Write the folder of an evidence model. Raises InputError for what is none, and as `_replaced`."""
+    load_evidence_model(path)
+    with _new_folder(output) as folder:
+        shutil.copyfile(path, folder / EVIDENCE_FILE)
+        _describe(folder, {"kind": "evidence"}, [EVIDENCE_FILE], path, "goes by evidence alone, without pixels")
+
+
+def export_stream(
+    classifier: EarlyPersistenceClassifier, path: Path, output: Path, cache: str = "float32"
+) -> dict[str, Any]:
+    """Write the folder of a classifier that was read from `path`; `cache` of AT_REST. Returns its parity with torch.
+
+    Raises InputError where it does not answer as the classifier does, and where `output` holds something else.
+    """
+    config, extractor = classifier.config, classifier.extractor
+    graphs = export_graphs(classifier, cache == "float16")
+    with _new_folder(output) as folder:
+        for graph in graphs:
+            (folder / f"{graph.name}.onnx").write_bytes(graph.content)
+        described = {
+            "kind": "stream",
+            "extractor": classifier.extractor_name,
+            "num_frames": classifier.num_frames,
+            "tokens_per_frame": config.tokens_per_frame,
+            "width": config.width,
+            "state_width": config.state_width,
+            "num_evidence": config.num_evidence,
+            "modalities": classifier.modalities,
+            "calibrations": {name: each.as_dict() for name, each in classifier.calibrations.items()},
+            "cache": cache,
+            "interval": extractor.config.interval if isinstance(extractor, SlowFast) else 1,
+            "pasts": past_shapes(classifier),
+            "graphs": {graph.name: {"file": f"{graph.name}.onnx", "changed": graph.changed_layers} for graph in graphs},
+        }
+        files = [f"{graph.name}.onnx" for graph in graphs]
+        watches = f"watches tracks by {', '.join(classifier.modalities)}; extractor {classifier.extractor_name}"
+        _describe(folder, described, files, path, watches)
+        parity = parity_with(classifier, ExportedStream(folder))
+        most = MOST_DIFFERENT[cache]
+        if not parity["max_abs_dp"] <= most:
+            raise InputError(
+                f"the export of {path} gives p that differ by {parity['max_abs_dp']:.2g}, more than {most:g}; "
+                f"nothing was written; with --cache float16 try float32"
+            )
+        _describe(folder, described | {"parity": parity}, files, path, watches)
+    return parity
+
+
+def parity_with(
+    classifier: EarlyPersistenceClassifier, exported: ExportedStream, clips: int = 8, seed: int = 0
+) -> dict[str, Any]:
+    """The largest difference of p on random clips, over all ages and modalities, tracks of several ages in a batch."""
+    rng = np.random.default_rng(seed)
+    num_frames, columns = classifier.num_frames, classifier.config.num_evidence
+    coarse = rng.integers(0, 256, (clips, num_frames, 8, 8, 3), np.uint8)
+    pixels = coarse.repeat(8, 2).repeat(8, 3)
+    evidence = rng.normal(0, 1, (clips, num_frames, max(columns, 1))).astype(np.float32)
+    evidence[rng.random(evidence.shape) < 0.2] = np.nan
+    ours, theirs = exported, TorchStream(classifier)
+    worst = 0.0
+    for modality in classifier.modalities:
+        # half of the tracks are born at once, the others one by one, so that ages differ
+        births = np.maximum(np.arange(clips) - clips // 2, 0)
+        states: list[Any] = [None, None]
+        rows = np.zeros(0, np.int64)  # clips that are live, in the order of the states
+        for now in range(num_frames + int(births.max())):
+            born = np.flatnonzero(births == now)
+            for index, model in enumerate((ours, theirs)):
+                if len(born):
+                    fresh = model.initial_state(len(born))
+                    states[index] = fresh if states[index] is None else states[index].append(fresh)
+            rows = np.concatenate([rows, born])
+            age = now - births[rows]
+            frame = None if modality == "evidence" else pixels[rows, age]
+            told = None if modality == "pixels" else evidence[rows, age]
+            p, states[0] = ours.step(frame, told, states[0])
+            q, states[1] = theirs.step(frame, told, states[1])
+            worst = max(worst, float(np.abs(p - q).max()))
+            live = np.flatnonzero(age + 1 < num_frames)
+            if not len(live):
+                break
+            rows = rows[live]
+            states = [state.select(live) for state in states]
+    return {"clips": clips, "ages": num_frames, "max_abs_dp": worst}
+
+
+@contextlib.contextmanager
+def _new_folder(output: Path) -> Iterator[Path]:
+    """A folder that takes the place of `output` when the block ends well. Raises InputError where that holds anything
+    but an export.
+    """
+    output = output.absolute()
+    if output.exists() and not (output / MODEL_JSON).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} holds something else than an exported model; give another --output")
+    require_writable(output.parent)
+    folder = output.parent / f".{output.name}.{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+        aside = output.parent / f".{output.name}.{os.getpid()}.old"
+        if output.exists():
+            os.replace(output, aside)
+        os.replace(folder, output)
+        shutil.rmtree(aside, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _describe(folder: Path, described: dict[str, Any], files: list[str], path: Path, what: str) -> None:
+    """Write model.json, the card and the bill of materials."""
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime", "numpy")}
+    checksums = {name: sha256_file(folder / name) for name in files}
+    made_from = {"file": path.name, "sha256": sha256_file(path)}
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION, "opset": OPSET, "made_from": made_from}
+    write_json(folder / MODEL_JSON, {**head, **described, "sha256": checksums, "versions": versions})
+    parity = described.get("parity")
+    lines = [
+        f"# Exported model of {path.name}",
+        "",
+        f"It {what}. Read by `early_persistence_detection.open_model(folder)`, which needs ONNX Runtime and no torch.",
+        "",
+        *(f"- {name}: SHA-256 `{checksum}`" for name, checksum in checksums.items()),
+        f"- made from SHA-256 `{made_from['sha256']}`, with {', '.join(f'{k} {v}' for k, v in versions.items())}",
+        *(
+            [f"- p differs from the checkpoint's by at most {parity['max_abs_dp']:.1e} on random clips"]
+            if parity
+            else []
+        ),
+        "",
+        "Its p is calibrated on what it was calibrated on: synthetic scenes, or the camera that it was taught on. On",
+        "other cameras check it first (`detect.py --ground_truth`, or the shadow mode of the service). The licence of",
+        "the data that a model was taught on holds for the model, too.",
+        "",
+    ]
+    write_text(folder / "MODEL_CARD.md", "\n".join(lines))
+    write_text(folder / "sbom.cdx.json", _bill_of_materials(checksums))
+
+
+def _bill_of_materials(checksums: Mapping[str, str]) -> str:
+    """CycloneDX: the model's files, and what the runtime depends on, with the versions that are here."""
+    with needs_extra("the bill of materials", "export"):
+        from cyclonedx.model import HashAlgorithm, HashType
+        from cyclonedx.model.bom import Bom
+        from cyclonedx.model.component import Component, ComponentType
+        from cyclonedx.output.json import JsonV1Dot6
+        from packageurl import PackageURL
+    bom = Bom()
+    version = importlib.metadata.version(DISTRIBUTION)
+    root = Component(name=DISTRIBUTION, version=version, type=ComponentType.LIBRARY, bom_ref=DISTRIBUTION)
+    bom.metadata.component = root
+    parts = [
+        Component(
+            name=name,
+            type=ComponentType.MACHINE_LEARNING_MODEL if name.endswith(".onnx") else ComponentType.DATA,
+            hashes=[HashType(alg=HashAlgorithm.SHA_256, content=checksum)],
+            bom_ref=name,
+        )
+        for name, checksum in checksums.items()
+    ]
+    for requirement in importlib.metadata.requires(DISTRIBUTION) or []:
+        if "extra ==" in requirement:
+            continue
+        name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+        here = importlib.metadata.version(name)
+        purl = PackageURL("pypi", None, name, here)
+        parts.append(Component(name=name, version=here, type=ComponentType.LIBRARY, purl=purl, bom_ref=str(purl)))
+    for part in parts:
+        bom.components.add(part)
+    bom.register_dependency(root, parts)
+    return JsonV1Dot6(bom).output_as_string(indent=2) + "\n"
