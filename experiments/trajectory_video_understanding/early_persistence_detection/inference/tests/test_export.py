@@ -244,6 +244,13 @@ class TestOneFolder:
         assert {"step.onnx", "evidence.onnx", "numpy", "onnxruntime", "av", "pillow"} <= names and "torch" not in names
         assert described["sha256"]["step.onnx"] in (folder / "MODEL_CARD.md").read_text()
 
+    def test_it_tells_nothing_of_where_it_was_made(self, exported):
+        _, folder = exported
+        for path in folder.iterdir():
+            content = path.read_bytes()
+            for place in (str(PACKAGES), "site-packages", "exporting.py", str(Path.home())):
+                assert place.encode() not in content, (path.name, place)
+
     def test_it_runs_without_torch(self, exported, tmp_path):
         code = (
             "import sys, numpy as np, early_persistence_detection as epd\n"
