@@ -39,6 +39,7 @@ what is complete is kept.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -115,10 +116,17 @@ def main() -> None:
     if args.model is not None:
         require_readable(args.model)
         args.model = args.model.absolute()  # workers may run elsewhere
-    lock = take_lock(args.output)  # held until this process ends
-    assert lock >= 0
-    clear_remains(args.output)
+    lock = take_lock(args.output)
+    try:
+        decide_many(videos, args)
+    finally:
+        os.close(lock)
+
+
+def decide_many(videos: Sequence[ManyVideo], args: argparse.Namespace) -> None:
+    """Decide what is not done yet, and tell of all. Raises SystemExit as the docstring of this script says."""
     output = args.output.absolute()
+    clear_remains(output)
     rows, tasks = plan(videos, output, args)
     kept = sum(row["status"] in KEPT_STATUSES for row in rows.values())
     say(f"{len(videos)} videos: {kept} done already, {len(tasks)} to decide")

@@ -95,7 +95,7 @@ class RayWorkers:
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         if str(args.device).startswith("cuda"):
             options["num_gpus"] = 1
-        self._actor = ray.remote(**options)(VideoActor)
+        self._actor: Any = ray.remote(**options)(VideoActor)
         self._nodes: dict[Any, str] = {}  # where each actor is
 
     def rows(self, tasks: Sequence[Task]) -> Iterator[tuple[Task, dict[str, Any]]]:
@@ -114,8 +114,8 @@ class RayWorkers:
         idle: list[Any] = []
         while left:
             while idle and waiting:
-                actor, task = idle.pop(), waiting.popleft()
-                asked[actor.decide.remote(task)] = actor, task
+                actor, next_task = idle.pop(), waiting.popleft()
+                asked[actor.decide.remote(next_task)] = actor, next_task
             finished, _ = ray.wait(list(asked), num_returns=1, timeout=SLOW_START_SECONDS)
             if not finished and not self._nodes and not is_told:
                 is_told = True
