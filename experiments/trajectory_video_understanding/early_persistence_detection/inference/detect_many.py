@@ -78,6 +78,7 @@ from early_persistence_detection.inference.many_videos import (
     find_videos,
     kept_row,
     made_from,
+    new_work_folder,
     options_of,
     remove_result,
     require_ours,
@@ -127,13 +128,14 @@ def decide_many(videos: Sequence[ManyVideo], args: argparse.Namespace) -> None:
     """Decide what is not done yet, and tell of all. Raises SystemExit as the docstring of this script says."""
     output = args.output.absolute()
     clear_remains(output)
-    rows, tasks = plan(videos, output, args)
+    work = new_work_folder(output)
+    rows, tasks = plan(videos, output, work, args)
     kept = sum(row["status"] in KEPT_STATUSES for row in rows.values())
     say(f"{len(videos)} videos: {kept} done already, {len(tasks)} to decide")
     stopped: Stopped | None = None
     try:
         with StopRequest():
-            decide_all(tasks, rows, output, args)
+            decide_all(tasks, rows, output, work, args)
     except Stopped as error:
         stopped = error
     in_order = [rows.get(video.name) or waiting_row(video) for video in videos]
@@ -156,7 +158,7 @@ def require_all(videos: Sequence[ManyVideo], skip_missing: bool) -> None:
 
 
 def plan(
-    videos: Sequence[ManyVideo], output: Path, args: argparse.Namespace
+    videos: Sequence[ManyVideo], output: Path, work: Path, args: argparse.Namespace
 ) -> tuple[dict[str, dict[str, Any]], list[Task]]:
     """Rows, by name, of what needs no deciding, and the tasks that are left."""
     shared = shared_parts(args)
@@ -173,13 +175,15 @@ def plan(
             continue
         row = kept_row(output, video.name, parts)
         if row is None:
-            tasks.append(Task(video, output, args, parts))
+            tasks.append(Task(video, output, work, args, parts))
         else:
             rows[video.name] = row
     return rows, tasks
 
 
-def decide_all(tasks: Sequence[Task], rows: dict[str, dict[str, Any]], output: Path, args: argparse.Namespace) -> None:
+def decide_all(
+    tasks: Sequence[Task], rows: dict[str, dict[str, Any]], output: Path, work: Path, args: argparse.Namespace
+) -> None:
     """Add the row of every task to `rows` as it comes. Raises Stopped where a signal asks for the end."""
     if not tasks:
         return
@@ -189,10 +193,11 @@ def decide_all(tasks: Sequence[Task], rows: dict[str, dict[str, Any]], output: P
     else:
         engine = RayWorkers(args, output, args.address, args.workers)
     try:
+        work.mkdir(parents=True)
         for count, (task, row) in enumerate(engine.rows(tasks), 1):
             rows[task.video.name] = row
             if row["status"] not in KEPT_STATUSES:
-                remove_result(output, task.video.name)  # of other inputs: it says nothing of these
+                remove_result(output, task.video.name, work)  # of other inputs: it says nothing of these
             say(f"[{count}/{len(tasks)}] {in_a_line(row)}")
     finally:
         with undisturbed():

@@ -3,11 +3,15 @@
 A result folder is what detect.py writes, and `made_from.json`: what it was made from, the names and sizes of its files,
 and the video's row of the summary. It appears by one rename, whole. Beside the result folders lies `.stages/`, with the
 lock, the folders that are being written and the tracebacks of faults.
+
+What a run is writing lies in a folder of its own, which the next run moves away before it begins: a worker that
+outlives its run, as one on a cluster does for seconds, has nowhere left to rename from, and publishes nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import glob
@@ -21,7 +25,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +49,8 @@ VIDEO_SUFFIXES = (
 DETECTION_SUFFIXES = (".txt", ".csv", ".json")
 SEQUENCE_IMAGES = "img1"  # of the MOT Challenge: SEQUENCE/img1, SEQUENCE/det/det.txt
 MADE_FROM = "made_from.json"
+SUMMARIES = ("summary.csv", "summary.json")
+RUN_IS_OVER = "the run that asked for it is over"
 # the others: "failed", "skipped" (files are missing), "waiting" (not come to)
 KEPT_STATUSES = ("done", "damaged")
 COLUMNS = (
@@ -71,6 +77,7 @@ class Task:
 
     video: ManyVideo
     output: Path  # of all result folders, absolute
+    work: Path  # `new_work_folder` of the run, absolute
     args: argparse.Namespace  # of the command line, as `check_deciding_flags` left it
     made_from: dict[str, Any]
 
@@ -184,6 +191,11 @@ def _result_names(root: Path, paths: Sequence[Path]) -> list[str]:
     short = [name(path, True) for path in paths]
     uses = Counter(map(str.casefold, short))  # there are file systems that see no difference
     names = [each if uses[each.casefold()] == 1 else name(path, False) for each, path in zip(short, paths, strict=True)]
+    for each, path in zip(names, paths, strict=True):
+        if each.casefold() in SUMMARIES:
+            raise InputError(
+                f"the result folder of {path} would lie where {each.casefold()} is written; rename the video"
+            )
     twice = [each for each, count in Counter(map(str.casefold, names)).items() if count > 1]
     if twice:
         same = [str(path) for each, path in zip(names, paths, strict=True) if each.casefold() == twice[0]]
@@ -301,18 +313,21 @@ def decide_task(task: Task, model: EvidenceModel | StreamModel) -> dict[str, Any
     if row is not None:
         return row
     began = time.perf_counter()
-    work = state_folder(task.output) / "work" / uuid.uuid4().hex
+    work = task.work / uuid.uuid4().hex
     folder = work / task.video.name  # summary.json names the folder of its results
     try:
-        args = argparse.Namespace(**{**vars(task.args), **OF_ONE_VIDEO})
-        args.video, args.detections, args.output = str(task.video.path), task.video.detections, folder
-        decided = deciding.decide_video(args, model, is_quiet=True)
-        ended_by = decided.judged.ended_by
-        if ended_by is not None and not isinstance(ended_by, TruncatedVideo):
-            raise ended_by
-        row = _row_of(task.video, decided.summary, time.perf_counter() - began)
-        _publish(task, folder, row)
-        return row
+        with _kept_folder(work) as is_ours:
+            args = argparse.Namespace(**{**vars(task.args), **OF_ONE_VIDEO})
+            args.video, args.detections, args.output = str(task.video.path), task.video.detections, folder
+            decided = deciding.decide_video(args, model, is_quiet=True)
+            ended_by = decided.judged.ended_by
+            if ended_by is not None and not isinstance(ended_by, TruncatedVideo):
+                raise ended_by
+            row = _row_of(task.video, decided.summary, time.perf_counter() - began)
+            if not is_ours():
+                raise InputError(RUN_IS_OVER)
+            _publish(task, folder, row)
+            return row
     except Stopped:
         raise
     except InputError as error:
@@ -326,6 +341,29 @@ def decide_task(task: Task, model: EvidenceModel | StreamModel) -> dict[str, Any
         shutil.rmtree(work, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _kept_folder(work: Path) -> Iterator[Callable[[], bool]]:
+    """Make the folder `work`; what is yielded tells whether it is still there, and not another that was made in its
+    place by whoever writes a file into it. Raises InputError where the run that it is of is over.
+    """
+    try:
+        work.mkdir()
+        descriptor = os.open(work, os.O_RDONLY)
+    except FileNotFoundError:
+        raise InputError(RUN_IS_OVER) from None
+
+    def is_there() -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), work.stat())
+        except FileNotFoundError:
+            return False
+
+    try:
+        yield is_there
+    finally:
+        os.close(descriptor)
+
+
 def _publish(task: Task, folder: Path, row: dict[str, Any]) -> None:
     """Put the result in its place, whole; a result of other inputs gives way to it."""
     if kept_row(task.output, task.video.name, task.made_from) is not None:
@@ -334,7 +372,7 @@ def _publish(task: Task, folder: Path, row: dict[str, Any]) -> None:
     record = {"stage": "detect_many", "schema_version": SCHEMA_VERSION, "made_from": task.made_from}
     write_json(folder / MADE_FROM, {**record, "files": files, "row": row})
     final = task.output / task.video.name
-    remove_result(task.output, task.video.name)
+    remove_result(task.output, task.video.name, task.work)
     try:
         os.rename(folder, final)
     except OSError:
@@ -351,22 +389,32 @@ def require_ours(output: Path, name: str) -> None:
         )
 
 
-def remove_result(output: Path, name: str) -> None:
-    """Take a result folder away, in one step for those who look. Raises InputError where it is not ours."""
+def remove_result(output: Path, name: str, work: Path) -> None:
+    """Take a result folder away, in one step for those who look. Raises InputError where it is not ours, OSError where
+    the run whose `work` is given is over.
+    """
     require_ours(output, name)
     folder = output / name
     if not os.path.lexists(folder):
         return
-    away = state_folder(output) / "work" / uuid.uuid4().hex
-    away.parent.mkdir(parents=True, exist_ok=True)
+    away = work / uuid.uuid4().hex
     os.rename(folder, away)
     shutil.rmtree(away, ignore_errors=True)
 
 
+def new_work_folder(output: Path) -> Path:
+    """Name of a folder for what a run is writing; workers write there, once it is made and until it is moved away."""
+    return state_folder(output) / "work" / uuid.uuid4().hex
+
+
 def clear_work(output: Path) -> None:
-    """Remove what a worker was writing when it ended."""
-    shutil.rmtree(state_folder(output) / "work", ignore_errors=True)
-    for probe in state_folder(output).glob("probe*"):
+    """Remove what a worker was writing when it ended; one that has not ended can publish nothing from now on."""
+    state = state_folder(output)
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(state / "work", state / f"cleared.{uuid.uuid4().hex}")  # in one step
+    for cleared in state.glob("cleared.*"):
+        shutil.rmtree(cleared, ignore_errors=True)
+    for probe in state.glob("probe*"):
         probe.unlink(missing_ok=True)
 
 

@@ -105,7 +105,7 @@ def results(output):
 
 def attempts(output, name):
     """The folders in which the video is being decided."""
-    return set((output / ".stages" / "work").glob(f"*/{name}"))
+    return set((output / ".stages" / "work").glob(f"*/*/{name}"))
 
 
 def processes_of(session):
