@@ -235,7 +235,8 @@ def memory(ours: ExportedStream, theirs: TorchStream, num_frames: int) -> list[d
 
 def bytes_of(state: TensorState) -> int:
     """Of memory, all tensors together."""
-    tensors = [state.hidden, state.keys, state.values, state.age, *(past for kept in state.encoder.pasts for past in kept)]
+    pasts = [past for kept in state.encoder.pasts for past in kept]
+    tensors = [state.hidden, state.keys, state.values, state.age, *pasts]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
