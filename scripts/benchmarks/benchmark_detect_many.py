@@ -38,6 +38,7 @@ from early_persistence_detection.inference.many_videos import (
     decide_task,
     find_videos,
     made_from,
+    new_work_folder,
     open_for,
     shared_parts,
 )
@@ -77,7 +78,9 @@ def tasks_of(videos: Sequence[ManyVideo], copies: int, output: Path, args: argpa
     named = [
         ManyVideo(f"{video.name}.{copy}", video.path, video.detections) for copy in range(copies) for video in videos
     ]
-    return [Task(video, output, args, made_from(video, shared)) for video in named]
+    work = new_work_folder(output)
+    work.mkdir(parents=True)
+    return [Task(video, output, work, args, made_from(video, shared)) for video in named]
 
 
 def in_sequence(tasks: Sequence[Task], args: argparse.Namespace) -> dict[str, Any]:
