@@ -2,8 +2,8 @@
 """Frames per second of detect_many.py: processes here and a Ray cluster of this machine, against one after the other.
 
     OMP_NUM_THREADS=1 python scripts/benchmarks/benchmark_detect_many.py --videos recordings/ --output speed.json
-    OMP_NUM_THREADS=1 python scripts/benchmarks/benchmark_detect_many.py --videos recordings/ --detections '{folder}/det/det.txt' \
-        --copies 4 --output boxes.json
+    OMP_NUM_THREADS=1 python scripts/benchmarks/benchmark_detect_many.py --videos recordings/ \
+        --detections '{folder}/det/det.txt' --copies 4 --output boxes.json
 
 Every video of VIDEOS is decided --copies times, by each way in turn, --repeats times: in one process and one after the
 other, with no other process at work (`sequence`); by --workers processes (`local`); by as many actors of a Ray cluster
