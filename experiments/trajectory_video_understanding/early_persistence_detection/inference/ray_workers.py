@@ -6,6 +6,7 @@ import argparse
 import collections
 import os
 import secrets
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from early_persistence_detection.inference.local_workers import ATTEMPTS, limit_
 from early_persistence_detection.inference.many_videos import Task, decide_task, failed_row, open_for
 
 SLOW_START_SECONDS = 30.0
+CONNECT_SECONDS = 10.0
 PROBE = "probe"  # what every node must see in OUTPUT/.stages
 
 
@@ -72,6 +74,18 @@ def unseen_storage(output: Path, token: str, paths: Sequence[Path]) -> str | Non
     return None
 
 
+def require_answer(address: str) -> None:
+    """Raise InputError where nobody listens at HOST:PORT: Ray itself would try for many minutes."""
+    place = address.removeprefix("ray://")
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdecimal():
+        return  # auto or local
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"--address {address}: no Ray cluster answers ({error}); start one with ray start") from None
+
+
 class RayWorkers:
     """An `Engine` of `count` actors, by default one for each core of the cluster."""
 
@@ -81,6 +95,7 @@ class RayWorkers:
         self._ray: Any = ray
         self._args, self._output, self._token = args, output, secrets.token_hex(16)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
+        require_answer(address)
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if address == "local":
             settings |= {"num_cpus": count, "include_dashboard": False}
