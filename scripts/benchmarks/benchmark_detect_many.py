@@ -2,8 +2,8 @@
 """Frames per second of detect_many.py: processes here and a Ray cluster of this machine, against one after the other.
 
     OMP_NUM_THREADS=1 python scripts/benchmarks/benchmark_detect_many.py --videos recordings/ --output speed.json
-    OMP_NUM_THREADS=1 python scripts/benchmarks/benchmark_detect_many.py --videos recordings/ --detections '{folder}/det/det.txt' \
-        --copies 4 --output boxes.json
+    OMP_NUM_THREADS=1 python scripts/benchmarks/benchmark_detect_many.py --videos recordings/ \
+        --detections '{folder}/det/det.txt' --copies 4 --output boxes.json
 
 Every video of VIDEOS is decided --copies times, by each way in turn, --repeats times: in one process and one after the
 other, with no other process at work (`sequence`); by --workers processes (`local`); by as many actors of a Ray cluster
@@ -38,6 +38,7 @@ from early_persistence_detection.inference.many_videos import (
     decide_task,
     find_videos,
     made_from,
+    new_work_folder,
     open_for,
     shared_parts,
 )
@@ -77,7 +78,9 @@ def tasks_of(videos: Sequence[ManyVideo], copies: int, output: Path, args: argpa
     named = [
         ManyVideo(f"{video.name}.{copy}", video.path, video.detections) for copy in range(copies) for video in videos
     ]
-    return [Task(video, output, args, made_from(video, shared)) for video in named]
+    work = new_work_folder(output)
+    work.mkdir(parents=True)
+    return [Task(video, output, work, args, made_from(video, shared)) for video in named]
 
 
 def in_sequence(tasks: Sequence[Task], args: argparse.Namespace) -> dict[str, Any]:

@@ -5,13 +5,13 @@
         --exported exported --data_dir data/standard --output docs/measured/export/magvit.json
 
 Parity: the test clips are born a random number at a time, so that batches hold 1 to 256 tracks of mixed ages; both
-models step the same batches. Differences of p over all ages, clips that any of the model's rules decides otherwise or in
-another frame, and, of magvit, tokens whose code is another one.
+models step the same batches. Differences of p over all ages, clips that any of the model's rules decides otherwise or
+in another frame, and, of magvit, tokens whose code is another one.
 
 Time: both sides in one process, on as many threads as --threads, taken in turn; medians over repeats after warm-up. A
 life is the 16 steps of a batch that is born together; `as_session` selects all rows after each step, as a session does.
-The machine's peak is that of products of single-precision matrices in NumPy; the products of a step are counted as torch
-does them.
+The machine's peak is that of products of single-precision matrices in NumPy; the products of a step are counted as
+torch does them.
 
 Memory: arrays of the state of a batch, divided by its tracks. What a figure of TARGETS misses is listed in `missed`.
 """
@@ -235,7 +235,8 @@ def memory(ours: ExportedStream, theirs: TorchStream, num_frames: int) -> list[d
 
 def bytes_of(state: TensorState) -> int:
     """Of memory, all tensors together."""
-    tensors = [state.hidden, state.keys, state.values, state.age, *(past for kept in state.encoder.pasts for past in kept)]
+    pasts = [past for kept in state.encoder.pasts for past in kept]
+    tensors = [state.hidden, state.keys, state.values, state.age, *pasts]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
