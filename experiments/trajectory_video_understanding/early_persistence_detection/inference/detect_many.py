@@ -133,11 +133,15 @@ def decide_many(videos: Sequence[ManyVideo], args: argparse.Namespace) -> None:
     kept = sum(row["status"] in KEPT_STATUSES for row in rows.values())
     say(f"{len(videos)} videos: {kept} done already, {len(tasks)} to decide")
     stopped: Stopped | None = None
+    stop = StopRequest()
     try:
-        with StopRequest():
+        with stop:
             decide_all(tasks, rows, output, work, args)
-    except Stopped as error:
-        stopped = error
+    except SystemExit:
+        if not stop.requested:
+            raise
+        # Ray makes a SystemExit of its own of what a handler raises within its calls
+        stopped = Stopped(stop.number, "between two videos")
     in_order = [rows.get(video.name) or waiting_row(video) for video in videos]
     with undisturbed():
         write_summary(output, in_order, args)
@@ -203,6 +207,10 @@ def decide_all(
         with undisturbed():
             engine.close()
             clear_work(output)
+            for task in tasks:  # a worker may have published a result and not told of it any more
+                published = kept_row(output, task.video.name, task.made_from)
+                if published is not None:
+                    rows.setdefault(task.video.name, published)
 
 
 def in_a_line(row: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import argparse
 import collections
 import os
 import secrets
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from study_pipeline.run_lock import state_folder
 
 from early_persistence_detection.inference.local_workers import ATTEMPTS, limit_threads
 from early_persistence_detection.inference.many_videos import Task, decide_task, failed_row, open_for
+from early_persistence_detection.training.stop_request import STOP_SIGNALS
 
 SLOW_START_SECONDS = 30.0
 CONNECT_SECONDS = 10.0
@@ -99,6 +101,7 @@ class RayWorkers:
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if address == "local":
             settings |= {"num_cpus": count, "include_dashboard": False}
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
         try:
             ray.init(address=address, **settings)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -106,6 +109,9 @@ class RayWorkers:
             raise InputError(
                 f"--address {address}: no Ray cluster answers ({text}); start one with ray start"
             ) from None
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)  # Ray puts its own in their place, which tell nobody and keep nothing
         self._count = count or max(1, int(ray.cluster_resources().get("CPU", 1)))
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         if str(args.device).startswith("cuda"):

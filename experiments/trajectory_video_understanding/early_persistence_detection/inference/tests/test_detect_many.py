@@ -394,3 +394,19 @@ def test_a_cluster_that_loses_a_node_loses_no_video_and_doubles_none(cluster, vi
     told = [line.split("] ")[1].split(":")[0] for line in err.splitlines() if line.startswith("[")]
     assert sorted(told) == sorted({*names, "bad"})  # each once
     assert_equal_tables(output, alone, "abcdef")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_on_a_cluster_that_is_asked_to_stop_keeps_what_is_complete(cluster, videos, alone, tmp_path, number):
+    nodes, _ = cluster
+    given = ("--videos", videos, "--output", tmp_path, "--address", nodes.address)
+    with started(*given, **LOOPBACK, **SILENT) as process:
+        wait_until(lambda: results(tmp_path) and attempts(tmp_path, "*"), process)
+        process.send_signal(number)
+        code, _, err = finish(process)
+    assert code == 128 + number, err
+    assert "run the same command again" in err and number.name in err and "Traceback" not in err
+    assert nothing_is_left(tmp_path)
+    done = {name for name, row in rows_of(tmp_path).items() if row["status"] == "done"}
+    assert done == results(tmp_path) and 1 <= len(done) < 6
+    assert_equal_tables(tmp_path, alone, done)
