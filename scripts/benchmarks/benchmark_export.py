@@ -5,8 +5,8 @@
         --exported exported --data_dir data/standard --output docs/measured/export/magvit.json
 
 Parity: the test clips are born a random number at a time, so that batches hold 1 to 256 tracks of mixed ages; both
-models step the same batches. Differences of p over all ages, clips that any of the model's rules decides otherwise or in
-another frame, and, of magvit, tokens whose code is another one.
+models step the same batches. Differences of p over all ages, clips that any of the model's rules decides otherwise or
+in another frame, and, of magvit, tokens whose code is another one.
 
 Time: both sides in one process, on as many threads as --threads, taken in turn; medians over repeats after warm-up. A
 life is the 16 steps of a batch that is born together; `as_session` selects all rows after each step, as a session
