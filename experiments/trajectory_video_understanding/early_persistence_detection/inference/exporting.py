@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from run_directory import InputError, needs_extra, require_writable, sha256_file, write_json, write_text
 from torch import Tensor, nn
+from torch.nn import functional
 from video_tracks.clip import CLIP_SIZE
 
 from early_persistence_detection.inference.exported_stream import (
@@ -45,6 +46,7 @@ from early_persistence_detection.models.early_persistence_classifier import Earl
 from early_persistence_detection.models.evidence.evidence_model import load_evidence_model
 from early_persistence_detection.models.extractors.interface import Cache
 from early_persistence_detection.models.extractors.slowfast import SlowFast
+from early_persistence_detection.models.stream import StreamModel
 from early_persistence_detection.models.torch_stream import TorchStream
 
 OPSET = 18
@@ -166,8 +168,12 @@ def _highest(scores: Tensor) -> Tensor:
 
 def _recurred(cell: nn.GRU, x: Tensor, hidden: Tensor) -> Tensor:
     """One step of the GRU, written out: exported as a loop over one frame it costs more than its sums."""
-    of_input = torch.nn.functional.linear(x, cell.weight_ih_l0, cell.bias_ih_l0).chunk(3, -1)
-    of_state = torch.nn.functional.linear(hidden, cell.weight_hh_l0, cell.bias_hh_l0).chunk(3, -1)
+    of_input, of_state = (
+        functional.linear(given, cell.get_parameter(f"weight_{end}_l0"), cell.get_parameter(f"bias_{end}_l0")).chunk(
+            3, -1
+        )
+        for given, end in ((x, "ih"), (hidden, "hh"))
+    )
     reset, update = (torch.sigmoid(of_input[gate] + of_state[gate]) for gate in (0, 1))
     new = torch.tanh(of_input[2] + reset * of_state[2])
     return (1 - update) * new + update * hidden
@@ -344,7 +350,7 @@ def parity_with(
     pixels = coarse.repeat(8, 2).repeat(8, 3)
     evidence = rng.normal(0, 1, (clips, num_frames, max(columns, 1))).astype(np.float32)
     evidence[rng.random(evidence.shape) < 0.2] = np.nan
-    ours, theirs = exported, TorchStream(classifier)
+    models: tuple[StreamModel, StreamModel] = exported, TorchStream(classifier)
     worst = 0.0
     for modality in classifier.modalities:
         # half of the tracks are born at once, the others one by one, so that ages differ
@@ -353,7 +359,7 @@ def parity_with(
         rows = np.zeros(0, np.int64)  # clips that are live, in the order of the states
         for now in range(num_frames + int(births.max())):
             born = np.flatnonzero(births == now)
-            for index, model in enumerate((ours, theirs)):
+            for index, model in enumerate(models):
                 if len(born):
                     fresh = model.initial_state(len(born))
                     states[index] = fresh if states[index] is None else states[index].append(fresh)
@@ -361,8 +367,8 @@ def parity_with(
             age = now - births[rows]
             frame = None if modality == "evidence" else pixels[rows, age]
             told = None if modality == "pixels" else evidence[rows, age]
-            p, states[0] = ours.step(frame, told, states[0])
-            q, states[1] = theirs.step(frame, told, states[1])
+            p, states[0] = models[0].step(frame, told, states[0])
+            q, states[1] = models[1].step(frame, told, states[1])
             worst = max(worst, float(np.abs(p - q).max()))
             live = np.flatnonzero(age + 1 < num_frames)
             if not len(live):
