@@ -65,11 +65,25 @@ class ExportedState:
         pasts = sum(past.nbytes for layer in self.pasts or () for past in layer)
         return pasts + self.hidden.nbytes + self.ages.nbytes + self.tokens.array.nbytes
 
+    def tokens_so_far(self) -> np.ndarray:
+        """Tokens (longest, B, N, D), finite where a track has no frame yet."""
+        array = self.tokens.array[: self.longest]
+        if self.tokens.num_writes == self.num_writes:
+            return array
+        is_seen = np.arange(len(array))[:, None] < self.ages  # where they have none another state has gone on writing
+        return np.where(is_seen[:, :, None, None], array, array.dtype.type(0))
+
     def select(self, rows: np.ndarray) -> ExportedState:
         """As `StreamState`."""
+        if len(rows) == len(self.ages) and np.array_equal(rows, np.arange(len(rows))):
+            return self  # nobody leaves, as in most frames: nothing is copied
         ages = self.ages[rows]
         longest = 0 if self.pasts is None else int(ages.max(initial=0))
-        tokens = _Tokens(self.tokens.array[:longest, rows])
+        so_far = self.tokens_so_far()[:longest]
+        room = min(len(self.tokens.array), 2 * longest)  # to go on in
+        array = np.zeros((room, len(ages), *so_far.shape[2:]), so_far.dtype)
+        np.take(so_far, rows, axis=1, out=array[:longest])
+        tokens = _Tokens(array)
         pasts = None if self.pasts is None else tuple(tuple(past[rows] for past in layer) for layer in self.pasts)
         return ExportedState(ages, self.hidden[rows], tokens, 0, pasts)
 
@@ -81,7 +95,7 @@ class ExportedState:
         if watched and (self.pasts is None) != (other.pasts is None):
             raise ValueError("tracks that are watched without pixels cannot join those that are watched by them")
         longest = 0 if self.pasts is None or other.pasts is None else max(self.longest, other.longest)
-        tokens = np.concatenate([_grown(self.tokens.array, longest), _grown(other.tokens.array, longest)], axis=1)
+        tokens = np.concatenate([_grown(self.tokens_so_far(), longest), _grown(other.tokens_so_far(), longest)], axis=1)
         pasts = None
         if self.pasts is not None and other.pasts is not None:
             pasts = tuple(
@@ -202,7 +216,7 @@ class ExportedStream:
             is_due = state.ages % self._interval == 0
             parts = [("refresh", np.flatnonzero(is_due)), ("stand", np.flatnonzero(~is_due))]
         parts = [(name, rows) for name, rows in parts if len(rows)]
-        tokens = state.tokens.array[: state.longest]
+        tokens = state.tokens_so_far()
         if len(parts) == 1:
             logit, hidden, token, pasts = self._run(parts[0][0], pixels, evidence, state, tokens)
         else:
@@ -213,7 +227,7 @@ class ExportedStream:
             for name, rows in parts:
                 some = state.select(rows)
                 given = None if evidence is None else evidence[rows]
-                part = self._run(name, pixels[rows], given, some, some.tokens.array[: some.longest])
+                part = self._run(name, pixels[rows], given, some, some.tokens_so_far())
                 logit[rows], hidden[rows], token[rows] = part[:3]
                 for layer, of_rows in zip(pasts, part[3], strict=True):
                     for past, new in zip(layer, of_rows, strict=True):
@@ -254,7 +268,7 @@ class ExportedStream:
         room = len(tokens.array)
         if longest >= room or tokens.num_writes != state.num_writes:
             room = min(self.num_frames, max(FEWEST_CACHED, 2 * longest))
-            tokens = _Tokens(_grown(tokens.array[:longest], max(room, longest + 1)))
+            tokens = _Tokens(_grown(state.tokens_so_far(), max(room, longest + 1)))
         tokens.array[state.ages, np.arange(len(state.ages))] = token
         tokens.num_writes += 1
         return ExportedState(state.ages + 1, hidden, tokens, tokens.num_writes, pasts)

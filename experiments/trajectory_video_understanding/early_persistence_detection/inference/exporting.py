@@ -23,7 +23,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -97,7 +96,7 @@ class _Step(nn.Module):
         summary = head.pool(token.unsqueeze(1), None)[:, 0]
         features = None
         if evidence is not None:
-            known = head.features(evidence.unsqueeze(1), len(frames), 1)
+            known = head.features(evidence.unsqueeze(1), frames.shape[0], 1)
             assert known is not None
             features = known[:, 0]
             summary = summary + head.evidence_summary(features)
@@ -108,30 +107,30 @@ class _Step(nn.Module):
         return logit, state, token.to(at_rest), *(_at_rest(past, at_rest) for past in newest)
 
     def _asked(self, state: Tensor, token: Tensor, tokens: Tensor, age: Tensor) -> Tensor:
-        """What the decision query finds in the tokens so far, this frame's included: (B, D)."""
+        """What the decision query finds in the tokens so far, this frame's included: (B, D). Tokens that stand where a
+        track has no frame yet must be finite.
+        """
         head = self.classifier.head
         heads, width = head.config.num_heads, head.config.width
         key_weight, value_weight = head.key_value.weight.chunk(2)
         key_bias, value_bias = head.key_value.bias.chunk(2)
         query = head.query(state).unflatten(-1, (heads, -1)) / math.sqrt(width // heads)  # [B, H, D/H]
-        asked = torch.einsum("bhd,hdw->bwh", query, key_weight.unflatten(0, (heads, -1)))  # of tokens
+        asked = torch.einsum("bhd,hdw->bhw", query, key_weight.unflatten(0, (heads, -1)))  # of tokens
         num_cached = tokens.shape[0]
-        # of the age that a key tells, and of its bias: a number a frame
+        # of the age that a key tells, and of its bias: a number a frame; of frames that a track has not seen, never
         of_age = torch.einsum("bhd,shd->sbh", query, (head.age_key + key_bias).unflatten(-1, (heads, -1)))
-        now = of_age[age, torch.arange(len(age))]  # [B, H]
-        past_scores = torch.matmul(tokens, asked) + of_age[:num_cached].unsqueeze(2)  # [S, B, N, H]
+        now = of_age[age, torch.arange(age.shape[0])]  # [B, H]
         is_past = torch.arange(num_cached).unsqueeze(1) < age.unsqueeze(0)  # [S, B]
-        past_scores = torch.where(is_past[:, :, None, None], past_scores, -math.inf)
-        new_scores = torch.matmul(token, asked) + now.unsqueeze(1)  # [B, N, H]
+        of_past = torch.where(is_past.unsqueeze(2), of_age[:num_cached], -math.inf)  # [S, B, H]
+        past_scores = torch.matmul(asked, tokens.transpose(-1, -2)) + of_past.unsqueeze(3)  # [S, B, H, N]
+        new_scores = torch.matmul(asked, token.transpose(-1, -2)) + now.unsqueeze(2)  # [B, H, N]
         # a softmax over both parts, without joining them
-        highest = torch.maximum(_highest(past_scores), new_scores.amax(1))  # [B, H]
-        past_weights = torch.exp(past_scores - highest[None, :, None])
-        new_weights = torch.exp(new_scores - highest[:, None])
-        total = past_weights.sum((0, 2)) + new_weights.sum(1)  # [B, H]
-        # a track whose cache holds NaN beyond its age must not be told of it
-        earlier = torch.where(is_past[:, :, None, None], tokens, 0.0)
-        found = torch.matmul(past_weights.transpose(-1, -2), earlier).sum(0)  # [B, H, D]
-        found = (found + torch.matmul(new_weights.transpose(-1, -2), token)) / total.unsqueeze(-1)
+        highest = torch.maximum(_highest(past_scores), new_scores.amax(2))  # [B, H]
+        past_weights = torch.exp(past_scores - highest[None, :, :, None])
+        new_weights = torch.exp(new_scores - highest[:, :, None])
+        total = past_weights.sum((0, 3)) + new_weights.sum(2)  # [B, H]
+        found = torch.matmul(past_weights, tokens).sum(0) + torch.matmul(new_weights, token)  # [B, H, D]
+        found = found / total.unsqueeze(-1)
         values = torch.einsum("bhw,hdw->bhd", found, value_weight.unflatten(0, (heads, -1)))
         return (values + value_bias.unflatten(-1, (heads, -1))).flatten(-2)
 
@@ -145,7 +144,7 @@ class _EvidenceStep(nn.Module):
 
     def forward(self, evidence: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """evidence (B, E), hidden (B, .) -> logit (B,), hidden."""
-        features = self.head.features(evidence.unsqueeze(1), len(evidence), 1)
+        features = self.head.features(evidence.unsqueeze(1), evidence.shape[0], 1)
         assert features is not None
         features = features[:, 0]
         summary = self.head.no_pixels + self.head.evidence_summary(features)
@@ -162,9 +161,9 @@ def _at_rest(past: Tensor, kind: torch.dtype) -> Tensor:
 
 
 def _highest(scores: Tensor) -> Tensor:
-    """(S, B, N, H) -> (B, H), -inf of no frames."""
-    ends = scores.new_full((1, *scores.shape[1:]), -math.inf)
-    return torch.cat([ends, scores]).amax((0, 2))
+    """(S, B, H, N) -> (B, H), -inf of no frames."""
+    highest = scores.amax(3)  # [S, B, H]
+    return torch.cat([highest.new_full((1, *highest.shape[1:]), -math.inf), highest]).amax(0)
 
 
 def _recurred(cell: nn.GRU, x: Tensor, hidden: Tensor) -> Tensor:
@@ -260,9 +259,35 @@ def _exported(
             verbose=False,
         )
     assert program is not None
-    with tempfile.TemporaryDirectory() as folder:
-        program.save(Path(folder) / "graph.onnx")
-        return (Path(folder) / "graph.onnx").read_bytes()
+    model = program.model_proto
+    graph = model.graph
+    # where each node comes from: half of the file, and paths of this machine
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]
+    _without_copies(graph)
+    return bytes(model.SerializeToString())
+
+
+def _without_copies(graph: Any) -> None:
+    """Give out the array itself where an output is one that was folded and unfolded again, since views are copied."""
+    maker = {name: node for node in graph.node for name in node.output}
+    shapes = {each.name: str(each.type.tensor_type.shape) for each in (*graph.value_info, *graph.output)}
+    outputs = {each.name for each in graph.output}
+    for output in graph.output:
+        squeezed = maker[output.name]
+        unfolded = maker.get(squeezed.input[0]) if squeezed.op_type == "Squeeze" else None
+        if unfolded is None or unfolded.op_type != "Reshape":
+            continue
+        source = unfolded.input[0]
+        if source not in maker or source in outputs or shapes.get(source) != shapes[output.name]:
+            continue
+        outputs.add(source)  # of two outputs that are one frame the second stays a copy
+        graph.node.remove(squeezed)
+        for node in graph.node:
+            for names in (node.input, node.output):
+                for index, name in enumerate(names):
+                    if name == source:
+                        names[index] = output.name
 
 
 def export_evidence(path: Path, output: Path) -> None:
@@ -280,6 +305,7 @@ def export_stream(
 
     Raises InputError where it does not answer as the classifier does, and where `output` holds something else.
     """
+    _refuse_to_replace(output)  # before the work
     config, extractor = classifier.config, classifier.extractor
     graphs = export_graphs(classifier, cache == "float16")
     with _new_folder(output) as folder:
@@ -352,14 +378,19 @@ def parity_with(
     return {"clips": clips, "ages": num_frames, "max_abs_dp": worst}
 
 
+def _refuse_to_replace(output: Path) -> None:
+    """Raise InputError where something else than an export lies there."""
+    if output.exists() and not (output / MODEL_JSON).is_file() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output} holds something else than an exported model; give another --output")
+
+
 @contextlib.contextmanager
 def _new_folder(output: Path) -> Iterator[Path]:
     """A folder that takes the place of `output` when the block ends well. Raises InputError where that holds anything
     but an export.
     """
+    _refuse_to_replace(output)
     output = output.absolute()
-    if output.exists() and not (output / MODEL_JSON).is_file() and (not output.is_dir() or any(output.iterdir())):
-        raise InputError(f"{output} holds something else than an exported model; give another --output")
     require_writable(output.parent)
     folder = output.parent / f".{output.name}.{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)

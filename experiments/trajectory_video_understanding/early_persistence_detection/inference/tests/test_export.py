@@ -122,6 +122,23 @@ def test_two_continuations_of_one_state_do_not_meet(exported):
     assert not np.array_equal(expected, different)
 
 
+def test_what_another_continuation_writes_is_never_read(exported):
+    """Of tracks of two ages the younger has room before the elder's last frame, which both continuations share."""
+    _, folder = exported
+    stream, clips = ExportedStream(folder), frames(2)
+    state = stream.initial_state(1)
+    for frame in clips[:3]:
+        _, state = stream.step(frame[:1], None, state)
+    _, state = stream.step(clips[3], None, state.append(stream.initial_state(1)))
+    expected, other = stream.step(clips[4], None, state)
+    assert other.tokens is state.tokens  # else nothing is shared
+    other.tokens.array[1, 1] = np.nan
+    p, _ = stream.step(clips[4], None, state)
+    np.testing.assert_array_equal(p, expected)
+    q, _ = stream.step(clips[4][1:], None, state.select(np.array([1])))
+    np.testing.assert_allclose(q, expected[1:], rtol=0, atol=1e-6)
+
+
 def test_what_a_model_cannot_do_is_refused(exported):
     model, folder = exported
     stream = ExportedStream(folder)
@@ -243,6 +260,13 @@ class TestOneFolder:
         names = {part["name"] for part in bill["components"]}
         assert {"step.onnx", "evidence.onnx", "numpy", "onnxruntime", "av", "pillow"} <= names and "torch" not in names
         assert described["sha256"]["step.onnx"] in (folder / "MODEL_CARD.md").read_text()
+
+    def test_it_tells_nothing_of_where_it_was_made(self, exported):
+        _, folder = exported
+        for path in folder.iterdir():
+            content = path.read_bytes()
+            for place in (str(PACKAGES), "site-packages", "exporting.py", str(Path.home())):
+                assert place.encode() not in content, (path.name, place)
 
     def test_it_runs_without_torch(self, exported, tmp_path):
         code = (

@@ -91,6 +91,8 @@ def with_past(x: Tensor, past: Past | None, num_lags: int) -> tuple[list[Tensor]
 def newest(x: Tensor, past: Past) -> Past:
     """The past after the frames (B, T, ...), as long as the past before them."""
     num_frames = x.shape[1]
+    if num_frames == 1 and past:  # the frame itself: indexed, it is copied in an exported graph
+        return (x.squeeze(1), *past[:-1])
     return tuple(x[:, -lag] if lag <= num_frames else past[lag - num_frames - 1] for lag in range(1, len(past) + 1))
 
 

@@ -73,7 +73,7 @@ class SlowFast(Extractor):
 
     def encode(self, frames: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """As `Extractor.encode`. With a cache of tracks of different ages, one frame at a time (else ValueError)."""
-        batch = len(frames)
+        batch = frames.shape[0]  # as a length of the graph where it is exported: `len` would fix it
         of_fast: Sequence[Past | None]
         of_lateral: Sequence[Past | None]
         of_slow: Past | None
