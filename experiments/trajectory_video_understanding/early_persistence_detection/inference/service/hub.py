@@ -163,19 +163,12 @@ class Hub:
             puller.stop()
         self.jobs.stop()
         for engine in self.engines.values():
-            if not engine.stop(functools.partial(self._end_all, engine, "service_stopped"), 30.0):
+            cameras = [camera for camera in self.cameras.values() if self.engines.get(camera.settings.model) is engine]
+            if not engine.stop(functools.partial(_end_all, cameras, "service_stopped"), cameras, 30.0):
                 LOG.error("the engine of %s did not end in time", engine.name)
         if not self.deliveries.stop(self.limits.flush_seconds):
             LOG.warning("not all events were delivered; they are stored, and will be at the next start")
         self.store.close()
-
-    def _end_all(self, engine: Engine, reason: str) -> list[CameraEvent]:
-        return [
-            event
-            for camera in list(self.cameras.values())
-            if self.engines.get(camera.settings.model) is engine
-            for event in camera.end(reason)
-        ]
 
     async def _maintain(self) -> None:
         pruned = time.monotonic()
@@ -262,7 +255,7 @@ class Hub:
             raise Problem(400, "this service has no model that looks at pixels; start it with --model") from None
 
     def _on_engine(self, camera: Camera, task: Callable[[], list[CameraEvent]]) -> None:
-        self._engine(camera.settings).do(task)
+        self._engine(camera.settings).do(task, [camera])
 
     def _pull(self, camera: Camera) -> None:
         if camera.settings.source is not None:
@@ -335,6 +328,10 @@ class Hub:
     async def events_after(self, event_id: int, limit: int, camera_id: str | None) -> list[StoredEvent]:
         """Stored events, oldest first."""
         return await self.off_loop(self.store.events_after, event_id, limit, camera_id)
+
+
+def _end_all(cameras: Sequence[Camera], reason: str) -> list[CameraEvent]:
+    return [event for camera in cameras for event in camera.end(reason)]
 
 
 def _change(engine: Engine, model: Model, cameras: Sequence[Camera]) -> list[CameraEvent]:
