@@ -91,6 +91,7 @@ class Hub:
             for name, model in models.items()
         }
         self._pullers: dict[str, Puller] = {}
+        self._changing = asyncio.Lock()  # the cameras: what is known, what is stored and what is pulled stay the same
         self._loop: asyncio.AbstractEventLoop | None = None
         self._crossing: list[tuple[asyncio.Future[Any], dict[str, Any] | Problem]] = []
         self._crossing_lock = threading.Lock()
@@ -207,25 +208,27 @@ class Hub:
             Camera(camera_id, settings, self.limits).session_of(engine.model)
         except ValueError as error:
             raise Problem(400, f"the camera cannot be watched so: {error}") from None
-        old = self.cameras.get(camera_id)
-        if if_match is not None and (old is None or if_match.strip('"') != old.etag):
-            raise Problem(412, f"camera {camera_id!r} is not as If-Match says; get it again")
-        if old is None and len(self.cameras) >= self.limits.cameras:
-            raise Problem(503, f"there are {len(self.cameras)} cameras already, as many as may be; remove one", 60)
-        camera = Camera(camera_id, settings, self.limits)
-        self.cameras[camera_id] = camera
-        if old is not None:
-            await self._end(old, "camera_replaced")
-        await self.off_loop(self.store.put_camera, camera_id, settings.model_dump(mode="json"))
-        self._pull(camera)
+        async with self._changing:
+            old = self.cameras.get(camera_id)
+            if if_match is not None and (old is None or if_match.strip('"') != old.etag):
+                raise Problem(412, f"camera {camera_id!r} is not as If-Match says; get it again")
+            if old is None and len(self.cameras) >= self.limits.cameras:
+                raise Problem(503, f"there are {len(self.cameras)} cameras already, as many as may be; remove one", 60)
+            # first, so that nothing is changed where the database refuses it
+            await self.off_loop(self.store.put_camera, camera_id, settings.model_dump(mode="json"))
+            camera = self.cameras[camera_id] = Camera(camera_id, settings, self.limits)
+            if old is not None:
+                await self._end(old, "camera_replaced")
+            self._pull(camera)
         return camera, old is None
 
     async def delete_camera(self, camera_id: str) -> None:
         """Remove it, and what it learnt. Raises Problem 404."""
-        camera = self.camera(camera_id)
-        del self.cameras[camera_id]
-        await self._end(camera, "camera_removed")
-        await self.off_loop(self.store.delete_camera, camera_id)
+        async with self._changing:
+            camera = self.camera(camera_id)
+            del self.cameras[camera_id]
+            await self._end(camera, "camera_removed")
+            await self.off_loop(self.store.delete_camera, camera_id)
 
     async def _end(self, camera: Camera, reason: str) -> None:
         puller = self._pullers.pop(camera.id, None)
