@@ -293,6 +293,10 @@ class Camera:
         self._num_lives = self._adaptation.num_lives
         return self._adaptation.to_bytes(self.id)
 
+    def learnt_is_lost(self) -> None:
+        """What `learnt` returned last could not be stored; it returns it again."""
+        self._num_lives = -1
+
     def end(self, reason: str) -> list[CameraEvent]:
         """Let the live state go. Returns the ends of all its tracks."""
         events = []

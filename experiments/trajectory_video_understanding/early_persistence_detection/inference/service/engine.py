@@ -59,9 +59,12 @@ class Engine:
         self._tick_seconds = tick_seconds  # at least, from one to the next
         self._changed = threading.Condition()
         self._ready: collections.deque[Camera] = collections.deque()
-        self._tasks: collections.deque[tuple[Callable[[], list[CameraEvent]], threading.Event]] = collections.deque()
+        self._tasks: collections.deque[tuple[Callable[[], list[CameraEvent]], Sequence[Camera], threading.Event]] = (
+            collections.deque()
+        )
         self._is_stopping = False
         self._ending: Callable[[], list[CameraEvent]] = list
+        self._ended: Sequence[Camera] = ()  # by `_ending`
         self._thread = threading.Thread(target=self._run, name=f"engine of {name}", daemon=True)
 
     def start(self) -> None:
@@ -87,9 +90,11 @@ class Engine:
         if dropped:
             self._flush()
 
-    def do(self, task: Callable[[], list[CameraEvent]], wait_seconds: float = 30.0) -> None:
-        """Run `task` between two ticks, and store the events that it returns. Raises what it raised, TimeoutError, and
-        Problem 503 at the end of the service.
+    def do(
+        self, task: Callable[[], list[CameraEvent]], cameras: Sequence[Camera] = (), wait_seconds: float = 30.0
+    ) -> None:
+        """Run `task` between two ticks; store the events that it returns and the shadow rows of `cameras`. Raises what
+        it raised, TimeoutError, and Problem 503 at the end of the service.
         """
         done = threading.Event()
         failed: list[BaseException] = []
@@ -104,17 +109,19 @@ class Engine:
         with self._changed:
             if self._is_stopping:
                 raise STOPPING
-            self._tasks.append((guarded, done))
+            self._tasks.append((guarded, cameras, done))
             self._changed.notify()
         if not done.wait(wait_seconds):
             raise TimeoutError(f"the engine of {self.name} did not come to it in {wait_seconds:g} s")
         if failed:
             raise failed[0]
 
-    def stop(self, ending: Callable[[], list[CameraEvent]], wait_seconds: float) -> bool:
-        """Finish the frames that wait, store the events that `ending` returns, end. Returns whether it was in time."""
+    def stop(self, ending: Callable[[], list[CameraEvent]], cameras: Sequence[Camera], wait_seconds: float) -> bool:
+        """Finish the frames that wait, store the events that `ending` returns and the shadow rows of `cameras`, end.
+        Returns whether it was in time.
+        """
         with self._changed:
-            self._ending, self._is_stopping = ending, True
+            self._ending, self._ended, self._is_stopping = ending, cameras, True
             self._changed.notify()
         self._thread.join(wait_seconds)
         return not self._thread.is_alive()
@@ -141,8 +148,8 @@ class Engine:
                 tasks, cameras = list(self._tasks), list(self._ready)
                 self._tasks.clear()
                 self._ready.clear()
-            for task, done in tasks:
-                self._commit(task(), [])
+            for task, touched, done in tasks:
+                self._commit(task(), touched)
                 done.set()
             if cameras:
                 began = time.monotonic()
@@ -151,7 +158,7 @@ class Engine:
                 self._metrics.observe_tick(self.name, time.monotonic() - began, len(cameras))
             elif self.unstored:
                 self._commit([], [])
-        self._commit(self._ending(), [])
+        self._commit(self._ending(), self._ended)
 
     def _tick(self, cameras: list[Camera]) -> None:
         begun: list[tuple[Camera, Frame, list[Asked]]] = []
@@ -243,16 +250,24 @@ class Engine:
         events = self.unstored + events
         try:
             if events or learnt:
-                self._told(self._store.commit(events, learnt))
-            self.unstored = []
-            for camera in cameras:
-                if camera.shadow_rows:
-                    rows, camera.shadow_rows = camera.shadow_rows, []
-                    self._store.add_shadow(camera.id, day_of(time.time()), [row.as_json() for row in rows])
+                event_ids = self._store.commit(events, learnt)
+                self.unstored = []
+                self._told(event_ids)
         except StoreError as error:
             LOG.error("%s; %d events are kept in memory", error, len(events))
             self.unstored = events
+            for camera in cameras:
+                if camera.id in learnt:
+                    camera.learnt_is_lost()
             return Problem(503, f"the frame was taken, but what it told cannot be stored now: {error}", 5)
+        # apart from the above: events that are stored must not be stored again where only this fails
+        for camera in cameras:
+            try:
+                self._store.add_shadow(camera.id, day_of(time.time()), [row.as_json() for row in camera.shadow_rows])
+                camera.shadow_rows = []
+            except StoreError as error:
+                LOG.error("%s; %d shadow rows of camera %s wait", error, len(camera.shadow_rows), camera.id)
+                camera.shadow_rows = camera.shadow_rows[-MOST_UNSTORED:]
         return None
 
 

@@ -91,6 +91,7 @@ class Hub:
             for name, model in models.items()
         }
         self._pullers: dict[str, Puller] = {}
+        self._changing = asyncio.Lock()  # the cameras: what is known, what is stored and what is pulled stay the same
         self._loop: asyncio.AbstractEventLoop | None = None
         self._crossing: list[tuple[asyncio.Future[Any], dict[str, Any] | Problem]] = []
         self._crossing_lock = threading.Lock()
@@ -163,19 +164,12 @@ class Hub:
             puller.stop()
         self.jobs.stop()
         for engine in self.engines.values():
-            if not engine.stop(functools.partial(self._end_all, engine, "service_stopped"), 30.0):
+            cameras = [camera for camera in self.cameras.values() if self.engines.get(camera.settings.model) is engine]
+            if not engine.stop(functools.partial(_end_all, cameras, "service_stopped"), cameras, 30.0):
                 LOG.error("the engine of %s did not end in time", engine.name)
         if not self.deliveries.stop(self.limits.flush_seconds):
             LOG.warning("not all events were delivered; they are stored, and will be at the next start")
         self.store.close()
-
-    def _end_all(self, engine: Engine, reason: str) -> list[CameraEvent]:
-        return [
-            event
-            for camera in list(self.cameras.values())
-            if self.engines.get(camera.settings.model) is engine
-            for event in camera.end(reason)
-        ]
 
     async def _maintain(self) -> None:
         pruned = time.monotonic()
@@ -214,25 +208,27 @@ class Hub:
             Camera(camera_id, settings, self.limits).session_of(engine.model)
         except ValueError as error:
             raise Problem(400, f"the camera cannot be watched so: {error}") from None
-        old = self.cameras.get(camera_id)
-        if if_match is not None and (old is None or if_match.strip('"') != old.etag):
-            raise Problem(412, f"camera {camera_id!r} is not as If-Match says; get it again")
-        if old is None and len(self.cameras) >= self.limits.cameras:
-            raise Problem(503, f"there are {len(self.cameras)} cameras already, as many as may be; remove one", 60)
-        camera = Camera(camera_id, settings, self.limits)
-        self.cameras[camera_id] = camera
-        if old is not None:
-            await self._end(old, "camera_replaced")
-        await self.off_loop(self.store.put_camera, camera_id, settings.model_dump(mode="json"))
-        self._pull(camera)
+        async with self._changing:
+            old = self.cameras.get(camera_id)
+            if if_match is not None and (old is None or if_match.strip('"') != old.etag):
+                raise Problem(412, f"camera {camera_id!r} is not as If-Match says; get it again")
+            if old is None and len(self.cameras) >= self.limits.cameras:
+                raise Problem(503, f"there are {len(self.cameras)} cameras already, as many as may be; remove one", 60)
+            # first, so that nothing is changed where the database refuses it
+            await self.off_loop(self.store.put_camera, camera_id, settings.model_dump(mode="json"))
+            camera = self.cameras[camera_id] = Camera(camera_id, settings, self.limits)
+            if old is not None:
+                await self._end(old, "camera_replaced")
+            self._pull(camera)
         return camera, old is None
 
     async def delete_camera(self, camera_id: str) -> None:
         """Remove it, and what it learnt. Raises Problem 404."""
-        camera = self.camera(camera_id)
-        del self.cameras[camera_id]
-        await self._end(camera, "camera_removed")
-        await self.off_loop(self.store.delete_camera, camera_id)
+        async with self._changing:
+            camera = self.camera(camera_id)
+            del self.cameras[camera_id]
+            await self._end(camera, "camera_removed")
+            await self.off_loop(self.store.delete_camera, camera_id)
 
     async def _end(self, camera: Camera, reason: str) -> None:
         puller = self._pullers.pop(camera.id, None)
@@ -262,7 +258,7 @@ class Hub:
             raise Problem(400, "this service has no model that looks at pixels; start it with --model") from None
 
     def _on_engine(self, camera: Camera, task: Callable[[], list[CameraEvent]]) -> None:
-        self._engine(camera.settings).do(task)
+        self._engine(camera.settings).do(task, [camera])
 
     def _pull(self, camera: Camera) -> None:
         if camera.settings.source is not None:
@@ -335,6 +331,10 @@ class Hub:
     async def events_after(self, event_id: int, limit: int, camera_id: str | None) -> list[StoredEvent]:
         """Stored events, oldest first."""
         return await self.off_loop(self.store.events_after, event_id, limit, camera_id)
+
+
+def _end_all(cameras: Sequence[Camera], reason: str) -> list[CameraEvent]:
+    return [event for camera in cameras for event in camera.end(reason)]
 
 
 def _change(engine: Engine, model: Model, cameras: Sequence[Camera]) -> list[CameraEvent]:

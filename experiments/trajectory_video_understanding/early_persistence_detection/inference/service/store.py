@@ -29,6 +29,8 @@ from run_directory import InputError
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from early_persistence_detection.inference.shadow import day_of
+
 SCHEMA_VERSION = 1
 # at birth; decided; called persistent and turned out to be none; called transient and turned out to stay; ended without
 # a decision; ended (left the view for good, or was interrupted) with one
@@ -464,7 +466,8 @@ class Store:
     # age
 
     def prune(self, older_than_seconds: float) -> int:
-        """Remove events and dead letters that were stored longer ago; returns how many events went.
+        """Remove events and dead letters that were stored longer ago, and shadow rows of days that ended before then;
+        returns how many events went.
 
         Kept whatever their age: what a sink is not done with, what was told of tracks that have not ended, the newest
         event (the next id is above its). Each transaction removes at most PRUNED_AT_ONCE, so commits go on between.
@@ -472,6 +475,12 @@ class Store:
         before = time.time() - older_than_seconds
         is_old = _dead_letters.c.stored_at < before
         self._write(lambda connection: connection.execute(sa.delete(_dead_letters).where(is_old)))
+        is_past = _shadow.c.day < day_of(before)
+        some = sa.select(_shadow.c.id).where(is_past).limit(PRUNED_AT_ONCE)
+        while self._write(
+            lambda connection: connection.execute(sa.delete(_shadow).where(_shadow.c.id.in_(some))).rowcount
+        ):
+            pass
         num_pruned, after = 0, 0
         while True:
             seen, removed = self._write(lambda connection, after=after: _prune_some(connection, after, before))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import socket as sockets
 import struct
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from early_persistence_detection.inference.service.store import Store
 from early_persistence_detection.inference.service.tests.conftest import wait_for
 from early_persistence_detection.inference.service.tests.running_service import (
     RunningService,
@@ -266,3 +268,21 @@ def test_tokens_scopes_and_rates(tmp_path):
         late = [answer for answer in answers if answer.status_code == 429]
         assert late and int(late[0].headers["retry-after"]) >= 1
         assert service.http.get("/v1/cameras", params={"token": "door-token"}).status_code == 200
+
+
+def test_cameras_that_many_put_and_delete_at_once_are_stored_as_they_are_known(tmp_path):
+    def change(index: int) -> None:
+        address = f"/v1/cameras/{index % 3}"
+        if index % 4 == 3:
+            service.http.delete(address)
+        else:
+            service.http.put(address, json={"width": 100 + index, "height": 100})
+            service.post(str(index % 3), lanes(0))
+
+    with running(tmp_path) as service:
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            list(pool.map(change, range(120)))
+        known = {each["id"]: each["settings"]["width"] for each in service.http.get("/v1/cameras").json()["cameras"]}
+        service.kill()
+    with Store(f"sqlite:///{tmp_path}/service.db") as store:
+        assert {camera: plain["width"] for camera, plain in store.cameras().items()} == known

@@ -187,6 +187,16 @@ def test_sqlite_writes_ahead_and_as_surely_as_asked(tmp_path: Path):
             assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
+def test_shadow_rows_are_pruned_by_their_day(url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(store_module, "PRUNED_AT_ONCE", 2)
+    days = [time.strftime("%Y-%m-%d", time.gmtime(time.time() - 86_400 * age)) for age in (0, 1, 9)]
+    with Store(url) as store:
+        for day in days:
+            store.add_shadow("gate", day, [{"track_id": index} for index in range(5)])
+        store.prune(86_400 * 3)
+        assert store.shadow_days("gate") == days[:2] and len(store.shadow("gate", days[1])) == 5
+
+
 def test_pruning_keeps_what_is_undelivered_open_or_newest(url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(store_module, "PRUNED_AT_ONCE", 7)
     now = time.time()

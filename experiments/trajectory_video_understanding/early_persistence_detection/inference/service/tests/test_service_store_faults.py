@@ -1,0 +1,65 @@
+"""A real database that refuses for a while: nothing is stored twice, nothing is lost when it takes writes again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from early_persistence_detection.inference.service.store import Store
+from early_persistence_detection.inference.service.tests.running_service import lanes, running
+from early_persistence_detection.models.evidence.adaptation import Adaptation
+
+
+@contextlib.contextmanager
+def refusing(folder: Path, table: str) -> Iterator[None]:
+    """As a full disk, for one table: every insert fails."""
+    with contextlib.closing(sqlite3.connect(f"{folder}/service.db", timeout=30)) as database:
+        database.execute(
+            f"CREATE TRIGGER refuse BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+        )
+        database.commit()
+        try:
+            yield
+        finally:
+            database.execute("DROP TRIGGER refuse")
+            database.commit()
+
+
+def test_shadow_rows_that_cannot_be_stored_wait_and_no_event_is_stored_twice(tmp_path):
+    with running(tmp_path) as service:
+        service.put("a", shadow=True, track_ids=True, width=160, height=120)
+
+        def post(index: int) -> None:
+            boxes = [[5 + index % 50, 5, 20, 30]]  # a new track in every frame: events and shadow rows come together
+            message = {"seconds": 0.1 * index, "boxes": boxes, "track_ids": [index + 1], "confirmed": [True]}
+            assert service.post("a", message).status_code == 200
+
+        with refusing(tmp_path, "epd_shadow"):
+            for index in range(40):
+                post(index)
+        post(40)
+        assert service.stop() == 0
+    born = [event["track_id"] for event in service.stored() if event["kind"] == "provisional"]
+    assert born == list(range(1, 42))
+    with contextlib.closing(sqlite3.connect(f"{tmp_path}/service.db")) as database:
+        tracks = [json.loads(row[0])["track_id"] for row in database.execute("SELECT track FROM epd_shadow")]
+    assert sorted(tracks) == list(range(1, 42))  # those of the stop among them
+
+
+def test_what_was_learnt_while_the_database_refused_is_stored_afterwards(tmp_path):
+    with running(tmp_path) as service:
+        service.put("a", adapt=True, width=160, height=120)
+        with refusing(tmp_path, "epd_learnt"):
+            for index in range(60):
+                service.post("a", lanes(index % 20 + 100 * (index // 20), 3, 0.3))
+            assert "disk is full" in service.log.read_text()
+        assert service.post("a", {"seconds": 100.0, "boxes": None}).status_code == 200
+        service.kill()
+    with Store(f"sqlite:///{tmp_path}/service.db") as store:
+        kept = store.learnt("a")
+    assert kept is not None and Adaptation.from_bytes(kept, "a", "the store").num_lives > 0
+    births = [(e["track_id"], e["kind"], e["frame_index"]) for e in service.stored()]
+    assert len(births) == len(set(births))
