@@ -295,17 +295,21 @@ wait_ready() { # seconds
   return 1
 }
 
+releases() { # names, the youngest first
+  find releases -mindepth 1 -maxdepth 1 -printf '%T@ %f\n' | sort -rn | cut -d ' ' -f 2
+}
+
 remove_old_releases() { # but the one that runs, the one before it, and the youngest
   local name kept=0 now before
   now=$(basename "$(readlink current)") before=$(cat previous 2>/dev/null || true)
   while IFS= read -r name; do
     case $name in "$now" | "$before") kept=$((kept + 1)) ;; esac
-  done < <(ls -t releases)
+  done < <(releases)
   while IFS= read -r name; do
     case $name in "$now" | "$before") continue ;; esac
     kept=$((kept + 1))
     [ "$kept" -le "$KEPT_RELEASES" ] || rm -rf "releases/$name"
-  done < <(ls -t releases)
+  done < <(releases)
 }
 
 show_status() {
@@ -315,7 +319,7 @@ show_status() {
     ! is_ready || state=ready code=0
   fi
   printf 'Release:  %s\nState:    %s\nAddress:  %s:%s\nReleases: %s\n' "$(basename "$(readlink current)")" "$state" \
-    "$(cat current/bind)" "$(cat current/port)" "$(ls -t releases | tr '\n' ' ')"
+    "$(cat current/bind)" "$(cat current/port)" "$(releases | tr '\n' ' ')"
   return "$code"
 }
 

@@ -8,22 +8,32 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from conftest import CLIENT_BASH, World, wait_for
+from scripts.tests.conftest import CLIENT_BASH, World, wait_for
 
 SERVE = "experiments/trajectory_video_understanding/early_persistence_detection/inference/service/serve.py"
 BLOB = "experiments/trajectory_video_understanding/early_persistence_detection/blob.bin"
 
 
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    """Until `condition` holds; fails with `what` was waited for."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"waited 60 s for {what}"
+        time.sleep(0.02)
+
+
 class Deployment:
     """The laptop's side of one host."""
 
-    def __init__(self, world: World):
+    def __init__(self, world: Any):
         self.world = world
         self.folder = world.host.folder / "it's the service"
         with socket.socket() as free:
@@ -73,7 +83,7 @@ class Deployment:
 
 
 @pytest.fixture
-def deployment(world: World) -> Iterator[Deployment]:
+def deployment(world: Any) -> Iterator[Deployment]:
     made = Deployment(world)
     try:
         yield made
