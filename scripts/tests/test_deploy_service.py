@@ -95,7 +95,7 @@ def test_a_release_is_ready_a_broken_one_gives_way_to_it_and_a_good_one_can_be_t
     deployment: Deployment,
 ) -> None:
     code, output = deployment.run("status")
-    assert code == 2 and "nothing is deployed" in output
+    assert code == 2 and "nothing is deployed" in output, output
 
     code, output = deployment.deploy("--dry-run")
     assert code == 0 and "Nothing was changed" in output, output
@@ -158,7 +158,7 @@ def test_what_cannot_be_is_refused_before_anything_is_copied(deployment: Deploym
         other.bind(("127.0.0.1", deployment.port))
         other.listen()
         code, output = deployment.deploy()
-    assert code == 2 and "taken by another program" in output
+    assert code == 2 and "taken by another program" in output, output
 
     code, output = deployment.deploy("--bind", "0.0.0.0")
     assert code == 2 and "--tokens" in output
