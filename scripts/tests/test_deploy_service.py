@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 CLIENT_BASH = os.environ.get("CLIENT_BASH", "bash")
-SERVE = "experiments/trajectory_video_understanding/early_persistence_detection/inference/service/serve.py"
+SETTINGS = "experiments/trajectory_video_understanding/early_persistence_detection/inference/service/settings.py"
 BLOB = "experiments/trajectory_video_understanding/early_persistence_detection/blob.bin"
 
 
@@ -106,7 +106,7 @@ def test_a_release_is_ready_a_broken_one_gives_way_to_it_and_a_good_one_can_be_t
     first = deployment.release()
     deployment.ask("/v1/cameras/gate", "PUT", b"{}")
 
-    deployment.change(SERVE, b"\nraise RuntimeError('a broken release')\n")
+    deployment.change(SETTINGS, b"\nraise RuntimeError('a broken release')\n")
     code, output = deployment.deploy()
     assert code == 2 and "serves again" in output and "a broken release" in output, output
     assert deployment.release() == first
