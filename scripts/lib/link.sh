@@ -23,7 +23,6 @@ open_link() { # accept an unknown host key: yes or nothing
       ;;
   esac
   trap close_link EXIT
-  write_verb_program
   write_ssh_program "$([ -n "${1:-}" ] && echo accept-new || echo yes)"
   check_access
 }

@@ -14,6 +14,7 @@ remote_run() { # the flags of the study
   say_what_runs
   claim_local_results
   open_link "$accept_new_host_key"
+  write_verb_program
   start_job "$@"
   watch_job
 }
@@ -231,6 +232,7 @@ remote_verb() { # verb and its own flags
   local verb=$1
   shift
   open_link "$accept_new_host_key"
+  write_verb_program
   case $verb in
     attach)
       find_repository
