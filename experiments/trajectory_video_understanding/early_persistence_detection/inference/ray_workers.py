@@ -7,6 +7,7 @@ import collections
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from early_persistence_detection.inference.many_videos import Task, decide_task,
 from early_persistence_detection.training.stop_request import STOP_SIGNALS
 
 SLOW_START_SECONDS = 30.0
+CONNECT_SECONDS = 20.0
 PROBE = "probe"  # what every node must see in OUTPUT/.stages
 
 
@@ -74,6 +76,21 @@ def unseen_storage(output: Path, token: str, paths: Sequence[Path]) -> str | Non
     return None
 
 
+def require_listener(address: str) -> None:
+    """Raise InputError where `address` is HOST:PORT and nobody listens there: Ray itself would wait for minutes."""
+    if address in ("auto", "local") or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except ValueError:
+        raise InputError(f"--address {address} is none; give auto, local, HOST:PORT or ray://HOST:PORT") from None
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"--address {address}: no Ray cluster answers ({error}); start one with ray start --head"
+        ) from None
+
+
 class RayWorkers:
     """An `Engine` of `count` actors, by default one for each core of the cluster."""
 
@@ -82,6 +99,7 @@ class RayWorkers:
             import ray
         self._ray: Any = ray
         self._args, self._output, self._token = args, output, secrets.token_hex(16)
+        require_listener(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if address == "local":

@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -342,6 +343,19 @@ def test_storage_that_a_node_does_not_see_is_told(tmp_path):
     assert unseen_storage(tmp_path, "token", [tmp_path]) is None
     assert "does not see" in unseen_storage(tmp_path, "another", [])
     assert "1 of 2 inputs" in unseen_storage(tmp_path, "token", [tmp_path, tmp_path / "gone.mp4"])
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [("127.0.0.1:{free}", "no Ray cluster answers"), ("cluster", "is none"), ("127.0.0.1:x", "is none")],
+)
+def test_an_address_where_no_cluster_is_is_told_at_once(videos, tmp_path, address, told):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # nobody listens
+        address = address.format(free=taken.getsockname()[1])
+        result = run_script(detect_many.main, "--videos", videos, "--output", tmp_path, "--address", address)
+    assert result.returncode == 2 and told in result.stderr and result.stderr.count("error:") == 1, result.stderr
+    assert nothing_is_left(tmp_path)
 
 
 @pytest.fixture(scope="module")
