@@ -2,12 +2,12 @@
 """Frames per second of detect_many.py: processes here and a Ray cluster of this machine, against one after the other.
 
     OMP_NUM_THREADS=1 python scripts/benchmarks/benchmark_detect_many.py --videos recordings/ --output speed.json
-    OMP_NUM_THREADS=1 python scripts/benchmarks/benchmark_detect_many.py --videos recordings/ \
+    OMP_NUM_THREADS=1 python scripts/benchmarks/benchmark_detect_many.py --videos '*/video.mp4' \
         --detections '{folder}/det/det.txt' --copies 4 --output boxes.json
 
 Every video of VIDEOS is decided --copies times, by each way in turn, --repeats times: in one process and one after the
 other, with no other process at work (`sequence`); by --workers processes (`local`); by as many actors of a Ray cluster
-that is begun for it and has that many cores (`ray`, left out with --no_ray). Time is from the first task to the last
+that is begun before and has that many cores (`ray`, left out with --no_ray). Time is from the first task to the last
 result, and apart from it `start_seconds`, from there to where the first worker can take a task: a start costs the same
 for ten videos and ten thousand. A ratio is of the medians of frames per second without the starts; `ratios_paired`
 holds that of each round.

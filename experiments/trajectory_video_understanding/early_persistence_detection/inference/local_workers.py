@@ -109,8 +109,13 @@ class LocalWorkers:
         ours, theirs = self._context.Pipe()
         threads = max(1, num_cores() // count)
         process = self._context.Process(target=_work, args=(theirs, self._args, threads), daemon=True)
+        # libraries read the variables when they are loaded, before any code of ours; so early comes a Ctrl-C, too
         with _environment({name: str(threads) for name in THREAD_VARIABLES if name not in os.environ}):
-            process.start()  # libraries read the variables when they are loaded, before any code of ours
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         return _Worker(process, ours)
 
@@ -148,6 +153,7 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
 def _work(connection: Connection, args: argparse.Namespace, threads: int) -> None:
     """The life of a worker. A Ctrl-C in the terminal reaches it too, and is its parent's to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it began with it blocked
     threading.Thread(target=_end_with_parent, daemon=True).start()
     limit_threads(threads)
     try:

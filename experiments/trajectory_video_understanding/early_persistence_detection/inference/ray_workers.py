@@ -20,7 +20,7 @@ from early_persistence_detection.inference.many_videos import Task, decide_task,
 from early_persistence_detection.training.stop_request import STOP_SIGNALS
 
 SLOW_START_SECONDS = 30.0
-CONNECT_SECONDS = 20.0
+CONNECT_SECONDS = 10.0
 PROBE = "probe"  # what every node must see in OUTPUT/.stages
 
 
@@ -76,19 +76,16 @@ def unseen_storage(output: Path, token: str, paths: Sequence[Path]) -> str | Non
     return None
 
 
-def require_listener(address: str) -> None:
-    """Raise InputError where `address` is HOST:PORT and nobody listens there: Ray itself would wait for minutes."""
-    if address in ("auto", "local") or "://" in address:
-        return
-    host, _, port = address.rpartition(":")
+def require_answer(address: str) -> None:
+    """Raise InputError where nobody listens at HOST:PORT: Ray itself would try for many minutes."""
+    place = address.removeprefix("ray://")
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdecimal():
+        return  # auto or local
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except ValueError:
-        raise InputError(f"--address {address} is none; give auto, local, HOST:PORT or ray://HOST:PORT") from None
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        raise InputError(
-            f"--address {address}: no Ray cluster answers ({error}); start one with ray start --head"
-        ) from None
+        raise InputError(f"--address {address}: no Ray cluster answers ({error}); start one with ray start") from None
 
 
 class RayWorkers:
@@ -99,8 +96,8 @@ class RayWorkers:
             import ray
         self._ray: Any = ray
         self._args, self._output, self._token = args, output, secrets.token_hex(16)
-        require_listener(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anyone
+        require_answer(address)
         settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "warning"}
         if address == "local":
             settings |= {"num_cpus": count, "include_dashboard": False}

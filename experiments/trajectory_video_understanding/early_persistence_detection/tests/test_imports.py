@@ -73,7 +73,7 @@ def loaded_at_once(path: Path) -> set[str]:
     return {".".join(part[:count]) for part in parts for count in range(1, len(part) + 1)}  # a.b.c loads a and a.b
 
 
-@pytest.mark.parametrize("door", ["session", "opening", "exported_stream", "detect"])
+@pytest.mark.parametrize("door", ["session", "opening", "exported_stream", "detect", "detect_many"])
 def test_what_decides_tracks_loads_no_more_than_the_package_depends_on(door):
     """Whoever only decides installs neither torch nor SciPy, OpenCV, trackers or plots."""
     reached: dict[str, str] = {}  # module -> who loads it
@@ -104,7 +104,7 @@ def part(module: str) -> int:
 
 def test_the_test_sees_the_code():
     assert len(MODULES) > 80 and sum(map(len, IMPORTS.values())) > 200
-    assert "early_persistence_detection.inference.opening" in IMPORTS["early_persistence_detection.inference.detect"]
+    assert "early_persistence_detection.inference.deciding" in IMPORTS["early_persistence_detection.inference.detect"]
 
 
 def test_packages_import_only_what_is_below_them():
