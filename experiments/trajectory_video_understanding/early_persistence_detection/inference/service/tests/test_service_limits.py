@@ -38,7 +38,7 @@ def queued(store: Store, policy: str, frames: int) -> tuple[Camera, Answers]:
     for index in range(frames):
         engine.put(camera, answers.frame(index))
     engine.start()
-    assert engine.stop(lambda: camera.end("service_stopped"), 60)
+    assert engine.stop(lambda: camera.end("service_stopped"), [camera], 60)
     return camera, answers
 
 
@@ -99,7 +99,7 @@ def test_a_camera_that_fails_takes_no_other_with_it(store):
 
     broken.begin = fail_once
     engine.start()
-    assert engine.stop(lambda: [event for camera in cameras for event in camera.end("service_stopped")], 60)
+    assert engine.stop(lambda: [event for camera in cameras for event in camera.end("service_stopped")], cameras, 60)
     assert [getattr(answer, "status", 200) for _, answer in answers["bad"]] == [200, 500, 200]
     assert [answer["frame_index"] for _, answer in answers["good"]] == [0, 1, 2]
     assert not store.open_tracks()
