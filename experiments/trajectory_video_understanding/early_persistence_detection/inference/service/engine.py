@@ -253,8 +253,10 @@ class Engine:
                 event_ids = self._store.commit(events, learnt)
                 self.unstored = []
                 self._told(event_ids)
-        except StoreError as error:
-            LOG.error("%s; %d events are kept in memory", error, len(events))
+        except Exception as error:  # whatever it is: without this thread every camera would wait for ever
+            LOG.error(
+                "%s; %d events are kept in memory", error, len(events), exc_info=not isinstance(error, StoreError)
+            )
             self.unstored = events
             for camera in cameras:
                 if camera.id in learnt:
@@ -262,6 +264,8 @@ class Engine:
             return Problem(503, f"the frame was taken, but what it told cannot be stored now: {error}", 5)
         # apart from the above: events that are stored must not be stored again where only this fails
         for camera in cameras:
+            if not camera.shadow_rows:
+                continue
             try:
                 self._store.add_shadow(camera.id, day_of(time.time()), [row.as_json() for row in camera.shadow_rows])
                 camera.shadow_rows = []
