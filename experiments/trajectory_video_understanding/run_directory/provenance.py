@@ -39,7 +39,8 @@ def public_path(path: str | Path) -> str:
 def provenance(configuration: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
     """What a result was made with: resolved configuration, seed, git commit, versions, machine, time."""
     versions = {"python": platform.python_version()}
-    for name in ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "vector-quantize-pytorch", "trackers"):
+    libraries = ("torch", "torchvision", "onnxruntime", "numpy", "scipy", "scikit-learn", "vector-quantize-pytorch")
+    for name in libraries:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     status = _git("status", "--porcelain", "--untracked-files=no")

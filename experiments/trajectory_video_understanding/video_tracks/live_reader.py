@@ -35,7 +35,9 @@ def main() -> int:
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not stand between the frames
     try:
-        for pixels, is_file in _frames(str(request["source"]), float(request["timeout"])):
+        for pixels, is_file in _frames(
+            str(request["source"]), float(request["timeout"]), bool(request.get("may_redirect", True))
+        ):
             output.write(HEADER.pack(MARK, pixels.shape[1], pixels.shape[0], is_file))
             output.write(np.ascontiguousarray(pixels).data)
             output.flush()
@@ -47,7 +49,7 @@ def main() -> int:
     return 0
 
 
-def _frames(source: str, timeout: float) -> Iterator[tuple[np.ndarray, bool]]:
+def _frames(source: str, timeout: float, may_redirect: bool) -> Iterator[tuple[np.ndarray, bool]]:
     if source.isdecimal():
         yield from _camera_frames(int(source))
         return
@@ -56,6 +58,8 @@ def _frames(source: str, timeout: float) -> Iterator[tuple[np.ndarray, bool]]:
         "protocol_whitelist": NETWORK_PROTOCOLS,
         "analyzeduration": "2000000",
     }
+    if not may_redirect:
+        options["max_redirects"] = "0"
     settings: dict[str, Any] = {"timeout": timeout, "options": options}
     if source.startswith("rtsp"):
         options["rtsp_transport"] = "tcp"  # lost packets of UDP would be grey blocks, that is objects

@@ -61,18 +61,22 @@ def public_name(source: str | int) -> str:
 
 
 def open_live(
-    source: str | int, max_reconnects: int | None = None, timeout_seconds: float = TIMEOUT_SECONDS
+    source: str | int,
+    max_reconnects: int | None = None,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    may_redirect: bool = True,
 ) -> LiveSource:
     """Open a live source and wait for its first frame.
 
-    `max_reconnects` is the number of tries in a row after which it is given up; None tries for ever. Raises InputError
+    `max_reconnects` is the number of tries in a row after which it is given up; None tries for ever.
+    Without `may_redirect` no other address is followed to which an http server sends on. Raises InputError
     when it is none of `is_live`, or gives no frame now: a wrong address is told at once.
     """
     if not is_live(source):
         raise InputError(f"{source} is no live source; give rtsp://, http(s)://, the number of a camera, or -")
     if str(source).isdecimal():
         require_opencv(f"camera {source}")
-    live = LiveSource(str(source), max_reconnects, timeout_seconds)
+    live = LiveSource(str(source), max_reconnects, timeout_seconds, may_redirect)
     try:
         live.wait_for_first()
     except BaseException:
@@ -84,12 +88,13 @@ def open_live(
 class LiveSource:
     """An open live source; made by `open_live`. Close it, or use it in a `with`."""
 
-    def __init__(self, source: str, max_reconnects: int | None, timeout_seconds: float):
+    def __init__(self, source: str, max_reconnects: int | None, timeout_seconds: float, may_redirect: bool):
         self.name = public_name(source)
         self.dropped = 0  # frames that were read but not given, for newer ones
         self.reconnects = 0  # times that a lost source gave frames again
         self.width = self.height = 0  # px, of the first frame
         self._source, self._max_reconnects, self._timeout = source, max_reconnects, timeout_seconds
+        self._may_redirect = may_redirect
         self._started = time.monotonic()
         self._changed = threading.Condition()
         self._newest: tuple[float, np.ndarray] | None = None
@@ -198,7 +203,10 @@ class LiveSource:
                     pipe.close()
 
     def _start_reader(self) -> subprocess.Popen[bytes] | None:
-        request = json.dumps({"source": self._source, "timeout": self._timeout}).encode() + b"\n"
+        request = (
+            json.dumps({"source": self._source, "timeout": self._timeout, "may_redirect": self._may_redirect}).encode()
+            + b"\n"
+        )
         # a session of its own: Ctrl-C is for the one who reads, who then closes
         command = [sys.executable, "-m", "video_tracks.live_reader", *(["-"] if self._source == "-" else [])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}

@@ -1,6 +1,7 @@
 """Live sources, against real servers on 127.0.0.1: reconnecting, dropping, closing at once, keeping passwords."""
 
 import contextlib
+import http.server
 import io
 import itertools
 import os
@@ -237,3 +238,39 @@ def test_rtsp_is_read_and_found_again():
             last = [next(frames) for _ in range(20)][-1]  # the newest from before, then those of the second server
             assert source.reconnects >= 1 and last.pixels.std() > 5
     assert "is lost" in said.getvalue()
+
+
+def test_a_redirect_is_followed_only_where_it_may_be(tmp_path):
+    """Who allows a host has not allowed every host that it names."""
+    video = encode(tmp_path / "a.mp4", moving_square(12)).read_bytes()
+    asked = []
+
+    class Target(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(video)))
+            self.end_headers()
+            self.wfile.write(video)
+
+    class Elsewhere(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(302)
+            self.send_header("Location", f"http://127.0.0.1:{target.server_port}/a.mp4")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with contextlib.ExitStack() as ends:
+        servers = []
+        for handler in (Target, Elsewhere):
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            ends.callback(server.shutdown)
+            servers.append(server)
+        target, elsewhere = servers
+        address = f"http://127.0.0.1:{elsewhere.server_port}/camera"
+        with pytest.raises(InputError, match="cannot be read"):
+            open_live(address, timeout_seconds=10, may_redirect=False)
+        assert asked == []
+        with open_live(address, timeout_seconds=10):
+            assert asked

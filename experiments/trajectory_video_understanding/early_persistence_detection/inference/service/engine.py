@@ -126,11 +126,6 @@ class Engine:
         self._thread.join(wait_seconds)
         return not self._thread.is_alive()
 
-    @property
-    def num_waiting(self) -> int:
-        """Cameras with frames that wait."""
-        return len(self._ready)
-
     def _run(self) -> None:
         next_tick = 0.0
         while True:

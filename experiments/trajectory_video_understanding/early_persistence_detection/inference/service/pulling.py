@@ -74,7 +74,7 @@ class Puller:
         assert address is not None
         while not self._is_stopped.is_set():
             try:
-                self._source = open_live(address)
+                self._source = open_live(address, may_redirect=False)  # allowed is this host, not whom it names
                 with self._source:
                     self._pull(self._source)
                 self._camera.source_state = "the source ended"
