@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
+import math
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +25,7 @@ from early_persistence_detection.inference.service.tests.running_service import 
     running,
 )
 from early_persistence_detection.inference.session import Session, TrackStatus
+from early_persistence_detection.models.evidence.evidence_model import general_model
 from early_persistence_detection.models.torch_stream import load_stream
 
 
@@ -255,18 +258,34 @@ def test_a_video_that_is_none_fails_and_says_why(service):
     assert is_problem(service.http.post("/v1/videos", files={"other": ("a.mp4", b"")}), 400, "video")
 
 
-def test_models_are_opened_anew_and_old_tracks_finish_on_the_old(service):
-    service.put("reload", width=160, height=120)
+def test_models_are_opened_anew_and_old_tracks_finish_on_the_old(tmp_path):
+    """The second model says 0.95 of everything, so that whoever is told by it is known."""
+    model, path = general_model(), tmp_path / "model.npz"
+    model.save(path)
+    flat = {
+        name: dataclasses.replace(each, scale=(0.0,) * each.num_frames, shift=(3.0,) * each.num_frames)
+        for name, each in model.calibrations.items()
+    }
     before = Session(picture=(160, 120))
-    for index in range(3):
-        service.post("reload", lanes(index))
-        before.update(None, lanes(index)["boxes"], lanes(index)["scores"], seconds=0.1 * index)
-    assert service.http.post("/v1/models/reload").status_code == 200
-    for index in range(3, 20):
-        message = lanes(index)
-        answer = service.post("reload", message).json()
-        expected = before.update(None, message["boxes"], message["scores"], seconds=message["seconds"])
-        old = [as_told(status) for status in expected if status.track_id <= 2]
-        assert [track for track in told(answer) if track["track_id"] <= 2] == old
-        seen = {track["track_id"] for track in answer["tracks"] if track["seen"]}
-        assert seen == {status.track_id for status in expected if status.seen}  # new ones too, by the new model
+    with running(tmp_path / "service", "--evidence_model", str(path)) as service:
+        service.put("a", width=160, height=120)
+        for index in range(3):
+            service.post("a", lanes(index))
+            before.update(None, lanes(index)["boxes"], lanes(index)["scores"], seconds=0.1 * index)
+        dataclasses.replace(model, calibrations=flat).save(path)
+        assert service.http.post("/v1/models/reload").status_code == 200
+        born = set(before.records)
+        told_by_new = 0
+        for index in range(3, 20):
+            message = lanes(index)
+            answer = service.post("a", message).json()
+            expected = before.update(None, message["boxes"], message["scores"], seconds=message["seconds"])
+            old = [as_told(status) for status in expected if status.track_id in born]
+            assert [track for track in told(answer) if track["track_id"] in born] == old
+            seen = {track["track_id"] for track in answer["tracks"] if track["seen"]}
+            assert seen == {status.track_id for status in expected if status.seen}
+            for track in answer["tracks"]:
+                if track["track_id"] not in born:
+                    assert track["p"] == pytest.approx(1 / (1 + math.exp(-3.0)))
+                    told_by_new += 1
+        assert told_by_new
