@@ -2,8 +2,8 @@
 said otherwise.
 
 Facts only: nothing here was worded, guessed or learnt, and no frame after the decision was looked at. Every
-counterfactual was really run. `cases.py` gathers what a decision followed from, `counterfactuals.py` makes the record,
-`wording.py` says it, `checker.py` holds a text against it.
+counterfactual was really run. `inference/cases.py` keeps what a decision followed from, `inference/counterfactuals.py`
+makes the record of it, `wording.py` says it, `checker.py` holds a text against it.
 
 What facts there are, by kind; t and k are ages of the track, from 1, d is its decision frame:
 
@@ -24,8 +24,10 @@ height                of its box at its last detection, in px
 speed                 of its box from birth to its last detection, in heights of it a frame
 border                ages at which its box touched the picture's border; absent where its size is unknown
 class                 of its birth, a string of the user's: never in a prompt
-counterfactual        cf.withhold.k, cf.miss.k, cf.hit.k, cf.median_score, cf.group.NAME, cf.pixels, cf.evidence,
-                      cf.shortest_set: what p and verdict would have been at the time of the decision
+counterfactual        cf.withhold.k, cf.miss.k, cf.hit.k, cf.median_score, cf.group.NAME, cf.pixels, cf.evidence: what p
+                      and verdict would have been at the time of the decision. Where no hit or miss alone changes the
+                      decision, cf.shortest_set: the fewest that do together (`about` "miss", "hit" or "hit+miss"); where
+                      nothing alone does, cf.groups.NAME+NAME: two groups (`about` "NAME+NAME", change "group")
 contribution          share.GROUP: of a group of evidence in the log odds, by Shapley's value; share.camera of what the
                       camera taught, share.known_to_all of what holds where nothing is known
 piece                 piece.FEATURE: the same of one feature, sampled, with its standard error

@@ -21,6 +21,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -78,6 +79,19 @@ class TrackStatus:
         return self.decision != UNDECIDED
 
 
+class Recorder(Protocol):
+    """Watches a session and changes nothing of it; `cases.CaseRecorder` is one."""
+
+    def attached(self, session: Session) -> None:
+        """Called before the first frame."""
+
+    def begun(self, session: Session, asked: Asked) -> None:
+        """Called when the observations of a frame are known, before they are judged."""
+
+    def finished(self, session: Session, asked: Asked) -> None:
+        """Called when a frame is judged."""
+
+
 class _HeldBox:
     """The box of a track that is in view: where it was seen last, carried on."""
 
@@ -105,7 +119,8 @@ class Session:
     `rule` is one of "threshold" (at one confidence: `confidence_threshold`, default the model's own), "per_age" and
     "certified"; InputError where the model has no such rule. `associator` makes tracks of the detections (default:
     SORT, or the tracks that the detections' own ids name); one that has seen the frames before may be handed on.
-    `beside` are streams of other models: they judge the same tracks for comparison and decide nothing.
+    `beside` are streams of other models: they judge the same tracks for comparison and decide nothing. `recorder`
+    watches.
 
     Of a model that looks at pixels, `unseen` says what it is shown of a track that was not detected: "blank" (default,
     as in its training) or "scene"; `watch_by` what it is given of a track: "pixels" (default), "evidence" (its hits and
@@ -132,6 +147,7 @@ class Session:
         detector: str | None = None,
         picture: tuple[int, int] | None = None,
         adaptation: Adaptation | None = None,
+        recorder: Recorder | None = None,
     ):
         model = general_model() if model is None else model
         threshold = calibration_of(model, watch_by).thresholds_of(rule, "the model", confidence_threshold)
@@ -147,6 +163,8 @@ class Session:
         else:
             _refuse("goes by evidence", detector=detector, picture=picture, adaptation=adaptation)
             self.stream = TrackStream(model, threshold, unseen or "blank", watch_by or "pixels")
+        self.rule = rule
+        self.picture: tuple[int, int] | None = picture  # width and height in px; None until a frame tells
         self.beside = dict(beside or {})
         self.associator = associator  # None until the first boxes tell whether they have ids
         self._chooses_associator = associator is None
@@ -156,7 +174,10 @@ class Session:
         self._seconds: float | None = None  # the last time that was given
         self._asked: Asked | None = None  # of a frame that was begun and not finished
         self._last_seen: dict[int, int] = {}  # frame index, of every track that has a record
+        self._recorder = recorder
         self._in_view: dict[int, _HeldBox] = {}  # what the last frame showed, and the undecided that it did not
+        if recorder is not None:
+            recorder.attached(self)
 
     @property
     def records(self) -> dict[int, TrackRecord]:
@@ -219,11 +240,14 @@ class Session:
         else:
             self._follow(*_checked(boxes, scores), _array(track_ids), _array(class_ids))
             picture = None if frame is None else (frame.shape[1], frame.shape[0])
+            self.picture = self.picture or picture
             self.stream.learn_camera(picture, isinstance(self.associator, FollowedIds))
             questions = tuple(stream.begin(frame_index, frame, self.observations, seconds) for stream in self._streams)
         self.next_frame += 1
         self._seconds = self._seconds if seconds is None else seconds
         self._asked = Asked(frame_index, seconds, questions)
+        if self._recorder is not None:
+            self._recorder.begun(self, self._asked)
         return self._asked
 
     def finish(self, asked: Asked, answer: tuple[Answer, ...]) -> list[TrackStatus]:
@@ -232,11 +256,15 @@ class Session:
             raise ValueError("what is to be finished is not what begin asked last; give that, and its own answer")
         self._asked, seconds = None, asked.seconds
         if not asked.questions:
+            if self._recorder is not None:
+                self._recorder.finished(self, asked)
             return [self._status(track_id, held.box, False, seconds) for track_id, held in self._in_view.items()]
         followed, *_ = [
             stream.finish(question, said)
             for stream, question, said in zip(self._streams, asked.questions, answer, strict=True)
         ]
+        if self._recorder is not None:
+            self._recorder.finished(self, asked)
         seen = {found.track_id: found.box for found in self.observations if found.track_id in self.records}
         self._last_seen |= dict.fromkeys(seen, asked.frame_index)
         lost = [each.track_id for each in followed if each.observation is None]

@@ -17,7 +17,7 @@ LAYERS = (
     ("early_persistence_detection",),
 )
 # within the last: what stands at its root, then models, then what is made with them
-PARTS = ("metrics", "figures", "models", "training", "evaluation", "inference")
+PARTS = ("metrics", "figures", "models", "explanation", "training", "evaluation", "inference")
 
 
 def modules() -> dict[str, Path]:

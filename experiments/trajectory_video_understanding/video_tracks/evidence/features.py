@@ -160,6 +160,12 @@ class TrackEvidence:
         self._mean_count = math.nan  # detections a frame
         self._seconds: float | None = None  # the last time; NaN once the clock went back
 
+    @property
+    def live_ids(self) -> list[int]:
+        """The tracks that are followed, in order of birth."""
+        ids: list[int] = self._ids.tolist()
+        return ids
+
     def skip(self) -> None:
         """Pass a frame on which the detector was not run: nobody ages, but everything moves on."""
         self._gap += 1

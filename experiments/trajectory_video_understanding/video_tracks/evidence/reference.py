@@ -55,6 +55,11 @@ class ScoreReference:
         share = isotonic_regression(num_real / num_all, weights=num_all).x
         return cls(name, quantiles, np.log(share / (1 - share)) - np.log(prior / (1 - prior)))
 
+    @property
+    def median(self) -> float:
+        """Of all scores."""
+        return float(np.median(self.quantiles))
+
     def rank(self, scores: np.ndarray) -> np.ndarray:
         """The share of the detector's scores that are lower, ties by half: in [0, 1], as scores; NaN stays NaN."""
         return np.interp(scores, *self._ranks)

@@ -48,6 +48,11 @@ class ScoreHistory:
         """Whether all scores so far lie in [0, 1], as most detectors have it."""
         return self.low >= 0 and self.high <= 1
 
+    @property
+    def median(self) -> float | None:
+        """Of the remembered scores; None where they tell nothing."""
+        return float(np.median(self._sorted)) if self.tells else None
+
     def rank(self, scores: np.ndarray) -> np.ndarray:
         """The share of remembered scores that are lower, ties by half: (n,) in [0, 1]."""
         below = self._sorted.searchsorted(scores, "left") + self._sorted.searchsorted(scores, "right")

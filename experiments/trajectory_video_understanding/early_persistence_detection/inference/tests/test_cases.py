@@ -1,0 +1,192 @@
+"""Cases: what is kept of a decision runs again to the same p, and holds nothing of later frames."""
+
+import copy
+
+import numpy as np
+import pytest
+from early_persistence_detection.inference.cases import Case, CaseRecorder
+from early_persistence_detection.inference.counterfactuals import NotReproduced, decision_evidence, model_sha256
+from early_persistence_detection.inference.session import Session
+from early_persistence_detection.models.compute_gating import names_persistent
+from early_persistence_detection.models.evidence.adaptation import Adaptation
+from early_persistence_detection.models.evidence.evidence_model import general_model
+from early_persistence_detection.models.torch_stream import TorchStream
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+NUM_FRAMES = 60
+MODEL = general_model()
+
+
+def camera(seed: int, num_frames: int = NUM_FRAMES) -> list[tuple[np.ndarray, np.ndarray] | None]:
+    """Boxes (n, 4) and scores (n,) of each frame: walkers missed now and then, and clutter; None: no detector run."""
+    rng = np.random.default_rng(seed)
+    walkers = rng.uniform((0, 60, 3), (600, 300, 9), (5, 3))
+    frames: list[tuple[np.ndarray, np.ndarray] | None] = []
+    for frame in range(num_frames):
+        if rng.random() < 0.05:
+            frames.append(None)
+            continue
+        boxes = [(x + speed * frame, y, 30, 70) for x, y, speed in walkers if rng.random() < 0.85]
+        boxes += [(*rng.uniform(0, 500, 2), *rng.uniform(12, 80, 2)) for _ in range(rng.poisson(1.5))]
+        scores = np.clip(rng.normal(0.6, 0.2, len(boxes)), 0.05, 0.99)
+        frames.append((np.array(boxes).reshape(-1, 4), scores))
+    return frames
+
+
+def cases_of(frames, **of_session) -> tuple[Session, list[Case]]:
+    found: list[Case] = []
+    session = Session(recorder=CaseRecorder(found.append), picture=(640, 400), **of_session)
+    for index, frame in enumerate(frames):
+        boxes, scores = (None, None) if frame is None else frame
+        session.update(None, boxes, scores, seconds=index / 10)
+    return session, found
+
+
+OF_SESSION = {
+    "plain": lambda: {},
+    "unsure": lambda: {"confidence_threshold": 0.97},
+    "known detector": lambda: {"detector": sorted(MODEL.references)[0]},
+    "adapting": lambda: {"model": MODEL.asking("outlives_clip"), "adaptation": Adaptation()},
+}
+
+
+@pytest.mark.parametrize("kind", OF_SESSION)
+def test_a_case_runs_again_to_the_same_p_and_the_session_is_none_the_wiser(kind):
+    frames = camera(1)
+    session, cases = cases_of(frames, **OF_SESSION[kind]())
+    plain = Session(picture=(640, 400), **OF_SESSION[kind]())
+    for index, frame in enumerate(frames):
+        boxes, scores = (None, None) if frame is None else frame
+        plain.update(None, boxes, scores, seconds=index / 10)
+    said = {track: (record.probabilities, record.decision) for track, record in session.records.items()}
+    assert said == {track: (record.probabilities, record.decision) for track, record in plain.records.items()}
+    decided = {track for track, record in session.records.items() if record.decision is not None}
+    assert {case.track_id for case in cases} == decided and len(decided) > 20
+    for case in cases:
+        assert case.run(case.frames) == case.outcome  # exactly
+        assert decision_evidence(case, "m").probability == case.outcome.probability
+        assert len(case.frames) >= case.decision_frame == len(case.aged)
+
+
+def test_cases_differ_in_age_and_verdict():
+    _, cases = cases_of(camera(1), confidence_threshold=0.97)
+    assert {case.decision for case in cases} == {0, 1}
+    assert len({case.decision_frame for case in cases}) > 4
+
+
+@pytest.mark.parametrize("kind", ["plain", "unsure", "adapting"])
+def test_a_record_knows_nothing_of_what_came_later(kind):
+    frames = camera(2)
+    _, cases = cases_of(frames, **OF_SESSION[kind]())
+    for cut in (12, 25, 40):
+        _, other = cases_of(frames[:cut] + camera(77)[cut:], **OF_SESSION[kind]())
+        before = [case for case in cases if case.frames[-1].frame_index < cut]
+        again = [case for case in other if case.frames[-1].frame_index < cut]
+        assert len(before) > 3
+        records = [decision_evidence(case, "m").as_bytes() for case in before]
+        assert records == [decision_evidence(case, "m").as_bytes() for case in again]
+
+
+def test_a_case_that_was_tampered_with_is_not_explained():
+    _, cases = cases_of(camera(3))
+    case = cases[5]
+    p = (*case.outcome.probabilities[:-1], case.outcome.probability - 1e-9)
+    object.__setattr__(case, "outcome", copy.replace(case.outcome, probabilities=p) if hasattr(copy, "replace")
+                       else type(case.outcome)(p, case.outcome.decision))  # fmt: skip
+    with pytest.raises(NotReproduced, match=str(case.track_id)):
+        decision_evidence(case, "m")
+
+
+def whole_rerun(frames, track_id: int, at_frame: int, until: int, change: str):
+    """The session anew from the first frame, ids held fixed, with one frame changed: what it thinks after `until`."""
+    ids: list = []
+    found: list[Case] = []
+    first = Session(recorder=CaseRecorder(found.append), picture=(640, 400), confidence_threshold=0.97)
+    for index, frame in enumerate(frames[: until + 1]):
+        boxes, scores = (None, None) if frame is None else frame
+        first.update(None, boxes, scores, seconds=index / 10)
+        ids.append([(each.track_id, each.box, each.score) for each in first.observations])
+    again = Session(picture=(640, 400), confidence_threshold=0.97)
+    again.stream.learn_camera((640, 400), False)
+    from video_tracks.track import Observation
+
+    known: set[int] = set()
+    for index, frame in enumerate(frames[: until + 1]):
+        if frame is None or (index == at_frame and change == "withhold"):
+            again.stream.skip()
+            continue
+        observations = []
+        for track, box, score in ids[index]:
+            if index == at_frame and track == track_id:
+                continue
+            observations.append(Observation(track, box, score, track not in known))
+        known |= {each.track_id for each in observations}
+        again.stream.update(index, None, observations, index / 10)
+    return again.records[track_id]
+
+
+@pytest.mark.parametrize("change", ["withhold", "miss"])
+def test_a_counterfactual_is_what_a_whole_new_run_of_the_camera_says(change):
+    """Against a second way to get it: everything from the first frame, not from a copy of the state."""
+    frames = camera(4)
+    _, cases = cases_of(frames, confidence_threshold=0.97)
+    checked = 0
+    for case in [case for case in cases if case.decision_frame > 2][:6]:
+        record = decision_evidence(case, "m")
+        for fact in record.of_kind("counterfactual"):
+            if fact.change != change:
+                continue
+            at = case.aged[fact.ages[0] - 1].frame_index
+            # withheld for everybody, so that other tracks born in that frame are not asked about
+            if change == "withhold" and any(each.newborn for each in case.aged[fact.ages[0] - 1].observations or ()):
+                continue
+            said = whole_rerun(frames, case.track_id, at, case.frames[-1].frame_index, change)
+            p = said.probabilities[-1]
+            assert fact.value == pytest.approx(p, abs=1e-12)
+            if not case.is_forced:
+                assert fact.verdict == {None: "undecided", 0: "transient", 1: "persistent"}[said.decision]
+            checked += 1
+    assert checked > 5
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000))
+def test_shares_of_groups_sum_up_to_the_log_odds_and_facts_agree_with_each_other(seed):
+    _, cases = cases_of(camera(seed, 30), confidence_threshold=0.9)
+    for case in cases[:5]:
+        record = decision_evidence(case, model_sha256(None))
+        p = record.probability
+        total = sum(float(fact.value) for fact in record.of_kind("contribution"))
+        assert total == pytest.approx(np.log(p / (1 - p)), abs=1e-6)
+        assert record.decision_frame == case.decision_frame
+        assert int(record["num_seen"].value) + int(record["num_missed"].value) == case.decision_frame
+        for fact in record.facts:
+            assert all(1 <= age <= record.decision_frame for age in fact.ages)
+        if record.decisive is not None:
+            assert record[record.decisive].effect != "same"
+            assert names_persistent(np.array([p]))[0] == case.decision
+
+
+def test_a_model_that_looks_at_pixels_is_run_again_too(model, scene):
+    frames, rows = scene
+    cases: list[Case] = []
+    session = Session(TorchStream(model), confidence_threshold=0.75, recorder=CaseRecorder(cases.append))
+    for index, frame in enumerate(frames[:60]):
+        session.update(frame, rows[rows[:, 0] == index, 1:])
+    assert len(cases) >= 4
+    for case in cases[:4]:
+        record = decision_evidence(case, "m")
+        assert record.probability == case.outcome.probability
+        changes = [fact for fact in record.of_kind("counterfactual") if fact.change == "withhold"]
+        assert len(changes) == case.decision_frame - 1
+        hidden = record.of_kind("occlusion")
+        assert len(hidden) == 16 * min(4, case.decision_frame)
+        assert any(abs(float(fact.value)) > 0 for fact in hidden)
+    # with a frame withheld, it is the model on the other frames
+    case = next(case for case in cases if case.decision_frame > 3)
+    crops, scores = np.stack(case.crops), np.array(case.scored())
+    kept = np.arange(len(scores)) != 1
+    p = case.probabilities(crops[kept][None], scores[kept][None])[0]
+    outcome = case.decided(p.tolist())
+    assert decision_evidence(case, "m")["cf.withhold.2"].value == outcome.probability
