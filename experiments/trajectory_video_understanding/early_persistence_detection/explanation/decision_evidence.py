@@ -47,6 +47,7 @@ from typing import Any, Literal, TypeAlias
 
 from run_directory import InputError
 
+RECORDS, PICTURES = "decision_evidence.jsonl", "decision_pictures"  # in a folder of results
 FORMAT, FORMAT_VERSION = "early-persistence-decision-evidence", 1
 LEVEL_WITHIN = 0.005  # changes of p below it are none
 

@@ -22,7 +22,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from video_tracks.crops import MAX_SPEED, SteadyMotion, box_centre
+from video_tracks.clip import CLIP_SIZE
+from video_tracks.crops import MAX_SPEED, CropTracker, SteadyMotion, box_centre, crop_frame
 from video_tracks.evidence import FrameEvidence
 from video_tracks.evidence.scene import ScoreHistory
 from video_tracks.track import Observation
@@ -39,7 +40,6 @@ from early_persistence_detection.inference.streaming import (
 )
 from early_persistence_detection.models.compute_gating import Threshold, names_persistent, stops
 from early_persistence_detection.models.evidence.clip_evidence import ClipEvidenceState, clip_evidence_step
-from early_persistence_detection.models.logistic import expit
 from early_persistence_detection.models.stream import StreamModel
 
 
@@ -83,6 +83,7 @@ class Case:
     rule: str
     class_id: int
     birth_detector_frame: int  # frames that the detector had seen before
+    crops: tuple[np.ndarray, ...] = dataclasses.field(repr=False)  # uint8 (64, 64, 3) by age; none where not kept
 
     @property
     def decision(self) -> int:
@@ -222,7 +223,6 @@ class PixelCase(Case):
 
     model: StreamModel = dataclasses.field(repr=False, kw_only=True)
     watch_by: str = "pixels"
-    crops: tuple[np.ndarray, ...] = dataclasses.field(repr=False, kw_only=True)  # uint8 (64, 64, 3) by age
 
     def scored(self) -> list[float]:
         """The score at each age, NaN where it was missed."""
@@ -274,39 +274,51 @@ class _Watched:
     before: EvidenceStream | None
     frames: list[SeenFrame]
     birth_detector_frame: int
-    median_score: float | None
     crops: list[np.ndarray] = dataclasses.field(default_factory=list)
+    window: CropTracker | None = None  # of a track whose model never looks at it
 
 
 class CaseRecorder:
-    """Hands a case of every decision to `take`, in the frame that decides; see the module."""
+    """Hands a case of every decision to `take`, in the frame that decides; see the module. `has_crops`: a case shows
+    the track, also where its model never looked at the picture.
+    """
 
-    def __init__(self, take: Callable[[Case], None]):
-        self._take = take
+    def __init__(self, take: Callable[[Case], None], has_crops: bool = False):
+        self._take, self._has_crops = take, has_crops
         self._before: EvidenceStream | None = None  # as it stood after the last frame
         self._watched: dict[int, _Watched] = {}
         self._scores = ScoreHistory()
 
-    def begun(self, session: Session, asked: Asked) -> None:
+    def begun(self, session: Session, asked: Asked, picture: np.ndarray | None) -> None:
         """Called by the session when the observations of a frame are known, before they are judged."""
-        frame = SeenFrame(
-            asked.frame_index, asked.seconds, tuple(session.observations) if asked.questions else None
-        )
+        seen = tuple(session.observations) if asked.questions else None
+        frame = SeenFrame(asked.frame_index, asked.seconds, seen)
         for watched in self._watched.values():
             watched.frames.append(frame)
         if not asked.questions:
+            for watched in self._watched.values():
+                if watched.window is not None:
+                    watched.window.update(None)
             return
         question = asked.questions[0]
         self._scores.add(np.array([found.score for found in session.observations], np.float64))
         for found in session.observations:
             if found.newborn and found.track_id in session.records:
-                self._watched[found.track_id] = _Watched(
-                    self._before, [frame], session.stream.num_detector_frames - 1, None
-                )
+                watched = _Watched(self._before, [frame], session.stream.num_detector_frames - 1)
+                if self._has_crops and picture is not None and isinstance(question, EvidenceQuestion):
+                    watched.window = CropTracker()
+                self._watched[found.track_id] = watched
         if isinstance(question, StepQuestion):
             for crop in question.crops:
                 if crop.track_id in self._watched:
                     self._watched[crop.track_id].crops.append(crop.pixels)
+            return
+        for track_id, watched in self._watched.items():
+            if watched.window is not None:
+                seen_now = frame.of(track_id)
+                window = watched.window.update(None if seen_now is None else seen_now.box)
+                shown = np.zeros((CLIP_SIZE, CLIP_SIZE, 3), np.uint8)
+                watched.crops.append(shown if picture is None else crop_frame(picture, window))
 
     def finished(self, session: Session, asked: Asked) -> None:
         """Called by the session when a frame is judged."""
@@ -334,7 +346,7 @@ class CaseRecorder:
             stream.num_frames,
             Outcome(tuple(record.probabilities), record.decision),
         )
-        of_track = (session.rule, record.class_id, watched.birth_detector_frame)
+        of_track = (session.rule, record.class_id, watched.birth_detector_frame, tuple(watched.crops))
         if isinstance(stream, EvidenceStream):
             assert watched.before is not None
             # told to the stream at its first frame, perhaps after the copy was made
@@ -350,5 +362,4 @@ class CaseRecorder:
             *of_track,
             model=stream.model,
             watch_by=stream.watch_by,
-            crops=tuple(watched.crops),
         )

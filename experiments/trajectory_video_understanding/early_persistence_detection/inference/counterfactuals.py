@@ -42,6 +42,7 @@ from early_persistence_detection.explanation.decision_evidence import (
 from early_persistence_detection.inference.cases import Case, EvidenceCase, Outcome, PixelCase, SeenFrame
 from early_persistence_detection.inference.opening import EXPORTED
 from early_persistence_detection.inference.streaming import EvidenceStream
+from early_persistence_detection.inference.tables import class_name
 from early_persistence_detection.models import evidence
 from early_persistence_detection.models.compute_gating import thresholds_at
 from early_persistence_detection.models.evidence.evidence_model import GENERAL_MODEL, EvidenceModel
@@ -74,19 +75,21 @@ def model_sha256(path: Path | None) -> str:
     return hashlib.sha256((path / EXPORTED if path.is_dir() else path).read_bytes()).hexdigest()
 
 
-def decision_evidence(case: Case, model: str, certificate: Certificate | None = None) -> DecisionEvidence:
+def decision_evidence(
+    case: Case, model: str, certificate: Certificate | None = None, class_names: tuple[str, ...] = ()
+) -> DecisionEvidence:
     """The record of a decision; `model` is `model_sha256` of what decided it, `certificate` that of its rule.
 
     Raises NotReproduced where the case run again as it was gives something else.
     """
-    return _Evidence(case, model, certificate).record()
+    return _Evidence(case, model, certificate, class_names).record()
 
 
 class _Evidence:
     """Makes one record."""
 
-    def __init__(self, case: Case, model: str, certificate: Certificate | None):
-        self.case, self.model, self.certificate = case, model, certificate
+    def __init__(self, case: Case, model: str, certificate: Certificate | None, class_names: tuple[str, ...]):
+        self.case, self.model, self.certificate, self.class_names = case, model, certificate, class_names
         self.runs = _EvidenceRuns(case) if isinstance(case, EvidenceCase) else _PixelRuns(case)
 
     def record(self) -> DecisionEvidence:
@@ -155,7 +158,7 @@ class _Evidence:
             at_border = tuple(age for age, found in seen if _touches(found.box, case.picture))
             yield Fact("border", "border", len(at_border), "frames", 0.0, ages=at_border)
         if case.class_id >= 0:
-            yield Fact("class", "class", str(case.class_id))
+            yield Fact("class", "class", class_name(case.class_id, self.class_names))
 
     def _speed(self, height: float) -> float:
         """Of the centre from birth to the last detection, in heights a video frame."""

@@ -30,7 +30,11 @@ from video_tracks.association import Association, choose_associator
 from video_tracks.detections import MovingCamera, add_detection_flags, check_detection_flags
 from video_tracks.live_crops import UNSEEN
 
+from early_persistence_detection.explanation import explained
+from early_persistence_detection.explanation.decision_evidence import RECORDS
 from early_persistence_detection.inference.annotate import AnnotatedVideo
+from early_persistence_detection.inference.counterfactuals import model_sha256
+from early_persistence_detection.inference.explaining import Explainer
 from early_persistence_detection.inference.judging_video import JudgedVideo
 from early_persistence_detection.inference.opening import open_model
 from early_persistence_detection.inference.session import Session, calibration_of
@@ -99,6 +103,11 @@ def add_deciding_flags(parser: argparse.ArgumentParser) -> None:
         choices=UNSEEN,
         help="what the model is shown of a track in a frame without a detection of it (default: blank)",
     )
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="keep the evidence of every decision, with what would have been decided otherwise, and say it in words",
+    )
     add_device(parser)
     add_seed(parser, "of the fine-tuning")
 
@@ -142,7 +151,8 @@ def decide_video(
     same. Raises InputError where an input cannot be used, and what ended it where nothing was decided.
     """
     state = None if args.adapt is None else args.output / f"camera_{args.adapt}.json"
-    require_writable(args.output, (*OUTPUTS, "annotated.mp4", *([] if state is None else [state.name])))
+    outputs = (*OUTPUTS, "annotated.mp4", RECORDS, *explained.OUTPUTS, *([] if state is None else [state.name]))
+    require_writable(args.output, outputs)
     if args.model is not None:
         require_readable(args.model)
     adaptation = None if state is None else Adaptation.resume(state, args.adapt)
@@ -153,7 +163,11 @@ def decide_video(
             source.detections.has_track_ids, source.description["detections"], args.associate
         )
         model = model_asked(open_model(args.model, args.device) if model is None else model, source, args)
-        judged, taught, finetuning = decide(model, source, associator, args, adaptation, is_quiet)
+        explainer = None
+        if args.explain:
+            certificate = calibration_of(model, args.watch_by).certificate
+            explainer = Explainer(model_sha256(args.model), certificate, source.detections.class_names)
+        judged, taught, finetuning = decide(model, source, associator, args, adaptation, explainer, is_quiet)
         with judged.annotated:
             nothing_seen = judged.stop == judged.start or isinstance(judged.ended_by, MovingCamera)
             if judged.ended_by is not None and nothing_seen:
@@ -167,6 +181,9 @@ def decide_video(
                 if adaptation is not None and state is not None:
                     adaptation.save(state, args.adapt)
             stills = judged.annotated.close()
+        if explainer is not None:
+            explainer.write(args.output)
+            explained.write_explanations(args.output)
         closed = source.close()
     notes = [*source.notes, association_note, *judged.notes(), *closed.pop("notes", [])]
     summary = {
@@ -225,12 +242,14 @@ def decide(
     associator: Association,
     args: argparse.Namespace,
     adaptation: Adaptation | None,
+    explainer: Explainer | None,
     is_quiet: bool = False,
 ) -> tuple[JudgedVideo, StreamModel | None, dict[str, Any] | None]:
     """Teach where --finetune asks for it, then decide; what was judged, the taught copy, the report on the teaching."""
     threshold = thresholds(model, args)
     of_session: dict[str, Any] = {"rule": args.rule, "confidence_threshold": args.confidence_threshold}
     of_session |= {"associator": associator, "unseen": args.unseen, "watch_by": args.watch_by}
+    of_session |= {"recorder": None if explainer is None else explainer.recorder}
     if isinstance(model, EvidenceModel):
         of_session |= {"detector": args.detector, "picture": source.picture, "adaptation": adaptation}
     half, expected = 0, source.expected_frames

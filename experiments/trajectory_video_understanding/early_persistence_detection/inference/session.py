@@ -85,7 +85,7 @@ class Recorder(Protocol):
     def attached(self, session: Session) -> None:
         """Called before the first frame."""
 
-    def begun(self, session: Session, asked: Asked) -> None:
+    def begun(self, session: Session, asked: Asked, picture: np.ndarray | None) -> None:
         """Called when the observations of a frame are known, before they are judged."""
 
     def finished(self, session: Session, asked: Asked) -> None:
@@ -247,7 +247,7 @@ class Session:
         self._seconds = self._seconds if seconds is None else seconds
         self._asked = Asked(frame_index, seconds, questions)
         if self._recorder is not None:
-            self._recorder.begun(self, self._asked)
+            self._recorder.begun(self, self._asked, frame)
         return self._asked
 
     def finish(self, asked: Asked, answer: tuple[Answer, ...]) -> list[TrackStatus]:

@@ -1,10 +1,10 @@
 """Cases: what is kept of a decision runs again to the same p, and holds nothing of later frames."""
 
-import copy
+import dataclasses
 
 import numpy as np
 import pytest
-from early_persistence_detection.inference.cases import Case, CaseRecorder
+from early_persistence_detection.inference.cases import Case, CaseRecorder, Outcome
 from early_persistence_detection.inference.counterfactuals import NotReproduced, decision_evidence, model_sha256
 from early_persistence_detection.inference.session import Session
 from early_persistence_detection.models.compute_gating import names_persistent
@@ -13,6 +13,7 @@ from early_persistence_detection.models.evidence.evidence_model import general_m
 from early_persistence_detection.models.torch_stream import TorchStream
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from video_tracks.track import Observation
 
 NUM_FRAMES = 60
 MODEL = general_model()
@@ -45,7 +46,7 @@ def cases_of(frames, **of_session) -> tuple[Session, list[Case]]:
 
 OF_SESSION = {
     "plain": lambda: {},
-    "unsure": lambda: {"confidence_threshold": 0.97},
+    "unsure": lambda: {"confidence_threshold": 0.85},
     "known detector": lambda: {"detector": sorted(MODEL.references)[0]},
     "adapting": lambda: {"model": MODEL.asking("outlives_clip"), "adaptation": Adaptation()},
 }
@@ -70,7 +71,7 @@ def test_a_case_runs_again_to_the_same_p_and_the_session_is_none_the_wiser(kind)
 
 
 def test_cases_differ_in_age_and_verdict():
-    _, cases = cases_of(camera(1), confidence_threshold=0.97)
+    _, cases = cases_of(camera(1), confidence_threshold=0.85)
     assert {case.decision for case in cases} == {0, 1}
     assert len({case.decision_frame for case in cases}) > 4
 
@@ -83,7 +84,7 @@ def test_a_record_knows_nothing_of_what_came_later(kind):
         _, other = cases_of(frames[:cut] + camera(77)[cut:], **OF_SESSION[kind]())
         before = [case for case in cases if case.frames[-1].frame_index < cut]
         again = [case for case in other if case.frames[-1].frame_index < cut]
-        assert len(before) > 3
+        assert len(before) > 1
         records = [decision_evidence(case, "m").as_bytes() for case in before]
         assert records == [decision_evidence(case, "m").as_bytes() for case in again]
 
@@ -92,25 +93,21 @@ def test_a_case_that_was_tampered_with_is_not_explained():
     _, cases = cases_of(camera(3))
     case = cases[5]
     p = (*case.outcome.probabilities[:-1], case.outcome.probability - 1e-9)
-    object.__setattr__(case, "outcome", copy.replace(case.outcome, probabilities=p) if hasattr(copy, "replace")
-                       else type(case.outcome)(p, case.outcome.decision))  # fmt: skip
     with pytest.raises(NotReproduced, match=str(case.track_id)):
-        decision_evidence(case, "m")
+        decision_evidence(dataclasses.replace(case, outcome=Outcome(p, case.outcome.decision)), "m")
 
 
 def whole_rerun(frames, track_id: int, at_frame: int, until: int, change: str):
     """The session anew from the first frame, ids held fixed, with one frame changed: what it thinks after `until`."""
     ids: list = []
     found: list[Case] = []
-    first = Session(recorder=CaseRecorder(found.append), picture=(640, 400), confidence_threshold=0.97)
+    first = Session(recorder=CaseRecorder(found.append), picture=(640, 400), confidence_threshold=0.85)
     for index, frame in enumerate(frames[: until + 1]):
         boxes, scores = (None, None) if frame is None else frame
         first.update(None, boxes, scores, seconds=index / 10)
         ids.append([(each.track_id, each.box, each.score) for each in first.observations])
-    again = Session(picture=(640, 400), confidence_threshold=0.97)
+    again = Session(picture=(640, 400), confidence_threshold=0.85)
     again.stream.learn_camera((640, 400), False)
-    from video_tracks.track import Observation
-
     known: set[int] = set()
     for index, frame in enumerate(frames[: until + 1]):
         if frame is None or (index == at_frame and change == "withhold"):
@@ -130,9 +127,9 @@ def whole_rerun(frames, track_id: int, at_frame: int, until: int, change: str):
 def test_a_counterfactual_is_what_a_whole_new_run_of_the_camera_says(change):
     """Against a second way to get it: everything from the first frame, not from a copy of the state."""
     frames = camera(4)
-    _, cases = cases_of(frames, confidence_threshold=0.97)
+    _, cases = cases_of(frames, confidence_threshold=0.85)
     checked = 0
-    for case in [case for case in cases if case.decision_frame > 2][:6]:
+    for case in [case for case in cases if case.decision_frame > 2][:25]:
         record = decision_evidence(case, "m")
         for fact in record.of_kind("counterfactual"):
             if fact.change != change:
@@ -171,7 +168,7 @@ def test_shares_of_groups_sum_up_to_the_log_odds_and_facts_agree_with_each_other
 def test_a_model_that_looks_at_pixels_is_run_again_too(model, scene):
     frames, rows = scene
     cases: list[Case] = []
-    session = Session(TorchStream(model), confidence_threshold=0.75, recorder=CaseRecorder(cases.append))
+    session = Session(TorchStream(model), confidence_threshold=0.9, recorder=CaseRecorder(cases.append))
     for index, frame in enumerate(frames[:60]):
         session.update(frame, rows[rows[:, 0] == index, 1:])
     assert len(cases) >= 4

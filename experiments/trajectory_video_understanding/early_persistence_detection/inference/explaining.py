@@ -1,0 +1,68 @@
+"""A session's decisions with their evidence: what detect.py --explain keeps and the service asks for."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from run_directory import atomic_open, write_text
+
+from early_persistence_detection.explanation.decision_evidence import (
+    PICTURES,
+    RECORDS,
+    DecisionEvidence,
+    write_records,
+)
+from early_persistence_detection.inference.cases import Case, CaseRecorder
+from early_persistence_detection.inference.counterfactuals import decision_evidence
+from early_persistence_detection.models.stopping.certificate import Certificate
+
+STRIP_PX = 96  # of a crop's side
+MISSED_GREY = 96
+GAP_PX = 4
+
+
+class Explainer:
+    """`Session(recorder=explainer.recorder)`, then `write`. Records are made as decisions fall."""
+
+    def __init__(self, model: str, certificate: Certificate | None = None, class_names: tuple[str, ...] = ()):
+        self.records: list[DecisionEvidence] = []
+        self.recorder = CaseRecorder(self._take, has_crops=True)
+        self._strips: dict[int, bytes] = {}
+        self._of_record = model, certificate, class_names
+
+    def _take(self, case: Case) -> None:
+        self.records.append(decision_evidence(case, *self._of_record))
+        if case.crops:
+            self._strips[case.track_id] = strip(case)
+
+    def write(self, directory: Path) -> None:
+        """decision_evidence.jsonl and a picture strip of each track in decision_pictures/; those of an earlier run go."""
+        folder = directory / PICTURES
+        for old in folder.glob("*.png"):
+            old.unlink()
+        for track_id, png in self._strips.items():
+            with atomic_open(folder / f"{track_id}.png", "wb") as file:
+                file.write(png)
+        write_text(directory / RECORDS, write_records(self.records))
+
+
+def strip(case: Case) -> bytes:
+    """PNG of a case's frames from birth to decision, in a row; a bar under each says whether it was detected."""
+    side = STRIP_PX
+    picture = np.full((side + 3 * GAP_PX, len(case.crops) * (side + GAP_PX) - GAP_PX, 3), 255, np.uint8)
+    for place, (crop, found) in enumerate(zip(case.crops, case.hits, strict=True)):
+        left = place * (side + GAP_PX)
+        resized = Image.fromarray(np.ascontiguousarray(crop)).resize((side, side), Image.Resampling.BICUBIC)
+        picture[:side, left : left + side] = resized
+        bar = (0, 114, 178) if found is not None else (MISSED_GREY,) * 3
+        if found is not None:
+            picture[side + GAP_PX : side + 3 * GAP_PX, left : left + side] = bar
+        else:  # hollow
+            picture[side + GAP_PX : side + GAP_PX + 1, left : left + side] = bar
+            picture[side + 3 * GAP_PX - 1 : side + 3 * GAP_PX, left : left + side] = bar
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG", optimize=True)
+    return file.getvalue()
