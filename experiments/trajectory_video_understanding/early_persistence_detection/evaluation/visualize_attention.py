@@ -133,11 +133,11 @@ def main() -> None:
     scenes = metrics.known_scenes(split.metadata["scene_id"])
     ratio = metrics.attention_efficiency_ratio(attention, tokens, decisions.decision_frame, args.seed, scenes)
     most, drawn = faithfulness_changes(model, split, decisions.decision_frame, attention, tokens, device, args.seed)
-    faithfulness = metrics.attention_faithfulness(most, drawn, args.seed, scenes)
+    faithfulness = metrics.faithfulness(most, drawn, args.seed, scenes)
     by_decision = {}
     for kind in (1, 0):
         most_of_kind, drawn_of_kind = (np.where(decisions.decision == kind, change, np.nan) for change in (most, drawn))
-        by_decision[KIND_NAME[kind]] = metrics.attention_faithfulness(most_of_kind, drawn_of_kind, args.seed, scenes)
+        by_decision[KIND_NAME[kind]] = metrics.faithfulness(most_of_kind, drawn_of_kind, args.seed, scenes)
 
     pictures, listed = {}, []
     for number, index in enumerate(choose_samples(labels, decisions, args.num_samples)):

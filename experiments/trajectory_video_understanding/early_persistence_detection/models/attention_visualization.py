@@ -19,10 +19,10 @@ from video_tracks.clip import CLIP_SIZE, KIND_COLOR, KIND_NAME
 
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.extractors.interface import GRID_SIZE
+from early_persistence_detection.models.occlusion import removal_changes
 from early_persistence_detection.models.tensor_state import frames_to_input
 
 NUM_REMOVED_TOKENS = 8  # in the faithfulness measure
-RANDOM_DRAWS = 3
 
 
 @torch.inference_mode()
@@ -58,7 +58,6 @@ def _most_attended(attention: np.ndarray) -> np.ndarray:
     return chosen.reshape(attention.shape)
 
 
-@torch.inference_mode()
 def faithfulness_changes(
     model: EarlyPersistenceClassifier,
     split: ClipSplit,
@@ -71,47 +70,11 @@ def faithfulness_changes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How much p at the decision moves when tokens are withheld: the most attended ones, and random object tokens.
 
-    `attention` (n, T, N) of `attention_at_decision`, `tokens` (n, T, N) of `object_tokens`. Returns two float64 (n,),
-    absolute changes; the second is the mean of RANDOM_DRAWS draws. NaN for clips with fewer than twice
-    NUM_REMOVED_TOKENS object tokens among the frames up to the decision. Source of the idea: the deletion metric of
-    Petsiuk et al., RISE, BMVC 2018.
+    `attention` (n, T, N) of `attention_at_decision`, `tokens` (n, T, N) of `object_tokens`; the rest and what is
+    returned as `occlusion.removal_changes` has it.
     """
-    seen = np.arange(tokens.shape[1])[None, :, None] < decision_frame[:, None, None]
-    on_objects = (tokens >= 0) & seen
-    judged = np.flatnonzero(on_objects.sum((1, 2)) >= 2 * NUM_REMOVED_TOKENS)
-    most, drawn = np.full(len(split), np.nan), np.full(len(split), np.nan)
-    random = np.random.default_rng(seed)
-    with progress(None, len(judged), "faithfulness", "clips") as bar:
-        for start in range(0, len(judged), batch_size):
-            rows = judged[start : start + batch_size]
-            longest = int(decision_frame[rows].max())
-            codes, _ = model.extractor.encode(frames_to_input(split.clips(rows)[:, :longest], device))
-            last = torch.from_numpy(decision_frame[rows] - 1).to(device)
-            ages = torch.arange(longest, device=device)
-
-            def p_at_decision(
-                removed: np.ndarray | None,
-                codes: torch.Tensor = codes,
-                longest: int = longest,
-                last: torch.Tensor = last,
-                ages: torch.Tensor = ages,
-            ) -> np.ndarray:
-                mask = None if removed is None else torch.from_numpy(removed[:, :longest]).to(device)
-                p = model.probability(model.head(codes, mask)[0], ages)
-                return p.gather(1, last[:, None]).squeeze(1).double().cpu().numpy()
-
-            whole = p_at_decision(None)
-            most[rows] = np.abs(p_at_decision(np.stack([_most_attended(attention[row]) for row in rows])) - whole)
-            changes = []
-            for _ in range(RANDOM_DRAWS):
-                removed = np.zeros((len(rows), *tokens.shape[1:]), bool)
-                for mask, row in zip(removed, rows, strict=True):
-                    chosen = random.choice(np.flatnonzero(on_objects[row]), NUM_REMOVED_TOKENS, replace=False)
-                    mask.reshape(-1)[chosen] = True
-                changes.append(np.abs(p_at_decision(removed) - whole))
-            drawn[rows] = np.mean(changes, axis=0)
-            bar.update(len(rows))
-    return most, drawn
+    removed = np.stack([_most_attended(of_clip) for of_clip in attention])
+    return removal_changes(model, split, decision_frame, removed, tokens >= 0, device, seed, batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
