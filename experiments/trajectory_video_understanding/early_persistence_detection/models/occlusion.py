@@ -44,6 +44,10 @@ class Occlusion:
     regions: np.ndarray  # float64 (n, T, R, R)
     frames: np.ndarray  # float64 (n, T); NaN for a clip decided at its first frame: nothing would be left of it
 
+    def at(self, clips: int | np.ndarray | slice) -> Occlusion:
+        """That of these clips; of one, its index given, without the first axis."""
+        return Occlusion(self.regions[clips], self.frames[clips])
+
 
 def _region_masks(num_frames: int) -> np.ndarray:
     """bool (T * R * R, T, N): one region of one frame each, frame by frame."""
@@ -110,6 +114,16 @@ def strongest_frame(occlusion: Occlusion) -> np.ndarray:
     chosen[np.arange(len(moved)), moved.argmax(axis=1)] = True
     chosen[np.isnan(occlusion.frames).any(axis=1)] = False
     return chosen
+
+
+def frame_changes(occlusion: Occlusion, decision_frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much p moves without the frame that moves it most, and without another of those up to the decision on average.
+
+    Two float64 (n,), absolute changes; NaN for a clip decided at its first frame.
+    """
+    moved = np.abs(occlusion.frames)
+    most, num_others = moved.max(axis=1), decision_frame - 1
+    return most, (moved.sum(axis=1) - most) / np.maximum(num_others, 1)
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from early_persistence_detection.models.early_persistence_classifier import Clas
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.occlusion import (
     REGION_TOKENS,
+    frame_changes,
     occlusion_at_decision,
     removal_changes,
     strongest_frame,
@@ -110,6 +111,16 @@ def test_the_strongest_parts_are_those_that_move_p_most_singly(occlusion):
     for clip in range(1, NUM_CLIPS):
         strongest = np.abs(occlusion.frames[clip]).argmax()
         assert frame[clip, strongest].all() and frame[clip].sum() == 64
+
+
+def test_a_frame_is_compared_with_the_others_that_were_seen(occlusion):
+    most, others = frame_changes(occlusion, DECISION_FRAME)
+    assert np.isnan(most[0]) and np.isnan(others[0])
+    for clip in range(1, NUM_CLIPS):
+        *rest, strongest = sorted(abs(change) for change in occlusion.frames[clip, : DECISION_FRAME[clip]])
+        assert most[clip] == pytest.approx(strongest) and others[clip] == pytest.approx(np.mean(rest))
+    alone = occlusion.at(2)
+    assert np.array_equal(alone.regions, occlusion.regions[2]) and np.array_equal(alone.frames, occlusion.frames[2])
 
 
 def test_removal_is_compared_with_as_many_random_tokens(model, split, occlusion):
