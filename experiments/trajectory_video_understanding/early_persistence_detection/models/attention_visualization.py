@@ -32,7 +32,7 @@ MIN_COLUMNS = 4  # room for the title
 COLUMN_INCHES, ROWS_INCHES, LINE_INCHES = 1.15, 4.45, 0.125
 CHARACTERS_PER_INCH, MAX_CHARACTERS = 18.0, 140  # of a line of the caption
 GREY = "#555555"
-KEY = "occlusion: blue spoke for persistent, red for transient; borders and p for whole frames, withheld alone"
+KEY = "occlusion: blue spoke for persistent, red for transient; border and p: the whole frame withheld"
 
 
 @torch.inference_mode()
@@ -113,6 +113,11 @@ class Sample:
             f"at frame {len(self.frames)} ({verdict})"
         )
 
+    @property
+    def region_peak(self) -> float:
+        """The change of p that is painted in full colour."""
+        return max(MIN_REGION_PEAK, float(np.abs(self.regions).max()))
+
 
 def _share(share: float) -> str:
     return f"{100 * share:.0f} %"
@@ -156,7 +161,7 @@ def draw_sample(panel: Figure | SubFigure, sample: Sample, columns: int, top: fl
         axis.set_axis_off()
         axis.set_anchor("N")
     attention_peak = float(sample.attention.max())
-    region_peak = max(MIN_REGION_PEAK, float(np.abs(sample.regions).max()))
+    region_peak = sample.region_peak
     for row, name in zip(axes, ("seen", "attention", "occlusion"), strict=True):
         row[0].text(
             -0.1, 0.5, name, transform=row[0].transAxes, ha="right", va="center", rotation=90, fontsize=7, color=GREY
@@ -196,7 +201,8 @@ def sample_figure(sample: Sample) -> Figure:
     figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
     figure.suptitle(sample.title, fontsize=9, y=1 - 0.06 / height, color=KIND_COLOR[sample.label])
     draw_sample(figure, sample, columns, top=1 - 0.42 / height, bottom=(caption + 0.42) / height)
-    figure.text(0.02, (caption + 0.03) / height, KEY, fontsize=6.5, va="bottom", color=GREY)
+    key = f"{KEY}; full colour: {sample.region_peak:.2f}"
+    figure.text(0.02, (caption + 0.03) / height, key, fontsize=6.5, va="bottom", color=GREY)
     figure.text(0.02, caption / height, "\n".join(lines), fontsize=7, va="top", linespacing=1.25)
     return figure
 
