@@ -13,8 +13,8 @@ Writes  OUTPUT/sample_XXXX_attention.png frames up to the decision with p and th
 
 The two figures stand together: a query can be taught to look at persistent objects (ratio) without what it looks at
 mattering to its answer (faithfulness). Where it does not matter, occlusion shows what does: each part was really
-withheld. As that takes an answer of the head for each region of each frame, the faithfulness of occlusion is measured on
-the first MAX_OCCLUDED_CLIPS clips.
+withheld. That takes an answer of the head for each region of each frame, so the faithfulness of occlusion is measured
+on the first MAX_OCCLUDED_CLIPS clips.
 """
 
 from __future__ import annotations
