@@ -111,8 +111,6 @@ def parse_args() -> argparse.Namespace:
         parser.error("--rule certified holds for the model as it was certified; leave --adapt out")
     if args.rule == "certified" and args.finetune:
         parser.error("--rule certified holds for the model as it was calibrated; leave --finetune out")
-    if args.explain and args.finetune:
-        parser.error("--explain is of the model as it was given; leave --finetune out")
     if args.synthetic_demo and (args.detections or args.ground_truth or args.finetune):
         parser.error("--synthetic_demo takes no --detections, --ground_truth or --finetune")
     if args.synthetic_demo and args.video_first_frame is not None:

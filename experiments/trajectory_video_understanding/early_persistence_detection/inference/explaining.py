@@ -17,7 +17,6 @@ from early_persistence_detection.explanation.decision_evidence import (
 )
 from early_persistence_detection.inference.cases import Case, CaseRecorder
 from early_persistence_detection.inference.counterfactuals import decision_evidence
-from early_persistence_detection.models.stopping.certificate import Certificate
 
 STRIP_PX = 96  # of a crop's side
 MISSED_GREY = 96
@@ -27,14 +26,14 @@ GAP_PX = 4
 class Explainer:
     """`Session(recorder=explainer.recorder)`, then `write`. Records are made as decisions fall."""
 
-    def __init__(self, model: str, certificate: Certificate | None = None, class_names: tuple[str, ...] = ()):
+    def __init__(self, class_names: tuple[str, ...] = ()):
         self.records: list[DecisionEvidence] = []
         self.recorder = CaseRecorder(self._take, has_crops=True)
         self._strips: dict[int, bytes] = {}
-        self._of_record = model, certificate, class_names
+        self._class_names = class_names
 
     def _take(self, case: Case) -> None:
-        self.records.append(decision_evidence(case, *self._of_record))
+        self.records.append(decision_evidence(case, self._class_names))
         if case.crops:
             self._strips[case.track_id] = strip(case)
 

@@ -163,6 +163,7 @@ class ExportedStream:
         scale = {name: np.array(each.scale, np.float32) for name, each in self.calibrations.items()}
         shift = {name: np.array(each.shift, np.float32) for name, each in self.calibrations.items()}
         self._scale, self._shift = scale, shift
+        self.sha256 = sha256_file(folder / MODEL_JSON)  # it holds those of the graphs
 
     @property
     def calibration(self) -> Calibration:
