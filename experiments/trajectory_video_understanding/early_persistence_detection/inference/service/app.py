@@ -199,6 +199,23 @@ async def get_track(camera_id: str, track_id: int, hub: Serving) -> TrackHistory
     )
 
 
+@router.get("/cameras/{camera_id}/tracks/{track_id}/explanation", dependencies=[_may("read")])
+async def explain_track(camera_id: str, track_id: int, hub: Serving) -> TrackExplanation:
+    """Why a track was decided as it was, in words whose every claim stands in the evidence beside them. Of cameras with
+    `explain`, and of their last decisions only.
+    """
+    record, said = await hub.explain(camera_id, track_id)
+    return TrackExplanation(
+        track_id=track_id,
+        verdict=record.verdict,
+        decision_frame=record.decision_frame,
+        probability=record.probability,
+        text=" ".join(each.text for each in said),
+        sentences=[SentenceMessage(text=each.text, facts=sorted(each.fact_ids)) for each in said],
+        evidence=record.as_dict(),
+    )
+
+
 @router.get("/cameras/{camera_id}/shadow", dependencies=[_may("read")])
 async def shadow_day(
     camera_id: str, hub: Serving, day: Annotated[str | None, Query(pattern=r"^\d{4}-\d\d-\d\d$")] = None

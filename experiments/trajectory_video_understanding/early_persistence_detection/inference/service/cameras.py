@@ -25,6 +25,7 @@ from video_tracks.association import FollowedIds
 from video_tracks.clip import KIND_NAME, UNDECIDED
 from video_tracks.track import Observation
 
+from early_persistence_detection.inference.cases import Case, CaseRecorder
 from early_persistence_detection.inference.service.messages import CameraSettings, FrameMessage
 from early_persistence_detection.inference.service.pictures import decode_jpeg, jpeg_size
 from early_persistence_detection.inference.service.problems import Problem
@@ -45,6 +46,8 @@ COUNTERS = (
     *("frames", "dropped", "refused", "overload_boxes", "born", "persistent", "transient", "retracted", "restored"),
     "undecided",
 )
+
+MOST_CASES = 256  # decisions that are kept to be explained, the last ones
 
 Model = EvidenceModel | StreamModel
 Done = Callable[[dict[str, Any] | Problem], None]  # takes the answer, on the engine's thread
@@ -108,6 +111,7 @@ class Camera:
         self._shadow = Shadow() if settings.shadow else None
         self._surplus: list[dict[str, Any]] = []
         self._confirmed: dict[int, bool] = {}
+        self._cases: dict[int, Case] = {}  # by public track id, in order of decision
         self.shadow_rows: list[ShadowRow] = []  # not yet stored
 
     # from any thread
@@ -166,6 +170,11 @@ class Camera:
             record = self._record(track_id)
             return None if record is None else list(record.probabilities)
 
+    def case(self, track_id: int) -> Case | None:
+        """What the decision of a track followed from; None where it is not kept, or not any more."""
+        with self.lock:
+            return self._cases.get(track_id)
+
     # on the engine's thread
 
     def is_open(self) -> bool:
@@ -186,6 +195,7 @@ class Camera:
     def session_of(self, model: Model) -> Session:
         """A session as the settings say. Raises InputError where the model cannot."""
         chosen = self.settings
+        recorder = CaseRecorder(self._keep) if chosen.explain else None
         if isinstance(model, EvidenceModel):
             target = chosen.target or ("outlives_clip" if chosen.adapt else None)
             size = None if chosen.width is None or chosen.height is None else (chosen.width, chosen.height)
@@ -196,8 +206,15 @@ class Camera:
                 detector=chosen.detector,
                 picture=size or self.size,
                 adaptation=self._adaptation,
+                recorder=recorder,
             )
-        return Session(model, chosen.rule, chosen.confidence_threshold)
+        return Session(model, chosen.rule, chosen.confidence_threshold, recorder=recorder)
+
+    def _keep(self, case: Case) -> None:
+        """Called while a frame is finished, under the lock."""
+        self._cases[case.track_id + self._offset] = case
+        while len(self._cases) > MOST_CASES:
+            del self._cases[next(iter(self._cases))]
 
     def change_model(self, model: Model) -> None:
         """New tracks go to `model`. Raises InputError where it has not what the settings ask for; nothing changes."""

@@ -6,6 +6,7 @@ The asyncio side calls `Hub`; answers of the engines cross to its loop once a ti
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import threading
@@ -17,6 +18,9 @@ import numpy as np
 from run_directory import InputError
 
 from early_persistence_detection.inference.opening import open_model
+from early_persistence_detection.explanation.decision_evidence import DecisionEvidence
+from early_persistence_detection.explanation.wording import Sentence, sentences
+from early_persistence_detection.inference.counterfactuals import decision_evidence
 from early_persistence_detection.inference.service.cameras import Camera, Frame, Model
 from early_persistence_detection.inference.service.engine import Engine
 from early_persistence_detection.inference.service.jobs import Jobs
@@ -92,6 +96,7 @@ class Hub:
         }
         self._pullers: dict[str, Puller] = {}
         self._changing = asyncio.Lock()  # the cameras: what is known, what is stored and what is pulled stay the same
+        self._explaining = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._crossing: list[tuple[asyncio.Future[Any], dict[str, Any] | Problem]] = []
         self._crossing_lock = threading.Lock()
@@ -250,6 +255,19 @@ class Hub:
             return self.cameras[camera_id]
         except KeyError:
             raise Problem(404, f"there is no camera {camera_id!r}; PUT /v1/cameras/{{id}} makes one") from None
+
+    async def explain(self, camera_id: str, track_id: int) -> tuple[DecisionEvidence, list[Sentence]]:
+        """The evidence of a decision and its words. Raises Problem 404, and 409 for a camera that keeps no cases."""
+        camera = self.camera(camera_id)
+        if not camera.settings.explain:
+            raise Problem(409, f"camera {camera_id!r} keeps nothing to explain by; PUT it with explain true")
+        case = camera.case(track_id)
+        if case is None:
+            raise Problem(404, f"camera {camera_id!r} has no decision of track {track_id} that it could explain")
+        async with self._explaining:  # one at a time: they share the interpreter with the engines
+            record = await self.off_loop(decision_evidence, case)
+        record = dataclasses.replace(record, track_id=track_id)
+        return record, sentences(record)
 
     def _engine(self, settings: CameraSettings) -> Engine:
         try:

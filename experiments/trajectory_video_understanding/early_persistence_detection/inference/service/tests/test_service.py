@@ -289,3 +289,29 @@ def test_models_are_opened_anew_and_old_tracks_finish_on_the_old(tmp_path):
                     assert track["p"] == pytest.approx(1 / (1 + math.exp(-3.0)))
                     told_by_new += 1
         assert told_by_new
+
+
+def test_a_decision_is_explained_where_the_camera_keeps_what_it_followed_from(service):
+    service.put("why", explain=True)
+    service.put("why_not")
+    rng = np.random.default_rng(5)
+    decided: dict[int, dict[str, Any]] = {}
+    for frame in range(25):
+        boxes = [[20 + 4 * frame, 30, 20, 40], [*rng.uniform(0, 300, 2), *rng.uniform(15, 60, 2)]]
+        message = {"boxes": boxes, "scores": [0.9, float(rng.uniform(0.1, 0.4))], "seconds": frame / 10}
+        answers = [service.post(camera, message).json() for camera in ("why", "why_not")]
+        assert told(answers[0]) == told(answers[1])  # nothing that is decided changes
+        decided |= {track["track_id"]: track for track in answers[0]["tracks"] if track["decision_frame"] is not None}
+    assert len(decided) > 5
+    for track_id, track in decided.items():
+        answer = service.http.get(f"/v1/cameras/why/tracks/{track_id}/explanation")
+        assert answer.status_code == 200, answer.text
+        why = answer.json()
+        assert why["track_id"] == track_id == why["evidence"]["track_id"]
+        assert why["decision_frame"] == track["decision_frame"] and why["verdict"] in ("persistent", "transient")
+        facts = {fact["id"] for fact in why["evidence"]["facts"]}
+        assert why["sentences"] and all(set(each["facts"]) <= facts for each in why["sentences"])
+        assert why["verdict"] in why["text"] or "real" in why["text"] or "clutter" in why["text"]
+    of_other = service.http.get(f"/v1/cameras/why_not/tracks/{next(iter(decided))}/explanation")
+    assert is_problem(of_other, 409, "explain true")
+    assert is_problem(service.http.get("/v1/cameras/why/tracks/99999/explanation"), 404, "no decision of track 99999")
