@@ -223,6 +223,7 @@ class PixelCase(Case):
 
     model: StreamModel = dataclasses.field(repr=False, kw_only=True)
     watch_by: str = "pixels"
+    unseen: str = "blank"  # what the model is shown of a track that was not detected
 
     def scored(self) -> list[float]:
         """The score at each age, NaN where it was missed."""
@@ -362,4 +363,5 @@ class CaseRecorder:
             *of_track,
             model=stream.model,
             watch_by=stream.watch_by,
+            unseen=stream.unseen,
         )

@@ -405,7 +405,9 @@ class _PixelRuns:
         kept = np.ones(len(scores), bool)
         for change, age in changes:
             kept[age - 1] = change != "withhold"
-            crops[age - 1], scores[age - 1] = blanked(crops[age - 1]), math.nan
+            scores[age - 1] = math.nan
+            if self.case.unseen == "blank":
+                crops[age - 1] = blanked(crops[age - 1])
         return self._outcome(crops[kept], scores[kept])
 
     def _outcome(self, crops: np.ndarray, scores: np.ndarray, watch_by: str | None = None) -> Outcome:
