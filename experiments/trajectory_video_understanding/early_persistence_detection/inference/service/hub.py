@@ -184,6 +184,7 @@ class Hub:
                 if self.settings.retention_days is not None and now - pruned > PRUNE_EVERY_SECONDS:
                     pruned = now
                     await self.off_loop(self.store.prune, 86_400.0 * self.settings.retention_days)
+                    await self.off_loop(self.jobs.prune, 86_400.0 * self.settings.retention_days)
             except Exception:
                 LOG.exception("maintenance failed; it is tried again")
 
