@@ -310,6 +310,12 @@ class Camera:
                 self.shadow_rows += self._shadow.finish()
         return events
 
+    def end_if_idle(self, idle_seconds: float) -> list[CameraEvent]:
+        """As `end`, where no frame waits and none was taken for so long."""
+        with self.lock:
+            is_idle = self.is_open() and not self.waiting and time.monotonic() - self.last_frame > idle_seconds
+        return self.end("evicted") if is_idle else []
+
     def _take_gaps(self) -> int:
         with self.lock:
             gaps, self._gaps = self._gaps, 0

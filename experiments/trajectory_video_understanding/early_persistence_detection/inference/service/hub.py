@@ -180,7 +180,9 @@ class Hub:
                 now = time.monotonic()
                 for camera in list(self.cameras.values()):
                     if camera.is_open() and now - camera.last_frame > self.limits.idle_seconds:
-                        await self.off_loop(self._on_engine, camera, functools.partial(camera.end, "evicted"))
+                        # looked at again by the engine, which may be at a frame of it
+                        end = functools.partial(camera.end_if_idle, self.limits.idle_seconds)
+                        await self.off_loop(self._on_engine, camera, end)
                 if self.settings.retention_days is not None and now - pruned > PRUNE_EVERY_SECONDS:
                     pruned = now
                     await self.off_loop(self.store.prune, 86_400.0 * self.settings.retention_days)

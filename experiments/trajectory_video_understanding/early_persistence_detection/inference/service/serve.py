@@ -78,9 +78,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--sink", action="append", help="where events go; may be given several times")
     parser.add_argument("--allow_source", action="append", help="host that cameras may be pulled from; several times")
     parser.add_argument("--spool", type=Path, default=Path("early_persistence_spool"), help="folder of uploaded videos")
-    parser.add_argument(
-        "--retention_days", type=positive_float, help="of events and decided videos (default: for ever)"
-    )
+    parser.add_argument("--retention_days", type=positive_float, help="of events and decided videos (default: all)")
     for flag, (name, words) in LIMITS.items():
         default = getattr(limits, name)
         kind = positive_int if isinstance(default, int) else positive_float

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from pathlib import Path
 
 import pytest
 from early_persistence_detection.inference.service.cameras import Camera, Frame
 from early_persistence_detection.inference.service.engine import Engine
+from early_persistence_detection.inference.service.hub import MAINTENANCE_SECONDS, Hub
 from early_persistence_detection.inference.service.messages import CameraSettings, FrameMessage
 from early_persistence_detection.inference.service.problems import Problem
 from early_persistence_detection.inference.service.service_metrics import ServiceMetrics
-from early_persistence_detection.inference.service.settings import Limits
+from early_persistence_detection.inference.service.settings import Limits, ServiceSettings
 from early_persistence_detection.inference.service.store import Store
 from early_persistence_detection.inference.service.tests.conftest import wait_for
 from early_persistence_detection.inference.service.tests.running_service import lanes, running
@@ -144,3 +147,36 @@ def test_a_burst_on_a_socket_is_waited_for_not_refused(tmp_path):
 def open_tracks(events: list[dict]) -> set:
     last = {(event["camera_id"], event["track_id"]): event["kind"] for event in events}
     return {track for track, kind in last.items() if kind not in ("undecided", "ended")}
+
+
+def test_a_frame_that_comes_before_an_idle_camera_is_let_go_keeps_it(tmp_path):
+    """The engine is held up until maintenance has asked it to let the camera go, and a frame has come after that."""
+
+    async def ages() -> list[tuple[int, int]]:
+        settings = ServiceSettings(
+            database=f"sqlite:///{tmp_path}/events.db", spool=tmp_path / "spool", limits=Limits(idle_seconds=0.1)
+        )
+        hub = Hub(settings)
+        await hub.start()
+        try:
+            camera, _ = await hub.put_camera("a", CameraSettings(width=160, height=120), None)
+            engine, is_held, may_go_on = hub.engines["evidence"], threading.Event(), threading.Event()
+
+            def hold() -> list:
+                is_held.set()
+                may_go_on.wait(60)
+                return []
+
+            answers = [await hub.submit(camera, FrameMessage(**lanes(0, 2)))]
+            held = asyncio.create_task(hub.off_loop(engine.do, hold, ()))
+            await hub.off_loop(is_held.wait)
+            await asyncio.sleep(1.5 * MAINTENANCE_SECONDS)
+            frame = hub.submit(camera, FrameMessage(**lanes(1, 2)))
+            may_go_on.set()
+            answers.append(await frame)
+            await held
+            return [(track["track_id"], track["age"]) for answer in answers for track in answer["tracks"]]
+        finally:
+            await hub.stop()
+
+    assert asyncio.run(ages()) == [(1, 1), (2, 1), (1, 2), (2, 2)]
