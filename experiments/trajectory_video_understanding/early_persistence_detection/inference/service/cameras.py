@@ -97,6 +97,7 @@ class Camera:
         self.tracks: list[dict[str, Any]] = []
         self.source_state: str | None = None  # what is wrong with its source
         self.is_removed = False
+        self.is_learning = True  # False: it is being removed, and what it learns is not to be stored
         self.last_frame = time.monotonic()
         self.waiting: collections.deque[Frame] = collections.deque()
         self.is_scheduled = False  # by its engine, whose lock guards it
@@ -288,7 +289,7 @@ class Camera:
 
     def learnt(self) -> bytes | None:
         """What was learnt since the last call; None where nothing was."""
-        if self._adaptation is None or self._adaptation.num_lives == self._num_lives:
+        if not self.is_learning or self._adaptation is None or self._adaptation.num_lives == self._num_lives:
             return None
         self._num_lives = self._adaptation.num_lives
         return self._adaptation.to_bytes(self.id)

@@ -10,15 +10,16 @@ from pathlib import Path
 
 from early_persistence_detection.inference.service.store import Store
 from early_persistence_detection.inference.service.tests.running_service import lanes, running
+from early_persistence_detection.inference.service.tests.test_service import is_problem
 from early_persistence_detection.models.evidence.adaptation import Adaptation
 
 
 @contextlib.contextmanager
-def refusing(folder: Path, table: str) -> Iterator[None]:
-    """As a full disk, for one table: every insert fails."""
+def refusing(folder: Path, table: str, action: str = "INSERT") -> Iterator[None]:
+    """As a full disk, for one table: every insert, or every delete, fails."""
     with contextlib.closing(sqlite3.connect(f"{folder}/service.db", timeout=30)) as database:
         database.execute(
-            f"CREATE TRIGGER refuse BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
+            f"CREATE TRIGGER refuse BEFORE {action} ON {table} BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
         )
         database.commit()
         try:
@@ -63,3 +64,36 @@ def test_what_was_learnt_while_the_database_refused_is_stored_afterwards(tmp_pat
     assert kept is not None and Adaptation.from_bytes(kept, "a", "the store").num_lives > 0
     births = [(e["track_id"], e["kind"], e["frame_index"]) for e in service.stored()]
     assert len(births) == len(set(births))
+
+
+def test_a_camera_that_cannot_be_removed_or_replaced_now_stays_as_it_was(tmp_path):
+    with running(tmp_path) as service:
+        etag = service.http.put("/v1/cameras/a", json={"width": 160, "height": 120}).headers["etag"]
+        first = service.post("a", lanes(0)).json()["tracks"]
+        with refusing(tmp_path, "epd_cameras", "DELETE"):
+            assert is_problem(service.http.delete("/v1/cameras/a"), 503, "disk is full")
+        with refusing(tmp_path, "epd_cameras"):
+            assert is_problem(service.http.put("/v1/cameras/a", json={"width": 80, "height": 60}), 503, "disk is full")
+            assert is_problem(service.http.put("/v1/cameras/b", json={}), 503, "disk is full")
+        assert service.http.get("/v1/cameras/b").status_code == 404
+        camera = service.http.get("/v1/cameras/a")
+        assert camera.headers["etag"] == etag and camera.json()["settings"]["width"] == 160
+        second = service.post("a", lanes(1)).json()["tracks"]
+        assert {track["track_id"]: track["age"] for track in second} == {track["track_id"]: 2 for track in first}
+        assert service.http.delete("/v1/cameras/a").status_code == 204
+        assert service.http.get("/v1/cameras/a").status_code == 404
+        assert {event["reason"] for event in service.stored("a")} == {None, "camera_removed"}
+
+
+def test_what_a_camera_learns_while_it_cannot_be_removed_is_kept_and_of_a_removed_one_nothing(tmp_path):
+    with running(tmp_path) as service:
+        service.put("a", adapt=True, width=160, height=120)
+        with refusing(tmp_path, "epd_cameras", "DELETE"):
+            assert service.http.delete("/v1/cameras/a").status_code == 503
+        for index in range(60):
+            service.post("a", lanes(index % 20 + 100 * (index // 20), 3, 0.3))
+        with contextlib.closing(sqlite3.connect(f"{tmp_path}/service.db")) as database:
+            learnt = "SELECT count(*) FROM epd_learnt"
+            assert database.execute(learnt).fetchone() == (1,)
+            assert service.http.delete("/v1/cameras/a").status_code == 204
+            assert database.execute(learnt).fetchone() == (0,)
