@@ -105,6 +105,7 @@ class Camera:
         self._sessions: list[Session] = []  # the newest first, which makes the tracks
         self._adaptation: Adaptation | None = None
         self._num_lives = 0
+        self._unstored: bytes | None = None  # what was learnt and the database has not got
         self._offset = 0  # of public track ids
         self._shadow = Shadow() if settings.shadow else None
         self._surplus: list[dict[str, Any]] = []
@@ -180,6 +181,7 @@ class Camera:
         self._offset = 0 if self.settings.track_ids else next_track_id - 1
         if self.settings.adapt:
             where = f"the state of camera {self.id!r}"
+            learnt = self._unstored or learnt
             self._adaptation = Adaptation() if learnt is None else Adaptation.from_bytes(learnt, self.id, where)
             self._num_lives = self._adaptation.num_lives
         self._sessions = [self.session_of(model)]
@@ -288,15 +290,15 @@ class Camera:
         return answer_json, events
 
     def learnt(self) -> bytes | None:
-        """What was learnt since the last call; None where nothing was."""
-        if not self.is_learning or self._adaptation is None or self._adaptation.num_lives == self._num_lives:
-            return None
-        self._num_lives = self._adaptation.num_lives
-        return self._adaptation.to_bytes(self.id)
+        """What was learnt since `learnt_is_stored`; None where nothing was."""
+        if self._adaptation is not None and self._adaptation.num_lives != self._num_lives:
+            self._num_lives = self._adaptation.num_lives
+            self._unstored = self._adaptation.to_bytes(self.id)
+        return self._unstored if self.is_learning else None
 
-    def learnt_is_lost(self) -> None:
-        """What `learnt` returned last could not be stored; it returns it again."""
-        self._num_lives = -1
+    def learnt_is_stored(self) -> None:
+        """What `learnt` returned last is."""
+        self._unstored = None
 
     def end(self, reason: str) -> list[CameraEvent]:
         """Let the live state go. Returns the ends of all its tracks."""
@@ -305,6 +307,7 @@ class Camera:
             for session in self._sessions:
                 for record in session.records.values():
                     events.append(self._ending(record, session.next_frame - 1, None, reason))
+            self.learnt()  # outlives the state
             self._sessions, self.tracks, self._adaptation = [], [], None
             self.counters["undecided"] += sum(event.kind == "undecided" for event in events)
             if self._shadow is not None:

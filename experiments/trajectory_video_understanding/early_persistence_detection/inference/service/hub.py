@@ -170,9 +170,12 @@ class Hub:
         concurrent.futures.wait(closed)
         self._closing.shutdown()
         self.jobs.stop()
+        self.store.patience_seconds = 0.0  # from here on whoever writes tries again, for as long as there is time
+        deadline = time.monotonic() + self.limits.flush_seconds
         for engine in self.engines.values():
             cameras = [camera for camera in self.cameras.values() if self.engines.get(camera.settings.model) is engine]
-            if not engine.stop(functools.partial(_end_all, cameras, "service_stopped"), cameras, 30.0):
+            left = max(0.0, deadline - time.monotonic())
+            if not engine.stop(functools.partial(_end_all, cameras, "service_stopped"), cameras, 30.0, left):
                 LOG.error("the engine of %s did not end in time", engine.name)
         if not self.deliveries.stop(self.limits.flush_seconds):
             LOG.warning("not all events were delivered; they are stored, and will be at the next start")

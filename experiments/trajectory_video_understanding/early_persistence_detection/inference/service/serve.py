@@ -61,7 +61,7 @@ LIMITS = {  # flag: field of Limits, what it is
     "--max_spool_bytes": ("spool_bytes", "of uploads and results; the oldest results make room"),
     "--job_attempts": ("job_attempts", "at a video that the service ends in the middle of, after which it has failed"),
     "--job_seconds": ("job_seconds", "that a video may take"),
-    "--flush_seconds": ("flush_seconds", "for the sinks, at the end"),
+    "--flush_seconds": ("flush_seconds", "for the database, then for the sinks, at the end"),
 }
 
 

@@ -30,7 +30,7 @@ class Limits:
     job_attempts: int = 3  # begun so often and never ended, a video is given up: the service may die of it
     spool_bytes: int = 64 * 2**30  # of uploads and results; the oldest results make room for a new upload
     job_seconds: float = 6 * 3_600.0
-    flush_seconds: float = 10.0  # for the sinks, at the end
+    flush_seconds: float = 10.0  # for a database that takes nothing, then for the sinks, at the end
 
 
 @dataclasses.dataclass(frozen=True)
