@@ -1,7 +1,8 @@
 """One camera of the service: a session, the frames that wait for it, and what is counted.
 
-A frame that is dropped is a gap in time, not a miss. Where more boxes come than may be tracked, the surplus, lowest
-scores first, is not looked at: those are answered "undecided", reason "overload", never by a guess.
+A frame that is dropped is a gap in time, not a miss. Where more boxes come than may be tracked, the surplus is not looked
+at, new ones before those of tracks that are there, lowest scores first: it is answered "undecided", reason "overload",
+never by a guess.
 
 After a model is opened anew, tracks that were born before go on with the model that they have, new ones with the new
 one: sessions of both are fed the same tracks, until nothing of the old one is left. What the old evidence knew of the
@@ -21,7 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from video_tracks.association import FollowedIds
+from video_tracks.association import MIN_IOU, FollowedIds
+from video_tracks.boxes import pairwise_iou
 from video_tracks.clip import KIND_NAME, UNDECIDED
 from video_tracks.track import Observation
 
@@ -355,10 +357,21 @@ class Camera:
         if count <= most:
             return boxes, list(range(count)), []
         scores = np.ones(count) if message.scores is None else np.asarray(message.scores)
-        order = np.argsort(-scores, kind="stable")
+        order = np.lexsort((-scores, ~self._are_followed(boxes, message.track_ids)))
         kept, left = sorted(order[:most].tolist()), sorted(order[most:].tolist())
         self.counters["overload_boxes"] += len(left)
         return boxes[kept], kept, [self._overloaded(message, boxes[index], index) for index in left]
+
+    def _are_followed(self, boxes: np.ndarray, track_ids: Sequence[int] | None) -> np.ndarray:
+        """Which boxes (n, 4) are of tracks that are there: by their ids, or each track's nearest in place and size."""
+        if track_ids is not None:
+            return np.array([any(each in session.records for session in self._sessions) for each in track_ids], bool)
+        in_view = [track["box"] for track in self.tracks if track.get("reason") != "overload"]
+        iou = pairwise_iou(boxes, np.asarray(in_view, np.float64).reshape(-1, 4))
+        nearest = iou.argmax(axis=0)
+        followed = np.zeros(len(boxes), bool)
+        followed[nearest[iou[nearest, np.arange(len(in_view))] >= MIN_IOU]] = True
+        return followed
 
     def _in_px(self, boxes: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         form = self.settings.box_format
