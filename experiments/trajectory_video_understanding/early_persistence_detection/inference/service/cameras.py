@@ -1,8 +1,8 @@
 """One camera of the service: a session, the frames that wait for it, and what is counted.
 
-A frame that is dropped is a gap in time, not a miss. Where more boxes come than may be tracked, the surplus is not looked
-at, new ones before those of tracks that are there, lowest scores first: it is answered "undecided", reason "overload",
-never by a guess.
+A frame that is dropped is a gap in time, not a miss. Where more boxes come than may be tracked, the surplus is not
+looked at, new ones before those of tracks that are there, lowest scores first: it is answered "undecided", reason
+"overload", never by a guess.
 
 After a model is opened anew, tracks that were born before go on with the model that they have, new ones with the new
 one: sessions of both are fed the same tracks, until nothing of the old one is left. What the old evidence knew of the
