@@ -93,8 +93,8 @@ class CropTracker:
 def crop_frame(frame: np.ndarray, window: Window, clip_size: int = CLIP_SIZE) -> np.ndarray:
     """Cut `window` out of a frame (H, W, 3) and resize it to (clip_size, clip_size, 3).
 
-    Outside the picture its border pixels are repeated, at no cost for rows: a window that is far larger than the picture,
-    or far away, costs no more than one that covers it.
+    Outside the picture its border pixels are repeated. Rows cost nothing there, so that a window far larger than the
+    picture, or far away from it, costs about what one of the whole picture does.
     """
     x0, y0, side = window
     height, width = frame.shape[:2]
