@@ -524,7 +524,7 @@ async def post_video(request: Request, hub: Serving) -> JobState:
     if length.isdigit() and int(length) > hub.limits.upload_bytes:
         raise Problem(413, f"the upload is larger than {hub.limits.upload_bytes} bytes")
     try:
-        job_id, folder = await hub.off_loop(hub.jobs.new_folder)
+        upload = await hub.off_loop(hub.jobs.new_folder, int(length) if length.isdigit() else None)
     except InputError as error:
         raise Problem(503, f"the service cannot keep videos: {error}", 300) from None
     try:
@@ -537,15 +537,13 @@ async def post_video(request: Request, hub: Serving) -> JobState:
             raise Problem(400, "the multipart body has no file called video")
         if detections is not None and not isinstance(detections, UploadFile):
             raise Problem(400, "the part called detections is no file")
-        left = await _keep(video, folder / "video", hub.limits.upload_bytes)
+        left = await _keep(video, upload.folder / "video", upload.most_bytes)
         if detections is not None:
-            await _keep(detections, folder / "detections", left)
-        job = await hub.off_loop(
-            hub.jobs.add, job_id, Path(video.filename or "video").name[:200], detections is not None
-        )
-        return JobState.model_validate(job)
+            await _keep(detections, upload.folder / "detections", left)
+        name = Path(video.filename or "video").name[:200]
+        return JobState.model_validate(await hub.off_loop(hub.jobs.add, upload.job_id, name, detections is not None))
     except BaseException:
-        hub.jobs.discard(job_id)
+        hub.jobs.discard(upload.job_id)
         raise
 
 

@@ -58,8 +58,10 @@ LIMITS = {  # flag: field of Limits, what it is
     "--ping_seconds": ("ping_seconds", "between pings of a WebSocket, and for their answer"),
     "--max_upload_bytes": ("upload_bytes", "of a video with its detections"),
     "--max_jobs": ("jobs_waiting", "videos that wait"),
+    "--max_spool_bytes": ("spool_bytes", "of uploads and results; the oldest results make room"),
+    "--job_attempts": ("job_attempts", "at a video that the service ends in the middle of, after which it has failed"),
     "--job_seconds": ("job_seconds", "that a video may take"),
-    "--flush_seconds": ("flush_seconds", "for the sinks, at the end"),
+    "--flush_seconds": ("flush_seconds", "for the database, then for the sinks, at the end"),
 }
 
 
@@ -76,7 +78,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--sink", action="append", help="where events go; may be given several times")
     parser.add_argument("--allow_source", action="append", help="host that cameras may be pulled from; several times")
     parser.add_argument("--spool", type=Path, default=Path("early_persistence_spool"), help="folder of uploaded videos")
-    parser.add_argument("--retention_days", type=positive_float, help="how long events are kept (default: for ever)")
+    parser.add_argument("--retention_days", type=positive_float, help="of events and decided videos (default: all)")
     for flag, (name, words) in LIMITS.items():
         default = getattr(limits, name)
         kind = positive_int if isinstance(default, int) else positive_float
