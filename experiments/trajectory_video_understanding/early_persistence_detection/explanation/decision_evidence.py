@@ -26,8 +26,8 @@ border                ages at which its box touched the picture's border; absent
 class                 of its birth, a string of the user's: never in a prompt
 counterfactual        cf.withhold.k, cf.miss.k, cf.hit.k, cf.median_score, cf.group.NAME, cf.pixels, cf.evidence: what p
                       and verdict would have been at the time of the decision. Where no hit or miss alone changes the
-                      decision, cf.shortest_set: the fewest that do together (`about` "miss", "hit" or "hit+miss"); where
-                      nothing alone does, cf.groups.NAME+NAME: two groups (`about` "NAME+NAME", change "group")
+                      decision, cf.shortest_set: the fewest that do together (`about` "miss", "hit" or "hit+miss");
+                      where nothing alone does, cf.groups.NAME+NAME: two groups (`about` "NAME+NAME", change "group")
 contribution          share.GROUP: of a group of evidence in the log odds, by Shapley's value; share.camera of what the
                       camera taught, share.known_to_all of what holds where nothing is known
 piece                 piece.FEATURE: the same of one feature, sampled, with its standard error
@@ -203,7 +203,9 @@ def read_records(text: str, where: str) -> list[DecisionEvidence]:
         try:
             plain = json.loads(line)
         except ValueError as error:
-            raise InputError(f"{where}, line {number} is no JSON ({error}); make it anew with detect.py --explain") from None
+            raise InputError(
+                f"{where}, line {number} is no JSON ({error}); make it anew with detect.py --explain"
+            ) from None
         records.append(DecisionEvidence.from_dict(plain, f"{where}, line {number}"))
     return records
 

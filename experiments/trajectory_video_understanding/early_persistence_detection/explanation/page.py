@@ -53,7 +53,9 @@ def html_page(title: str, summary: str, articles: Sequence[str]) -> str:
 """
 
 
-def article(record: DecisionEvidence, text: str, rows: Sequence[tuple[str, Fact]], picture: str | None, note: str) -> str:
+def article(
+    record: DecisionEvidence, text: str, rows: Sequence[tuple[str, Fact]], picture: str | None, note: str
+) -> str:
     """One track: `text` is HTML, `rows` the words of counterfactuals with their facts, `picture` an address or None."""
     verdict = record.verdict
     close = " close" if _is_close(record) else ""

@@ -36,7 +36,6 @@ from early_persistence_detection.inference.streaming import (
     EvidenceStream,
     StepQuestion,
     TrackRecord,
-    TrackStream,
 )
 from early_persistence_detection.models.compute_gating import Threshold, names_persistent, stops
 from early_persistence_detection.models.evidence.clip_evidence import ClipEvidenceState, clip_evidence_step
@@ -229,9 +228,7 @@ class PixelCase(Case):
         """The score at each age, NaN where it was missed."""
         return [float("nan") if found is None else found.score for found in self.hits]
 
-    def probabilities(
-        self, crops: np.ndarray, scores: np.ndarray, watch_by: str | None = None
-    ) -> np.ndarray:
+    def probabilities(self, crops: np.ndarray, scores: np.ndarray, watch_by: str | None = None) -> np.ndarray:
         """p at each age (B, d) of variants of the track: crops uint8 (B, d, 64, 64, 3), scores (B, d), NaN a miss."""
         watch_by = self.watch_by if watch_by is None else watch_by
         state, told = self.model.initial_state(len(scores)), ClipEvidenceState.unseen(len(scores))
@@ -254,10 +251,10 @@ def copied(stream: EvidenceStream) -> EvidenceStream:
     reference = stream.evidence.reference
     other.evidence = copy.deepcopy(stream.evidence, {id(reference): reference})
     other.events = []
-    other.records, other._past = {}, {}  # noqa: SLF001
+    other.records, other._past = {}, {}
     if stream.adaptation is not None:
         other.adaptation = copy.deepcopy(stream.adaptation)
-        other._past = {track_id: list(past) for track_id, past in stream._past.items()}  # noqa: SLF001
+        other._past = {track_id: list(past) for track_id, past in stream._past.items()}
         other.records = {
             track_id: dataclasses.replace(
                 stream.records[track_id], probabilities=list(stream.records[track_id].probabilities)

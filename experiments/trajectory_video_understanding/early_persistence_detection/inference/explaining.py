@@ -38,7 +38,7 @@ class Explainer:
             self._strips[case.track_id] = strip(case)
 
     def write(self, directory: Path) -> None:
-        """decision_evidence.jsonl and a picture strip of each track in decision_pictures/; those of an earlier run go."""
+        """decision_evidence.jsonl, and a picture strip of each track in decision_pictures/; earlier ones go."""
         folder = directory / PICTURES
         for old in folder.glob("*.png"):
             old.unlink()

@@ -37,7 +37,9 @@ from early_persistence_detection.inference.service.messages import (
     FrameAnswer,
     FrameMessage,
     JobState,
+    SentenceMessage,
     ShadowDay,
+    TrackExplanation,
     TrackHistory,
     frame_message,
 )

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 import numpy as np
 from run_directory import InputError
 
-from early_persistence_detection.inference.opening import open_model
 from early_persistence_detection.explanation.decision_evidence import DecisionEvidence
 from early_persistence_detection.explanation.wording import Sentence, sentences
 from early_persistence_detection.inference.counterfactuals import decision_evidence
+from early_persistence_detection.inference.opening import open_model
 from early_persistence_detection.inference.service.cameras import Camera, Frame, Model
 from early_persistence_detection.inference.service.engine import Engine
 from early_persistence_detection.inference.service.jobs import Jobs

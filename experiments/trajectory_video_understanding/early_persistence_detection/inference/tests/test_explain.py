@@ -135,7 +135,9 @@ def test_names_of_classes_stay_text(tmp_path):
         for frame in range(1, 20)
     ]
     coco = {
-        "images": [{"id": frame, "file_name": f"{frame:06d}.jpg", "width": 320, "height": 240} for frame in range(1, 20)],
+        "images": [
+            {"id": frame, "file_name": f"{frame:06d}.jpg", "width": 320, "height": 240} for frame in range(1, 20)
+        ],
         "categories": [{"id": 1, "name": HOSTILE}],
         "annotations": [{"id": number, **box, "area": 1800, "iscrowd": 0} for number, box in enumerate(boxes)],
     }
