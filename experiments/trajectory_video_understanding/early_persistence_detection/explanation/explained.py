@@ -124,7 +124,8 @@ def examples(records: Sequence[DecisionEvidence], labels: Mapping[int, int]) -> 
     """Tracks to show: two that were right, two that were wrong, and the two that came nearest to the other verdict or
     to none.
     """
-    right, wrong = [], []
+    right: list[int] = []
+    wrong: list[int] = []
     for record in records:
         label = labels.get(record.track_id)
         if label is not None:

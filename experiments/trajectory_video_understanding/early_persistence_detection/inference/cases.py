@@ -200,16 +200,15 @@ class EvidenceCase(Case):
                 stream.skip()
                 continue
             question = stream.begin(frame.frame_index, None, frame.observations, frame.seconds)
-            (row,) = np.flatnonzero(question.found.track_ids == self.track_id)
+            (row,) = np.flatnonzero(question.found.track_ids == self.track_id).tolist()
             if stream.adaptation is None:  # nobody else's p counts for this track's
-                row = int(row)
                 found = question.found
                 alone = FrameEvidence(
                     found.track_ids[row : row + 1], found.ages[row : row + 1], found.values[row : row + 1]
                 )
                 question, row = dataclasses.replace(question, found=alone), 0
             if look is not None:
-                look(stream, question.found, int(row))
+                look(stream, question.found, row)
             values = question.model.log_odds(question.found.values, question.found.ages)
             stream.finish(question, Answer(values, 0.0))
             probabilities = stream.records[self.track_id].probabilities

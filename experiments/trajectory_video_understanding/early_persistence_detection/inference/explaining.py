@@ -55,7 +55,7 @@ def strip(case: Case) -> bytes:
     for place, (crop, found) in enumerate(zip(case.crops, case.hits, strict=True)):
         left = place * (side + GAP_PX)
         resized = Image.fromarray(np.ascontiguousarray(crop)).resize((side, side), Image.Resampling.BICUBIC)
-        picture[:side, left : left + side] = resized
+        picture[:side, left : left + side] = np.asarray(resized)
         bar = (0, 114, 178) if found is not None else (MISSED_GREY,) * 3
         if found is not None:
             picture[side + GAP_PX : side + 3 * GAP_PX, left : left + side] = bar
