@@ -5,7 +5,7 @@
     python explanation/explain_tracks.py --results results/detection --track 7 --length paragraph
     python explanation/explain_tracks.py --results results/detection --level 2 --llm_url http://127.0.0.1:8080/v1
 
-Reads   RESULTS/decision_evidence.jsonl and decision_pictures/, which detect.py --explain leaves
+Reads   RESULTS/decision_evidence.json and decision_pictures/, which detect.py --explain leaves
 Writes  OUTPUT/explanations.json  the text of each track, sentence by sentence, with the ids of the facts that it states
         OUTPUT/explanations.md    the same to read
         OUTPUT/explanations.html  the same with the frames up to the decision, p over age, what moved it, and what would
