@@ -32,7 +32,6 @@ from early_persistence_detection.models.evidence.evidence_model import general_m
 from early_persistence_detection.models.tests.untrained_model import untrained_model
 from early_persistence_detection.models.torch_stream import load_stream
 
-
 ULP = 2**-23  # of a single-precision number of 1 to 2
 
 
@@ -332,9 +331,9 @@ def test_a_pixel_model_is_replaced_old_tracks_finish_on_the_old_one_and_new_ones
                         expected[status.track_id] = as_told(status)
                         told_by[name] += index >= 4
             got = {track["track_id"]: track for track in told(answer)}
+            assert got.keys() == expected.keys()
             for track_id, track in expected.items():
                 assert got[track_id]["p"] == pytest.approx(track["p"], abs=ULP), (index, track_id)
                 assert got[track_id] == track | {"p": got[track_id]["p"]}
-            assert got.keys() == expected.keys()
             assert min(max(each) - min(each) for each in differing.values()) > 100 * ULP  # it shows whose p it is
     assert told_by["old"] > 30 and told_by["new"] > 30
