@@ -150,6 +150,10 @@ class Hub:
         ]
         if cut_off:
             self.store.commit(cut_off, {})
+        for name in sorted(self.store.cursors().keys() - set(self.deliveries.names)):
+            LOG.warning(
+                "sink %s is not given now, and nothing that it has not got is pruned; --forget_sink ends it", name
+            )
         for camera_id, plain in self.store.cameras().items():
             self.cameras[camera_id] = Camera(camera_id, CameraSettings.model_validate(plain), self.limits)
 
