@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import functools
 import logging
+import math
 import threading
 import time
 import weakref
@@ -186,7 +187,7 @@ class Hub:
         self.store.close()
 
     async def _maintain(self) -> None:
-        pruned = time.monotonic()
+        pruned = -math.inf
         while True:
             await asyncio.sleep(MAINTENANCE_SECONDS)
             try:
