@@ -84,7 +84,7 @@ class _ReplayedIds(_Replayed, FollowedIds):
 
     def __init__(self) -> None:
         _Replayed.__init__(self)
-        self._seen = set()
+        FollowedIds.__init__(self)
 
 
 class Camera:

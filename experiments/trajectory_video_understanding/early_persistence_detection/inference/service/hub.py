@@ -10,6 +10,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import logging
+import math
 import threading
 import time
 import weakref
@@ -155,6 +156,10 @@ class Hub:
         ]
         if cut_off:
             self.store.commit(cut_off, {})
+        for name in sorted(self.store.cursors().keys() - set(self.deliveries.names)):
+            LOG.warning(
+                "sink %s is not given now, and nothing that it has not got is pruned; --forget_sink ends it", name
+            )
         for camera_id, plain in self.store.cameras().items():
             self.cameras[camera_id] = Camera(camera_id, CameraSettings.model_validate(plain), self.limits)
 
@@ -187,7 +192,7 @@ class Hub:
         self.store.close()
 
     async def _maintain(self) -> None:
-        pruned = time.monotonic()
+        pruned = -math.inf
         while True:
             await asyncio.sleep(MAINTENANCE_SECONDS)
             try:

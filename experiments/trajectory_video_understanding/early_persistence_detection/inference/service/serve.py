@@ -5,6 +5,7 @@
     python -m early_persistence_detection.inference.service.serve --model exported/ --sink mqtt://broker/persistence
     python -m early_persistence_detection.inference.service.serve --host 0.0.0.0 --tokens_file tokens --port 8080
     python -m early_persistence_detection.inference.service.serve --new_token door
+    python -m early_persistence_detection.inference.service.serve --forget_sink NAME
 
 A first camera, and a first frame:
 
@@ -86,6 +87,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--new_token", metavar="NAME", help="print a new token and its line for the tokens file, and end"
     )
+    parser.add_argument(
+        "--forget_sink", metavar="NAME", help="let events be pruned that this sink has not got, and end"
+    )
     parser.add_argument("--write_openapi", type=Path, metavar="PATH", help="write the OpenAPI document, and end")
     for action in parser._actions:
         name = max(action.option_strings, key=len).removeprefix("--").upper() if action.option_strings else ""
@@ -108,8 +112,14 @@ def main() -> None:
         import uvicorn
 
         from early_persistence_detection.inference.service.app import create_app, write_openapi
+        from early_persistence_detection.inference.service.store import Store
     if args.write_openapi is not None:
         write_openapi(args.write_openapi)
+        return
+    if args.forget_sink is not None:
+        with Store(args.database) as store:
+            store.forget_sink(args.forget_sink)
+        print(f"{args.forget_sink} is forgotten; given as --sink again, it begins with what is stored")
         return
     if not 0 <= args.port < 65536:
         raise InputError(f"--port is {args.port}; give 0 to 65535")

@@ -414,8 +414,13 @@ class Store:
         ]
 
     def forget_sink(self, sink: str) -> None:
-        """For one that will not come back: it no longer keeps events from being pruned."""
-        self._write(lambda connection: connection.execute(sa.delete(_cursors).where(_cursors.c.sink == sink)))
+        """For one that will not come back: it no longer keeps events from being pruned. Raises InputError, naming those
+        that there are, for one that there is not.
+        """
+        query = sa.delete(_cursors).where(_cursors.c.sink == sink)
+        if not self._write(lambda connection: connection.execute(query).rowcount):
+            known = ", ".join(sorted(self.cursors())) or "none"
+            raise InputError(f"{self.name} knows no sink called {sink!r}; it knows {known}")
 
     # jobs
 

@@ -150,3 +150,13 @@ def test_an_upload_goes_when_its_video_is_over_and_what_a_kill_left_of_one_at_th
 def test_an_upload_larger_than_the_spool_is_refused(tmp_path, files):
     with running(tmp_path, "--max_spool_bytes", "1000") as service, files["a.avi"].open("rb") as video:
         assert is_problem(service.http.post("/v1/videos", files={"video": ("a.avi", video)}), 413, "1000")
+
+
+def test_a_service_prunes_at_its_start_what_is_older_than_its_retention(tmp_path):
+    with running(tmp_path) as service:
+        job = f"/v1/videos/{service.http.post('/v1/videos', files={'video': ('a.mp4', b'no video')}).json()['id']}"
+        wait_for(lambda: service.http.get(job).json()["status"] == "failed", "the failure")
+        service.stop()
+    with running(tmp_path, "--retention_days", "1e-6") as service:
+        wait_for(lambda: service.http.get(job).status_code == 404, "its being pruned", 15)
+        assert not any((tmp_path / "spool").iterdir())

@@ -213,3 +213,22 @@ def test_a_followed_track_of_a_low_score_outlives_an_overload_of_newcomers(store
     assert told[:2] == [([(1, 1), (2, 1)], []), ([(1, 2), (2, 2)], [400, 500])]
     if has_ids:
         assert told[2:] == [([(1, 3), (9, 1)], [400]), ([(1, 4), (9, 2)], [500])]
+
+
+def test_what_a_camera_learns_while_it_is_being_removed_is_kept_back_not_forgotten(store):
+    engine = Engine(
+        "evidence", general_model(), store, ServiceMetrics(), lambda: 1000, lambda ids: None, lambda: None, 0.0
+    )
+    camera = Camera("a", CameraSettings(adapt=True, width=160, height=120), Limits(queue_frames=100))
+    camera.is_learning = False
+    for index in range(60):
+        message = lanes(index % 20 + 100 * (index // 20), 3, 0.3)
+        engine.put(camera, Frame(FrameMessage(**message), lambda answer: None))
+    engine.start()
+    wait_for(lambda: camera.counters["frames"] == 60, "the frames")
+    engine.do(list, [camera])
+    assert store.learnt("a") is None
+    camera.is_learning = True
+    engine.do(list, [camera])
+    assert store.learnt("a") is not None
+    assert engine.stop(lambda: camera.end("service_stopped"), [camera], 60)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from early_persistence_detection.inference.service.store import Store
 from early_persistence_detection.inference.service.tests.conftest import wait_for
 from early_persistence_detection.inference.service.tests.running_service import RunningService, lanes, running
@@ -142,3 +143,26 @@ def test_what_an_idle_camera_learnt_is_stored_when_the_database_is_there_again(t
             wait_for(lambda: service.http.get("/v1/cameras/street").json()["state"] == "idle", "eviction")
         wait_for(lambda: kept_by(tmp_path), "what it learnt", 10)
         service.kill()
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_service_that_stops_while_postgresql_is_away_waits_for_it_but_not_for_ever(tmp_path, postgres, comes_back):
+    url, seconds = postgres.new_database(), 20 if comes_back else 2
+    with running(tmp_path, "--database", url, "--flush_seconds", str(seconds)) as service:
+        service.put("street", width=160, height=120)
+        service.post("street", lanes(0))
+        postgres.stop()
+        try:
+            began = time.monotonic()
+            service.process.terminate()
+            if comes_back:
+                time.sleep(2)
+                assert service.process.poll() is None
+                postgres.start()
+            assert service.process.wait(40) == 0 and time.monotonic() - began < 20
+        finally:
+            if not comes_back:
+                postgres.start()
+    with Store(url) as store:
+        assert bool(store.open_tracks()) != comes_back
+    assert ("lost: 3 events" in service.log.read_text()) != comes_back
