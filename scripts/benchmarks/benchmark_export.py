@@ -101,14 +101,7 @@ class Codes:
 
     def __call__(self, pixels: np.ndarray, state: ExportedState) -> np.ndarray:
         """Codes (B, N, Q) of a frame, as the tokenizer gives them."""
-        assert state.pasts is not None
-        given: dict[str, np.ndarray] = {
-            "pixels": pixels,
-            "age": state.ages,
-            "hidden": state.hidden,
-            "tokens": state.tokens.array,
-        }
-        given |= {f"past_{n}_{lag}": past for n, layer in enumerate(state.pasts) for lag, past in enumerate(layer)}
+        given = state.inputs() | {"pixels": pixels}
         (rounded,) = self._session.run(None, {each.name: given[each.name] for each in self._session.get_inputs()})
         return rounded.reshape(len(pixels), -1, len(self._half_width)) / self._half_width
 

@@ -9,7 +9,7 @@ Of every layer that looks back, a step makes one new frame; the older ones the c
 Graphs of a model: `step`, or of SlowFast `refresh` and `stand`, since Python decides there by a track's age what is
 computed; of a model that takes evidence `evidence`, for tracks whose pixels are withheld.
 
-Legend: B tracks, S cached frames (S >= every track's age), N tokens per frame, D width, H heads, E columns of evidence.
+Legend: B tracks, M frames seen of all of them together, N tokens per frame, D width, H heads, E columns of evidence.
 """
 
 from __future__ import annotations
@@ -79,10 +79,19 @@ class _Step(nn.Module):
         self.frames_seen, self.changed_layers = frames_seen, changed_layers
 
     def forward(
-        self, pixels: Tensor, evidence: Tensor | None, age: Tensor, hidden: Tensor, tokens: Tensor, *pasts: Tensor
+        self,
+        pixels: Tensor,
+        evidence: Tensor | None,
+        age: Tensor,
+        hidden: Tensor,
+        tokens: Tensor,
+        token_row: Tensor,
+        token_frame: Tensor,
+        *pasts: Tensor,
     ) -> tuple[Tensor, ...]:
-        """pixels uint8 (B, 64, 64, 3); evidence (B, E); age long (B,); hidden (B, .); tokens (S, B, N, D); pasts (B,
-        ...) -> logit (B,), hidden, token (B, N, D), the newest past of each layer.
+        """pixels uint8 (B, 64, 64, 3); evidence (B, E); age long (B,); hidden (B, .); tokens (M, N, D), of which track
+        and which of its frames they are, long (M,); pasts (B, ...) -> logit (B,), hidden, token (B, N, D), the newest
+        past of each layer.
         """
         head, at_rest = self.classifier.head, tokens.dtype
         frames = pixels.permute(0, 3, 1, 2).to(torch.float32).div(127.5).sub(1.0)
@@ -101,35 +110,36 @@ class _Step(nn.Module):
             features = known[:, 0]
             summary = summary + head.evidence_summary(features)
         state = _recurred(head.recurrence, summary, hidden)
-        context = self._asked(state, token, tokens.to(torch.float32), age)
+        context = self._asked(state, age, token, tokens.to(torch.float32), token_row, token_frame)
         logit = head.answer(state, context, features)
         newest = (after.pasts[layer][0] for layer in self.changed_layers)
         return logit, state, token.to(at_rest), *(_at_rest(past, at_rest) for past in newest)
 
-    def _asked(self, state: Tensor, token: Tensor, tokens: Tensor, age: Tensor) -> Tensor:
-        """What the decision query finds in the tokens so far, this frame's included: (B, D). Tokens that stand where a
-        track has no frame yet must be finite.
-        """
+    def _asked(
+        self, state: Tensor, age: Tensor, token: Tensor, tokens: Tensor, token_row: Tensor, token_frame: Tensor
+    ) -> Tensor:
+        """What the decision query finds in the tokens so far, this frame's included: (B, D)."""
         head = self.classifier.head
         heads, width = head.config.num_heads, head.config.width
         key_weight, value_weight = head.key_value.weight.chunk(2)
         key_bias, value_bias = head.key_value.bias.chunk(2)
         query = head.query(state).unflatten(-1, (heads, -1)) / math.sqrt(width // heads)  # [B, H, D/H]
         asked = torch.einsum("bhd,hdw->bhw", query, key_weight.unflatten(0, (heads, -1)))  # of tokens
-        num_cached = tokens.shape[0]
-        # of the age that a key tells, and of its bias: a number a frame; of frames that a track has not seen, never
-        of_age = torch.einsum("bhd,shd->sbh", query, (head.age_key + key_bias).unflatten(-1, (heads, -1)))
+        # of the age that a key tells, and of its bias: a number a frame
+        of_age = torch.einsum("bhd,thd->tbh", query, (head.age_key + key_bias).unflatten(-1, (heads, -1)))
         now = of_age[age, torch.arange(age.shape[0])]  # [B, H]
-        is_past = torch.arange(num_cached).unsqueeze(1) < age.unsqueeze(0)  # [S, B]
-        of_past = torch.where(is_past.unsqueeze(2), of_age[:num_cached], -math.inf)  # [S, B, H]
-        past_scores = torch.matmul(asked, tokens.transpose(-1, -2)) + of_past.unsqueeze(3)  # [S, B, H, N]
+        past_scores = torch.matmul(asked[token_row], tokens.transpose(-1, -2))  # [M, H, N]
+        past_scores = past_scores + of_age[token_frame, token_row].unsqueeze(2)
         new_scores = torch.matmul(asked, token.transpose(-1, -2)) + now.unsqueeze(2)  # [B, H, N]
-        # a softmax over both parts, without joining them
-        highest = torch.maximum(_highest(past_scores), new_scores.amax(2))  # [B, H]
-        past_weights = torch.exp(past_scores - highest[None, :, :, None])
-        new_weights = torch.exp(new_scores - highest[:, :, None])
-        total = past_weights.sum((0, 3)) + new_weights.sum(2)  # [B, H]
-        found = torch.matmul(past_weights, tokens).sum(0) + torch.matmul(new_weights, token)  # [B, H, D]
+        # a softmax over all of a track's frames, each frame summed up before they are joined
+        highest = new_scores.amax(2)  # [B, H]
+        to_row = token_row.unsqueeze(1).expand(-1, heads)
+        highest = highest.scatter_reduce(0, to_row, past_scores.amax(2), "amax")
+        past_weights = torch.exp(past_scores - highest[token_row].unsqueeze(2))
+        new_weights = torch.exp(new_scores - highest.unsqueeze(2))
+        total = new_weights.sum(2).index_put((token_row,), past_weights.sum(2), accumulate=True)  # [B, H]
+        found = torch.matmul(new_weights, token)  # [B, H, D]
+        found = found.index_put((token_row,), torch.matmul(past_weights, tokens), accumulate=True)
         found = found / total.unsqueeze(-1)
         values = torch.einsum("bhw,hdw->bhd", found, value_weight.unflatten(0, (heads, -1)))
         return (values + value_bias.unflatten(-1, (heads, -1))).flatten(-2)
@@ -158,12 +168,6 @@ def _working(past: Tensor) -> Tensor:
 
 def _at_rest(past: Tensor, kind: torch.dtype) -> Tensor:
     return past.to(kind) if past.is_floating_point() else past
-
-
-def _highest(scores: Tensor) -> Tensor:
-    """(S, B, H, N) -> (B, H), -inf of no frames."""
-    highest = scores.amax(3)  # [S, B, H]
-    return torch.cat([highest.new_full((1, *highest.shape[1:]), -math.inf), highest]).amax(0)
 
 
 def _recurred(cell: nn.GRU, x: Tensor, hidden: Tensor) -> Tensor:
@@ -200,7 +204,7 @@ def export_graphs(classifier: EarlyPersistenceClassifier, is_half: bool = False)
             "refresh": (interval, looking_back),
             "stand": (1, tuple(layer for layer in looking_back if layer >= NUM_SLOW_LAYERS)),
         }
-    batch, cached = 3, 2  # of the example; both are free in the graph
+    batch, cached = 3, 5  # of the example, tracks and frames of them; both are free in the graph
     at_rest = torch.float16 if is_half else torch.float32
     with torch.no_grad():
         encoder = classifier.initial_state(batch).encoder
@@ -214,9 +218,11 @@ def export_graphs(classifier: EarlyPersistenceClassifier, is_half: bool = False)
     inputs = {
         "pixels": torch.zeros(batch, CLIP_SIZE, CLIP_SIZE, 3, dtype=torch.uint8),
         "evidence": evidence,
-        "age": torch.tensor([cached, 1, 0]),
+        "age": torch.tensor([3, 2, 0]),
         "hidden": hidden,
-        "tokens": torch.zeros(cached, batch, config.tokens_per_frame, config.width, dtype=at_rest),
+        "tokens": torch.zeros(cached, config.tokens_per_frame, config.width, dtype=at_rest),
+        "token_row": torch.tensor([0, 0, 1, 0, 1]),
+        "token_frame": torch.tensor([0, 1, 0, 2, 1]),
     }
     graphs = []
     for name, (frames_seen, changed) in cases.items():
@@ -241,8 +247,6 @@ def _exported(
         import onnxscript  # noqa: F401
     free = torch.export.Dim.DYNAMIC
     shapes = [None if value is None else {0: free} for value in inputs.values()]
-    if "tokens" in inputs:
-        shapes[list(inputs).index("tokens")] = {0: free, 1: free}
     of_pasts = (tuple({0: free} for _ in pasts),) if pasts else ()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
