@@ -32,7 +32,7 @@ FORMAT, FORMAT_VERSION = "early-persistence-exported-model", 2
 MODEL_JSON = "model.json"
 EVIDENCE_FILE = "evidence.npz"  # of a model that goes by evidence alone
 MAKE_IT = "export_model.py"
-AT_REST = {"float32": np.float32, "float16": np.float16}
+AT_REST = {"float32": np.float32, "float16": np.float16, "frames": np.float32}  # by what is chosen as cache
 SPARE = 0.25  # of the frames kept: how much further an array of tokens reaches when it had to grow
 
 
@@ -154,9 +154,13 @@ class ExportedStream:
             self._state_width = int(description["state_width"])
             self._token_shape = int(description["tokens_per_frame"]), int(description["width"])
             self._at_rest = AT_REST[description["cache"]]
+            self._frame_layer = description["frame_layer"]
             self._interval = int(description["interval"])
             self._pasts = [
-                [(tuple(map(int, shape)), self._at_rest if kind == "float" else np.int64) for shape, kind in layer]
+                [
+                    (tuple(map(int, shape)), self._at_rest if kind == "float" else np.dtype(kind))
+                    for shape, kind in layer
+                ]
                 for layer in description["pasts"]
             ]
             self._changed = {name: tuple(map(int, graph["changed"])) for name, graph in description["graphs"].items()}
@@ -256,6 +260,8 @@ class ExportedStream:
         wanted = {each.name: np.ascontiguousarray(given[each.name]) for each in graph.get_inputs()}
         logit, hidden, token, *newest = graph.run(None, wanted)
         changed = dict(zip(self._changed[name], newest, strict=True))
+        if self._frame_layer is not None:
+            changed[self._frame_layer] = pixels.copy()  # the caller may write into his own
         pasts = tuple(
             (changed[layer], *kept[:-1]) if layer in changed else kept for layer, kept in enumerate(state.pasts)
         )
@@ -270,14 +276,15 @@ class ExportedStream:
     ) -> ExportedState:
         """The state with this frame's tokens, written into the array that is there unless another state did so."""
         tokens, ages, before = state.tokens, state.ages, len(state.token_row)
-        now = before + len(ages)
+        kept = np.flatnonzero(ages + 1 < self.num_frames)  # the last frame of a track is never looked back on
+        now = before + len(kept)
         if tokens.num_used != before or now > len(tokens.array):
-            to_come = self.num_frames * len(ages) - before  # at most
-            tokens = _Tokens.of([state.tokens_so_far()], min(len(ages) + int(SPARE * before), to_come))
-        tokens.array[before:now] = token
+            to_come = (self.num_frames - 1) * len(ages) - before  # at most
+            tokens = _Tokens.of([state.tokens_so_far()], min(len(kept) + int(SPARE * before), to_come))
+        tokens.array[before:now] = token if len(kept) == len(ages) else token[kept]
         tokens.num_used = now
-        token_row = np.concatenate([state.token_row, np.arange(len(ages))])
-        token_frame = np.concatenate([state.token_frame, ages])
+        token_row = np.concatenate([state.token_row, kept])
+        token_frame = np.concatenate([state.token_frame, ages[kept]])
         return ExportedState(ages + 1, hidden, tokens, token_row, token_frame, pasts)
 
 

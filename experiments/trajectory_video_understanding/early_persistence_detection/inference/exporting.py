@@ -50,7 +50,7 @@ from early_persistence_detection.models.stream import StreamModel
 from early_persistence_detection.models.torch_stream import TorchStream
 
 OPSET = 18
-MOST_DIFFERENT = {"float32": 1e-5, "float16": 0.02}  # of p, between an export and its model, by what is kept at rest
+MOST_DIFFERENT = {"float32": 1e-5, "float16": 0.02, "frames": 1e-5}  # of p, between an export and its model, by cache
 DISTRIBUTION = "early-persistence-detection"
 NUM_SLOW_LAYERS = 2  # of SlowFast's pasts: what stands, and what the slow pathway looks back on
 
@@ -73,10 +73,11 @@ class _Step(nn.Module):
         lengths: Sequence[int],
         frames_seen: int,
         changed_layers: tuple[int, ...],
+        frame_layer: int | None,
     ):
         super().__init__()
         self.classifier, self.lengths = classifier, lengths
-        self.frames_seen, self.changed_layers = frames_seen, changed_layers
+        self.frames_seen, self.changed_layers, self.frame_layer = frames_seen, changed_layers, frame_layer
 
     def forward(
         self,
@@ -94,10 +95,16 @@ class _Step(nn.Module):
         past of each layer.
         """
         head, at_rest = self.classifier.head, tokens.dtype
-        frames = pixels.permute(0, 3, 1, 2).to(torch.float32).div(127.5).sub(1.0)
+        frames = _frames(pixels)
         layers, first = [], 0
-        for length in self.lengths:
-            layers.append(tuple(_working(past) for past in pasts[first : first + length]))
+        for layer, length in enumerate(self.lengths):
+            kept = pasts[first : first + length]
+            if layer == self.frame_layer:
+                made = [self.classifier.extractor.of_frame(_frames(past)) for past in kept]
+                is_seen = [(age > lag)[:, None, None, None] for lag in range(length)]  # before the first are zeros
+                layers.append(tuple(torch.where(*pair, 0.0) for pair in zip(is_seen, made, strict=True)))
+            else:
+                layers.append(tuple(_working(past) for past in kept))
             first += length
         cache = Cache((self.frames_seen,), layers)  # all rows are of one case
         codes, after = self.classifier.extractor.encode(frames.unsqueeze(1), cache)
@@ -162,6 +169,11 @@ class _EvidenceStep(nn.Module):
         return self.head.answer(state, torch.zeros_like(features), features), state
 
 
+def _frames(pixels: Tensor) -> Tensor:
+    """uint8 (B, 64, 64, 3) -> as extractors take them, (B, 3, 64, 64)."""
+    return pixels.permute(0, 3, 1, 2).to(torch.float32).div(127.5).sub(1.0)
+
+
 def _working(past: Tensor) -> Tensor:
     return past.to(torch.float32) if past.is_floating_point() else past
 
@@ -183,20 +195,35 @@ def _recurred(cell: nn.GRU, x: Tensor, hidden: Tensor) -> Tensor:
     return (1 - update) * new + update * hidden
 
 
-def past_shapes(classifier: EarlyPersistenceClassifier) -> list[list[tuple[tuple[int, ...], str]]]:
-    """Shape, without the batch, and kind ("float" or "int64") of every past frame, by layer."""
-    with torch.inference_mode():
-        state = classifier.initial_state(1)
-    return [
-        [(tuple(past.shape[1:]), "float" if past.is_floating_point() else "int64") for past in layer]
-        for layer in state.encoder.pasts
-    ]
+def empty_pasts(classifier: EarlyPersistenceClassifier, batch_size: int, cache: str) -> list[tuple[Tensor, ...]]:
+    """What layers keep of tracks of which nothing was seen yet, (B, ...) each, at rest as `cache` of AT_REST says."""
+    with torch.no_grad():
+        pasts = classifier.initial_state(batch_size).encoder.pasts
+    kind = torch.float16 if cache == "float16" else torch.float32
+    at_rest = [tuple(_at_rest(past, kind) for past in layer) for layer in pasts]
+    layer = frame_layer(classifier, cache)
+    if layer is not None:
+        shape = batch_size, CLIP_SIZE, CLIP_SIZE, 3
+        at_rest[layer] = tuple(torch.zeros(shape, dtype=torch.uint8) for _ in at_rest[layer])
+    return at_rest
 
 
-def export_graphs(classifier: EarlyPersistenceClassifier, is_half: bool = False) -> list[Graph]:
-    """The graphs of a classifier in evaluation mode, on the CPU. `is_half`: caches at rest in float16."""
-    config, lengths = classifier.config, [len(layer) for layer in past_shapes(classifier)]
-    looking_back = tuple(layer for layer, length in enumerate(lengths) if length)
+def _shape_and_kind(past: Tensor) -> tuple[tuple[int, ...], str]:
+    """Without the batch; "float" is as the rest of the cache."""
+    return tuple(past.shape[1:]), "float" if past.is_floating_point() else str(past.dtype).removeprefix("torch.")
+
+
+def frame_layer(classifier: EarlyPersistenceClassifier, cache: str) -> int | None:
+    """The number of the layer of which frames are kept as they came, None of none."""
+    return classifier.extractor.frame_layer if cache == "frames" else None
+
+
+def export_graphs(classifier: EarlyPersistenceClassifier, cache: str = "float32") -> list[Graph]:
+    """The graphs of a classifier in evaluation mode, on the CPU; `cache` of AT_REST."""
+    batch, cached = 3, 5  # of the example, tracks and frames of them; both are free in the graph
+    at_rest = empty_pasts(classifier, batch, cache)
+    config, lengths, of_frames = classifier.config, [len(layer) for layer in at_rest], frame_layer(classifier, cache)
+    looking_back = tuple(layer for layer, length in enumerate(lengths) if length and layer != of_frames)
     cases = {"step": (1, looking_back)}
     if isinstance(classifier.extractor, SlowFast):
         interval = classifier.extractor.config.interval
@@ -204,15 +231,7 @@ def export_graphs(classifier: EarlyPersistenceClassifier, is_half: bool = False)
             "refresh": (interval, looking_back),
             "stand": (1, tuple(layer for layer in looking_back if layer >= NUM_SLOW_LAYERS)),
         }
-    batch, cached = 3, 5  # of the example, tracks and frames of them; both are free in the graph
-    at_rest = torch.float16 if is_half else torch.float32
-    with torch.no_grad():
-        encoder = classifier.initial_state(batch).encoder
-    pasts = {
-        f"past_{layer}_{lag}": _at_rest(past, at_rest)
-        for layer, kept in enumerate(encoder.pasts)
-        for lag, past in enumerate(kept)
-    }
+    pasts = {f"past_{layer}_{lag}": past for layer, kept in enumerate(at_rest) for lag, past in enumerate(kept)}
     evidence = torch.zeros(batch, config.num_evidence) if config.num_evidence else None
     hidden = torch.zeros(batch, config.state_width)
     inputs = {
@@ -220,13 +239,16 @@ def export_graphs(classifier: EarlyPersistenceClassifier, is_half: bool = False)
         "evidence": evidence,
         "age": torch.tensor([3, 2, 0]),
         "hidden": hidden,
-        "tokens": torch.zeros(cached, config.tokens_per_frame, config.width, dtype=at_rest),
+        "tokens": _at_rest(
+            torch.zeros(cached, config.tokens_per_frame, config.width),
+            torch.float16 if cache == "float16" else torch.float32,
+        ),
         "token_row": torch.tensor([0, 0, 1, 0, 1]),
         "token_frame": torch.tensor([0, 1, 0, 2, 1]),
     }
     graphs = []
     for name, (frames_seen, changed) in cases.items():
-        module = _Step(classifier, lengths, frames_seen, changed)
+        module = _Step(classifier, lengths, frames_seen, changed, of_frames)
         outputs = ["logit", "new_hidden", "token", *(f"new_{layer}" for layer in changed)]
         graphs.append(Graph(name, _exported(module, inputs, pasts, outputs), changed))
     if evidence is not None:
@@ -310,8 +332,12 @@ def export_stream(
     Raises InputError where it does not answer as the classifier does, and where `output` holds something else.
     """
     _refuse_to_replace(output)  # before the work
+    if cache == "frames" and classifier.extractor.frame_layer is None:
+        raise InputError(
+            f"{classifier.extractor_name} keeps nothing that is of one frame alone; leave --cache frames out"
+        )
     config, extractor = classifier.config, classifier.extractor
-    graphs = export_graphs(classifier, cache == "float16")
+    graphs = export_graphs(classifier, cache)
     with _new_folder(output) as folder:
         for graph in graphs:
             (folder / f"{graph.name}.onnx").write_bytes(graph.content)
@@ -327,7 +353,8 @@ def export_stream(
             "calibrations": {name: each.as_dict() for name, each in classifier.calibrations.items()},
             "cache": cache,
             "interval": extractor.config.interval if isinstance(extractor, SlowFast) else 1,
-            "pasts": past_shapes(classifier),
+            "pasts": [[_shape_and_kind(past) for past in layer] for layer in empty_pasts(classifier, 1, cache)],
+            "frame_layer": frame_layer(classifier, cache),
             "graphs": {graph.name: {"file": f"{graph.name}.onnx", "changed": graph.changed_layers} for graph in graphs},
         }
         files = [f"{graph.name}.onnx" for graph in graphs]

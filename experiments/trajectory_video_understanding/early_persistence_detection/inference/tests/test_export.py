@@ -216,6 +216,27 @@ class TestOneFolder:
         torch_bytes = 4 * (16 * 64 * 64 * 2 * 4 + 2 * 4 * (24 * 32 * 32 + 48 * 16 * 16 + 96 * 8 * 8))
         assert sizes[0] < 0.72 * torch_bytes and sizes[1] < 0.36 * torch_bytes
 
+    def test_half_the_memory_and_the_same_answers(self, exported, tmp_path):
+        """Frames kept as they came; p as ever, whatever the caller does with his array afterwards."""
+        model, folder = exported
+        save_model(tmp_path / "model.pt", model)
+        export_stream(model, tmp_path / "model.pt", tmp_path / "frames", "frames")
+        usual, frugal = ExportedStream(folder), ExportedStream(tmp_path / "frames")
+        states = [usual.initial_state(4), frugal.initial_state(4)]
+        for index, frame in enumerate(frames(4)):
+            if index == 5:
+                states = [state.select(np.array([2, 0, 1])) for state in states]
+                states = [s.append(m.initial_state(1)) for s, m in zip(states, (usual, frugal), strict=True)]
+            p, states[0] = usual.step(frame, None, states[0])
+            q, states[1] = frugal.step(frame, None, states[1])
+            np.testing.assert_allclose(p, q, rtol=0, atol=1e-6)
+            frame[:] = 0
+        whole = frugal.initial_state(4)
+        for frame in frames(4):
+            _, whole = frugal.step(frame, None, whole)
+        torch_bytes = 4 * (16 * 64 * 64 * 2 * 4 + 2 * 4 * (24 * 32 * 32 + 48 * 16 * 16 + 96 * 8 * 8))
+        assert whole.num_bytes < 0.49 * torch_bytes
+
     @pytest.mark.parametrize(
         ("damage", "problem"),
         [
@@ -290,6 +311,25 @@ class TestOneFolder:
         command = [sys.executable, "-c", code, str(exported[1])]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert result.stdout == "[] [True]\n"
+
+
+@pytest.mark.parametrize("exported", ["transformer"], indirect=True)
+def test_frames_are_kept_only_where_a_layer_sees_them_one_by_one(exported, tmp_path):
+    model, _ = exported
+    save_model(tmp_path / "model.pt", model)
+    with pytest.raises(InputError, match="leave --cache frames out"):
+        export_stream(model, tmp_path / "model.pt", tmp_path / "frames", "frames")
+
+
+@pytest.mark.parametrize("name", ["slowfast", "i3d"])
+def test_other_extractors_with_frames_kept(name, tmp_path):
+    model = EarlyPersistenceClassifier(CONFIGS[name]["small"], ClassifierConfig()).eval()
+    save_model(tmp_path / "model.pt", model)
+    parity = export_stream(model, tmp_path / "model.pt", tmp_path / "frames", "frames")
+    assert parity["max_abs_dp"] <= 1e-5
+    sizes = [sum(past.nbytes for layer in ExportedStream(tmp_path / "frames").initial_state(1).pasts for past in layer)]
+    sizes.append(sum(past.nbytes for layer in model.initial_state(1).encoder.pasts for past in layer))
+    assert sizes[0] == sizes[1] - 2 * 3 * 3 * 64 * 64
 
 
 def test_an_evidence_model_is_exported_as_it_is(tmp_path):
