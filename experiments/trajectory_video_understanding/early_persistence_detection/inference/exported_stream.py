@@ -33,6 +33,7 @@ MODEL_JSON = "model.json"
 EVIDENCE_FILE = "evidence.npz"  # of a model that goes by evidence alone
 MAKE_IT = "export_model.py"
 AT_REST = {"float32": np.float32, "float16": np.float16, "frames": np.float32}  # by what is chosen as cache
+MOST_AT_ONCE = 256  # tracks that a graph is run on: what it needs meanwhile is twice what it remembers of them
 SPARE = 0.25  # of the frames kept: how much further an array of tokens reaches when it had to grow
 
 
@@ -89,6 +90,22 @@ class ExportedState:
             "token_row": self.token_row,
             "token_frame": self.token_frame,
         } | {f"past_{layer}_{lag}": past for layer, kept in enumerate(self.pasts) for lag, past in enumerate(kept)}
+
+    def part(self, first: int, end: int) -> ExportedState:
+        """The tracks at rows `first` to `end`, for one look: it shares the memory of all."""
+        if first == 0 and end >= len(self.ages):
+            return self
+        of_these = np.flatnonzero((self.token_row >= first) & (self.token_row < end))
+        tokens = self.tokens_so_far()[of_these]
+        assert self.pasts is not None
+        return ExportedState(
+            self.ages[first:end],
+            self.hidden[first:end],
+            _Tokens(tokens, len(tokens)),
+            self.token_row[of_these] - first,
+            self.token_frame[of_these],
+            tuple(tuple(past[first:end] for past in layer) for layer in self.pasts),
+        )
 
     def select(self, rows: np.ndarray) -> ExportedState:
         """As `StreamState`."""
@@ -254,11 +271,16 @@ class ExportedStream:
         self, name: str, pixels: np.ndarray, evidence: np.ndarray | None, state: ExportedState
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[tuple[np.ndarray, ...], ...]]:
         assert state.pasts is not None
-        graph = self._graphs[name]
-        given = state.inputs() | {"pixels": pixels, "evidence": evidence}
-        # what a graph does not need is no input of it, such as the oldest frame of what only stands
-        wanted = {each.name: np.ascontiguousarray(given[each.name]) for each in graph.get_inputs()}
-        logit, hidden, token, *newest = graph.run(None, wanted)
+        graph, parts = self._graphs[name], []
+        for first in range(0, len(state.ages), MOST_AT_ONCE):
+            end = first + MOST_AT_ONCE
+            given = state.part(first, end).inputs() | {"pixels": pixels[first:end]}
+            if evidence is not None:
+                given["evidence"] = evidence[first:end]
+            # what a graph does not need is no input of it, such as the oldest frame of what only stands
+            wanted = {each.name: np.ascontiguousarray(given[each.name]) for each in graph.get_inputs()}
+            parts.append(graph.run(None, wanted))
+        logit, hidden, token, *newest = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
         changed = dict(zip(self._changed[name], newest, strict=True))
         if self._frame_layer is not None:
             changed[self._frame_layer] = pixels.copy()  # the caller may write into his own

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from early_persistence_detection.inference import export_model
+from early_persistence_detection.inference import export_model, exported_stream
 from early_persistence_detection.inference.exported_stream import ExportedStream, open_exported, read_description
 from early_persistence_detection.inference.exporting import export_stream
 from early_persistence_detection.inference.opening import open_model
@@ -53,8 +53,10 @@ def frames(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (16, count, 64, 64, 3), np.uint8)
 
 
-def test_tracks_that_come_and_go_are_told_what_torch_tells_them(exported):
-    """Births in every third frame, some leave early: batches of 1 to 9 tracks of mixed ages."""
+@pytest.mark.parametrize("most_at_once", [exported_stream.MOST_AT_ONCE, 3])
+def test_tracks_that_come_and_go_are_told_what_torch_tells_them(exported, monkeypatch, most_at_once):
+    """Births in every third frame, some leave early: 1 to 9 tracks of mixed ages, at once and piece by piece."""
+    monkeypatch.setattr(exported_stream, "MOST_AT_ONCE", most_at_once)
     model, folder = exported
     rng, ours, theirs = np.random.default_rng(1), ExportedStream(folder), TorchStream(model)
     states: list = [ours.initial_state(0), theirs.initial_state(0)]

@@ -146,10 +146,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 class Receiver:
-    """An HTTP server, with `certified` (a certificate and its key) by TLS, that notes what it is sent and answers by plan; 200 where no plan is left.
+    """An HTTP server that notes what it is sent and answers by plan; 200 where no plan is left.
 
     A step of the plan is a status, "reset" (the connection is reset after the request was taken), "silence" (no answer
-    within the client's patience) or a status with headers.
+    within the client's patience) or a status with headers. With `certified`, a certificate and its key, it speaks TLS.
     """
 
     def __init__(self, certified: tuple[Path, Path] | None = None) -> None:
