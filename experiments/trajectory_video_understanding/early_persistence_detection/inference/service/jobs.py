@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from run_directory import InputError, require_writable
+from run_directory import InputError, environment_of_child, require_writable
 
 from early_persistence_detection.inference.service.problems import Problem
 from early_persistence_detection.inference.service.settings import Limits
@@ -147,13 +147,12 @@ class Jobs:
         command += ["--video", str(folder / "video"), "--output", str(results)]
         if job["has_detections"]:
             command += ["--detections", str(folder / "detections")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with log_path.open("wb") as log:
             with self._changed:
                 if self._is_stopping:
                     return "the service stopped"
                 self._process = subprocess.Popen(
-                    command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
+                    command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment_of_child()
                 )
             try:
                 code = self._process.wait(self._limits.job_seconds)
