@@ -235,27 +235,23 @@ async def shadow_day(
 # frames
 
 
+def _body_of(parts: dict[str, Any], or_json: str | None = None) -> dict[str, Any]:
+    """For the OpenAPI document: a multipart body of `parts`, the first of which must be there, or a message as JSON."""
+    form = {"schema": {"type": "object", "required": list(parts)[:1], "properties": parts}}
+    message = {"application/json": {"schema": {"$ref": f"#/components/schemas/{or_json}"}}} if or_json else {}
+    return {"requestBody": {"required": True, "content": message | {"multipart/form-data": form}}}
+
+
 @router.post(
     "/cameras/{camera_id}/frames",
     dependencies=[_may("write")],
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/FrameMessage"}},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["frame"],
-                        "properties": {
-                            "frame": {"type": "string", "description": "a FrameMessage as JSON"},
-                            "picture": {"type": "string", "format": "binary", "description": "JPEG"},
-                        },
-                    }
-                },
-            },
-        }
-    },
+    openapi_extra=_body_of(
+        {
+            "frame": {"type": "string", "description": "a FrameMessage as JSON"},
+            "picture": {"type": "string", "format": "binary", "description": "JPEG"},
+        },
+        or_json="FrameMessage",
+    ),
 )
 async def post_frame(camera_id: str, request: Request, hub: Serving) -> FrameAnswer:
     """One frame, for those without WebSockets: JSON, or multipart with `frame` (JSON) and `picture` (JPEG)."""
@@ -500,23 +496,12 @@ def _sent(stored: StoredEvent) -> str:
     "/videos",
     status_code=202,
     dependencies=[_may("write")],
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["video"],
-                        "properties": {
-                            "video": {"type": "string", "format": "binary"},
-                            "detections": {"type": "string", "format": "binary", "description": "its boxes"},
-                        },
-                    }
-                }
-            },
+    openapi_extra=_body_of(
+        {
+            "video": {"type": "string", "format": "binary"},
+            "detections": {"type": "string", "format": "binary", "description": "its boxes"},
         }
-    },
+    ),
 )
 async def post_video(request: Request, hub: Serving) -> JobState:
     """Decide a whole video: multipart with `video` and `detections`, files both."""

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from run_directory import InputError, require_writable
+from run_directory import InputError, environment_of_child, require_writable
 
 from early_persistence_detection.inference.service.problems import Problem
 from early_persistence_detection.inference.service.settings import Limits
@@ -236,7 +236,6 @@ class Jobs:
         command += ["--video", str(folder / "video"), "--output", str(results)]
         if job["has_detections"]:
             command += ["--detections", str(folder / "detections")]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with log_path.open("wb") as log:
             with self._starting:
                 if self._is_stopping:
@@ -247,7 +246,7 @@ class Jobs:
                     stdin=subprocess.PIPE,  # it ends when the service no longer holds this
                     stdout=log,
                     stderr=log,
-                    env=environment,
+                    env=environment_of_child(),
                     start_new_session=True,
                 )
             try:

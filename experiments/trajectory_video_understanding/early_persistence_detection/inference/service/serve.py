@@ -21,7 +21,8 @@ Reads   MODEL, the folder that export_model.py writes, for cameras that are watc
 Writes  DATABASE (SQLite by its path, or PostgreSQL by its URL): cameras, events, what was learnt. It survives kill -9
         SPOOL, the videos that are uploaded, and their results
 Sinks   --sink jsonl:PATH   a line an event; --sink https://ADDRESS   a POST an event, with an Idempotency-Key and,
-        where EPD_WEBHOOK_SECRET is set, a signature; --sink mqtt://[user:password@]HOST[:PORT][/PREFIX]
+        where EPD_WEBHOOK_SECRET is set, a signature; --sink mqtt://[user:password@]HOST[:PORT][/PREFIX], by TLS
+        mqtts://. Of an authority of your own: SSL_CERT_FILE in the environment for https, ?ca=FILE behind mqtts://…
 
 Exit code 0 after SIGTERM or Ctrl-C: frames that wait are finished, events stored and delivered first; 2 where something
 that was given cannot be used, one line on stderr.
