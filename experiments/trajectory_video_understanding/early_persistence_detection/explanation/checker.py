@@ -125,9 +125,9 @@ _GROUPS = {
 _PATTERNS: dict[str, str] = {
     "it": "(?:this track|that track|the track|this candidate|the candidate|track|it)",
     "was": "(?:was|is|has been|had been)",
-    "numbers": r"\d+(?:(?: ?, and | ?, | and | to | through |-)\d+)*",
-    "frames": r"(?:its |the )?(?:frame|frames) <numbers>|then|there|that frame",
-    "frame": r"(?:its |the )?frame \d+",
+    "numbers": r"\d++(?:(?: ?, and | ?, | and | to | through |-)\d++(?!\.\d| ?%| percentage| point| of))*",
+    "frames": r"(?:its |the )?(?:frames <numbers>|frame \d++)|then|there|that frame",
+    "frame": r"(?:its |the )?frame \d++",
     "prep": "(?:in|at|by|after|on|as of|from)",
     "life": "(?: of its life| of the track's life| of its track| of the track| of its existence)",
     "when": r"<prep> <frame><life>?",
@@ -178,7 +178,7 @@ _PATTERNS: dict[str, str] = {
         r"\d+ frames|1 frame)"
     ),
     "none": "(?:none of its frames|no frame|none of the frames)",
-    "birth": r"(?:1 frame only, its birth|only its birth|its birth only|its first frame only|frame 1 only|only frame 1)",
+    "birth": r"(?:1 frame only, its birth|frame 1 only, its birth|only its birth|its birth only|its first frame only|frame 1 only|only frame 1)",
     "group": "(?:" + "|".join(f"(?:{words})" for words in _GROUPS.values()) + ")",
     "groups": "<group>(?:(?: and| together with) <group>)?(?: together)?",
     "score": "(?:detection |detector |detector's |confidence )?(?:score|scores)",
@@ -211,47 +211,116 @@ _PATTERNS: dict[str, str] = {
 }
 
 _CLAUSES: tuple[tuple[str, str], ...] = (
-    ("verdict", r"(?:<when:before>,? )?<it> <was> (?:<hedge:hedge> )?(?P<no>not )?<called> <verdict:verdict>(?: <when:after>)?"),
-    ("verdict", r"<decision> (?:<when:before> )?<was> (?P<no>not )?(?:for |to call it |that it is |that it was )?<verdict:verdict>(?: <when:after>)?"),
+    (
+        "verdict",
+        r"(?:<when:before>,? )?<it> <was> (?:<hedge:hedge> )?(?P<no>not )?<called> <verdict:verdict>(?: <when:after>)?",
+    ),
+    (
+        "verdict",
+        r"<decision> (?:<when:before> )?<was> (?P<no>not )?(?:for |to call it |that it is |that it was )?<verdict:verdict>(?: <when:after>)?",
+    ),
     ("verdict", r"<it> (?:is|was) <hedge:hedge> (?P<no>not )?<verdict:verdict>"),
-    ("verdict", r"(?:<when:before>,? )?it was decided(?: <when:after>)? that it (?:is|was) (?P<no>not )?<verdict:verdict>"),
+    (
+        "verdict",
+        r"(?:<when:before>,? )?it was decided(?: <when:after>)? that it (?:is|was) (?P<no>not )?<verdict:verdict>",
+    ),
     ("decided", r"(?:<decision> (?:fell|came|was made|was reached|was taken)|<it> was decided) <when:when>"),
-    ("probability", r"(?:when |and |as )?(?:<soon>,? |<when:before>,? )?<chance>(?: <that:that>)? (?:<soon> )?(?:was|is|stood|had reached|reached|came to|lay)(?: at)?(?: <soon>| already)? <amount:amount>(?: <that:that2>)?(?: <soon>| <when:after>)?"),
-    ("probability", r"(?:with|at|having) <chance>(?: <that:that>)? (?:of|at) <amount:amount>(?: <that:that2>)?(?: <soon>| <when:after>)?"),
+    (
+        "probability",
+        r"(?:when |and |as )?(?:<soon>,? |<when:before>,? )?<chance>(?: <that:that>)? (?:<soon> )?(?:was|is|stood|had reached|reached|came to|lay)(?: at)?(?: <soon>| already)? <amount:amount>(?: <that:that2>)?(?: <soon>| <when:after>)?",
+    ),
+    (
+        "probability",
+        r"(?:with|at|having) <chance>(?: <that:that>)? (?:of|at) <amount:amount>(?: <that:that2>)?(?: <soon>| <when:after>)?",
+    ),
     ("probability", r"(?:at|with) <amount:amount>(?: <that:that>)?"),
-    ("probability_would", r"(?:and |when )?<chance>(?: <that:that>)? would(?: then)? have (?:been|stood at|come to) <amount:amount>(?: <that:that2>)?"),
-    ("trend", r"(?P<head>(?:(?:<each>|<span>),? )*)(?:<it>|<chance>(?: <that:that>)?)? ?(?P<moved><up>|<down>|<level>)(?P<tail>(?:,? (?:from <amount>(?: <when>)?|to <amount>(?: <when>)?|by <points>|<span>|<each>))+)"),
-    ("trend", r"(?P<head>(?:(?:<each>|<span>),? )+)(?:<it>|<chance>(?: <that:that>)?) (?P<moved><up>|<down>|<level>)(?P<tail>)"),
-    ("largest_step", r"(?:its|the) (?:largest|biggest|greatest|main) (?:single )?(?:change|step|move|swing)(?: in the probability| of the probability)? <was> (?:(?:a|an) )?(?P<way><rise>|<fall>)(?: (?:of|by) <points:points>)?(?:,? <span:span>)?"),
-    ("margin", r"(?:which |that )?(?:was |is |lay |lies |stood )?(?P<beyond>only just|just|barely|<points>) (?P<side>above|below|over|under|beyond|past) (?:the|its) threshold(?: (?:of|at) <amount:amount>)?(?: for <verdict:verdict>)?"),
-    ("margin", r"(?:which |it |<chance> )?(?:crossed|passed) (?:the|its) threshold(?: (?:of|at) <amount:amount>)?(?: by <points:beyond>)?(?: (?P<just>only just))?"),
-    ("threshold", r"(?:the|its) threshold(?: for <verdict:verdict>)?(?: <soon>)? (?:was|is|stood at|lay at)(?: <soon>)? <amount:amount>"),
+    (
+        "probability_would",
+        r"(?:and |when )?<chance>(?: <that:that>)? would(?: then)? have (?:been|stood at|come to) <amount:amount>(?: <that:that2>)?",
+    ),
+    (
+        "trend",
+        r"(?P<head>(?:(?:<each>|<span>),? )*)(?:<it>|<chance>(?: <that:that>)?)? ?(?P<moved><up>|<down>|<level>)(?P<tail>(?:,? (?:from <amount>(?: <when>)?|to <amount>(?: <when>)?|by <points>|<span>|<each>))+)",
+    ),
+    (
+        "trend",
+        r"(?P<head>(?:(?:<each>|<span>),? )+)(?:<it>|<chance>(?: <that:that>)?) (?P<moved><up>|<down>|<level>)(?P<tail>)",
+    ),
+    (
+        "largest_step",
+        r"(?:its|the) (?:largest|biggest|greatest|main) (?:single )?(?:change|step|move|swing)(?: in the probability| of the probability)? <was> (?:(?:a|an) )?(?P<way><rise>|<fall>)(?: (?:of|by) <points:points>)?(?:,? <span:span>)?",
+    ),
+    (
+        "margin",
+        r"(?:which |that )?(?:was |is |lay |lies |stood )?(?P<beyond>only just|just|barely|<points>) (?P<side>above|below|over|under|beyond|past) (?:the|its) threshold(?: (?:of|at) <amount:amount>)?(?: for <verdict:verdict>)?",
+    ),
+    (
+        "margin",
+        r"(?:which |it |<chance> )?(?:crossed|passed) (?:the|its) threshold(?: (?:of|at) <amount:amount>)?(?: by <points:beyond>)?(?: (?P<just>only just))?",
+    ),
+    (
+        "threshold",
+        r"(?:the|its) threshold(?: for <verdict:verdict>)?(?: <soon>)? (?:was|is|stood at|lay at)(?: <soon>)? <amount:amount>",
+    ),
     ("forced", r"no threshold (?:had been|was) (?:crossed|reached|passed) (?:when|before|by the time) the clip ended"),
     ("forced", r"no threshold (?:had been|was) (?:crossed|reached|passed) by the end of the clip"),
     ("forced", r"the clip (?:ended|had ended) before (?:a|any) threshold (?:was|had been) (?:crossed|reached|passed)"),
-    ("seen", r"(?:<it> <was> |was )?(?P<only>only )?<seenverb>(?: only)? in (?P<much><all>|<some>|<birth>|<none>|<frames>)"),
+    (
+        "seen",
+        r"(?:<it> <was> |was )?(?P<only>only )?<seenverb>(?: only)? in (?P<much><birth>|<all>|<some>|<none>|<frames>)",
+    ),
     ("seen", r"in (?P<much><all>|<some>|<none>|<frames>),? (?:<it> <was> <seenverb>|the detector <sawverb> it)"),
     ("seen", r"(?:<it> was |was )?only <seenverb> at its birth(?:, in frame 1)?"),
-    ("seen", r"(?:the detector |it )?(?:had )?<sawverb> (?:it|<it>) in (?P<much><all>|<some>|<birth>|<none>|<frames>)"),
+    ("seen", r"(?:the detector |it )?(?:had )?<sawverb> (?:it|<it>) in (?P<much><birth>|<all>|<some>|<none>|<frames>)"),
     ("missed", r"(?:<it> <was> |was )?<missedverb> in (?P<much><all>|<some>|<none>|<frames>)"),
     ("missed", r"in (?P<much><all>|<some>|<none>|<frames>),? (?:<it> <was> <missedverb>|the detector missed it)"),
     ("missed", r"(?:the detector )?(?:had )?missed (?:it )?in (?P<much><all>|<some>|<none>|<frames>)"),
     ("never_missed", r"(?:(?:<it> <was> |was )?never missed|the detector never missed it)"),
-    ("mean_score", r"(?:on average,? )?(?:its|the) (?:mean |average )?<score> (?:was|is|were)(?: on average)? <number:number>(?: on average)?"),
+    (
+        "mean_score",
+        r"(?:on average,? )?(?:its|the) (?:mean |average )?<score> (?:was|is|were)(?: on average)? <number:number>(?: on average)?",
+    ),
     ("mean_score", r"(?:its|the) <score> averaged <number:number>"),
-    ("rank", r"(?:which is |which was |on average,? )?(?:(?:its|the) (?:mean |average )?<score> (?:was|is|were) )?(?:on average )?(?P<than>higher than|above|greater than|lower than|below) <amount:amount> of the scores (?:that )?it (?:is|was) compared with"),
-    ("height", r"(?:when (?:it was )?last seen,? )?(?:its|the) box (?:was|is|had been) <number:number> (?:px|pixels) (?:high|tall)(?: when (?:it was )?last seen)?"),
-    ("height", r"(?:when (?:it was )?last seen,? )?(?:its|the) box had a height of <number:number> (?:px|pixels)(?: when (?:it was )?last seen)?"),
-    ("speed", r"(?:<it> )?moved(?: by)? <number:number> (?:of that height|of its height|heights|of its own height|box heights) (?:a|per|each|every) frame"),
+    (
+        "rank",
+        r"(?:which is |which was |on average,? )?(?:(?:its|the) (?:mean |average )?<score> (?:was|is|were) )?(?:on average )?(?P<than>higher than|above|greater than|lower than|below) <amount:amount> of the scores (?:that )?it (?:is|was) compared with",
+    ),
+    (
+        "height",
+        r"(?:when (?:it was )?last seen,? )?(?:its|the) box (?:was|is|had been) <number:number> (?:px|pixels) (?:high|tall)(?: when (?:it was )?last seen)?",
+    ),
+    (
+        "height",
+        r"(?:when (?:it was )?last seen,? )?(?:its|the) box had a height of <number:number> (?:px|pixels)(?: when (?:it was )?last seen)?",
+    ),
+    (
+        "speed",
+        r"(?:<it> )?moved(?: by)? <number:number> (?:of that height|of its height|heights|of its own height|box heights) (?:a|per|each|every) frame",
+    ),
     ("still", r"(?:<it> )?(?:hardly|barely|scarcely) moved"),
-    ("border", r"(?:its|the) box (?:touched|reached|was at|met) the (?:border|edge) of the picture in (?P<much><all>|<some>|<none>|<frames>)"),
-    ("border", r"in (?P<much><all>|<some>|<none>|<frames>),? (?:was )?(?:its|the) box (?:touched|was at|at) the (?:border|edge) of the picture"),
-    ("border", r"(?:its|the) box (?P<never>never touched|never reached|was never at) the (?:border|edge) of the picture"),
+    (
+        "border",
+        r"(?:its|the) box (?:touched|reached|was at|met) the (?:border|edge) of the picture in (?P<much><all>|<some>|<none>|<frames>)",
+    ),
+    (
+        "border",
+        r"in (?P<much><all>|<some>|<none>|<frames>),? (?:was )?(?:its|the) box (?:touched|was at|at) the (?:border|edge) of the picture",
+    ),
+    (
+        "border",
+        r"(?:its|the) box (?P<never>never touched|never reached|was never at) the (?:border|edge) of the picture",
+    ),
     ("class", r"(?:<it> <was> )?(?:detected|seen|classed) as (?:a |an )?\{class\}"),
     ("class", r"(?:the detector's class(?: for it)?|its class) (?:was|is) \{class\}"),
     ("class", r"the detector called it (?:a |an )?\{class\}"),
-    ("cause", r"(?:(?:this|that|it) (?:was|is) )?(?:because|due to|owing to|thanks to|on account of)(?: of)? (?P<thing><thing>(?: and <thing>)*)"),
-    ("cause", r"(?:what decided (?:it|this|that)|the deciding (?:thing|fact|factor)|the reason)(?: for this| for that)? (?:was|is)(?: that)? (?P<thing><thing>)"),
+    (
+        "cause",
+        r"(?:(?:this|that|it) (?:was|is) )?(?:because|due to|owing to|thanks to|on account of)(?: of)? (?P<thing><thing>(?: and <thing>)*)",
+    ),
+    (
+        "cause",
+        r"(?:what decided (?:it|this|that)|the deciding (?:thing|fact|factor)|the reason)(?: for this| for that)? (?:was|is)(?: that)? (?P<thing><thing>)",
+    ),
     ("cause", r"<decisionit> (?:hinged|hung|depended|rested) on (?P<thing><thing>)"),
     ("no_single", r"no (?:single|1|one) (?:thing|fact|change)(?: alone)? decided (?:it|this|that)"),
     ("no_single", r"nothing (?:alone|by itself|on its own) decided (?:it|this|that)"),
@@ -260,32 +329,92 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ("if", r"(?P<even>even )?with (?P<withhold><frames>) <withheld>"),
     ("if", r"(?P<even>even )?(?:withholding|leaving out|removing|skipping|omitting) (?P<withhold><frames>)"),
     ("if", r"(?P<even>even )?(?P<without>without) (?P<withhold><frames>)"),
-    ("if", r"(?P<even>even )?had <it> (?:been missed in (?P<miss><frames>) and (?:been )?<seenverb> in (?P<hit><frames>)|<lacked> in (?P<miss2><frames>)|been <seenverb> in (?P<hit2><frames>))"),
-    ("if", r"(?P<even>even )?if <it> had (?:been missed in (?P<miss><frames>) and (?:been )?<seenverb> in (?P<hit><frames>)|<lacked> in (?P<miss2><frames>)|been <seenverb> in (?P<hit2><frames>))"),
-    ("if", r"(?P<even>even )?(?:had the detector|if the detector had) (?:missed it in (?P<miss><frames>)|(?:seen|found|detected) it in (?P<hit><frames>))"),
-    ("if", r"(?P<even>even )?(?P<without>without) (?:(?:its|the) (?:detection|detections|hit|hits) in (?P<miss><frames>)|the (?:miss|misses) in (?P<hit><frames>))"),
-    ("if", r"(?P<even>even )?(?:had (?:its|the) <score> been|if (?:its|the) <score> had been|if (?:its|the) <score> were|with) (?P<median><usual>)(?: scores)?"),
-    ("if", r"(?P<even>even )?(?:had nothing been known (?:of|about)|if nothing had been known (?:of|about)) (?P<group><groups>)"),
+    (
+        "if",
+        r"(?P<even>even )?had <it> (?:been missed in (?P<miss><frames>) and (?:been )?<seenverb> in (?P<hit><frames>)|<lacked> in (?P<miss2><frames>)|been <seenverb> in (?P<hit2><frames>))",
+    ),
+    (
+        "if",
+        r"(?P<even>even )?if <it> had (?:been missed in (?P<miss><frames>) and (?:been )?<seenverb> in (?P<hit><frames>)|<lacked> in (?P<miss2><frames>)|been <seenverb> in (?P<hit2><frames>))",
+    ),
+    (
+        "if",
+        r"(?P<even>even )?(?:had the detector|if the detector had) (?:missed it in (?P<miss><frames>)|(?:seen|found|detected) it in (?P<hit><frames>))",
+    ),
+    (
+        "if",
+        r"(?P<even>even )?(?P<without>without) (?:(?:its|the) (?:detection|detections|hit|hits) in (?P<miss><frames>)|the (?:miss|misses) in (?P<hit><frames>))",
+    ),
+    (
+        "if",
+        r"(?P<even>even )?(?:had (?:its|the) <score> been|if (?:its|the) <score> had been|if (?:its|the) <score> were|with) (?P<median><usual>)(?: scores)?",
+    ),
+    (
+        "if",
+        r"(?P<even>even )?(?:had nothing been known (?:of|about)|if nothing had been known (?:of|about)) (?P<group><groups>)",
+    ),
     ("if", r"(?P<even>even )?(?:had (?P<group><groups>) been unknown|if (?P<group2><groups>) had been unknown)"),
     ("if", r"(?P<even>even )?(?P<without>without)(?: knowing)? (?P<group><groups>)"),
-    ("if", r"(?P<even>even )?(?:had|if) (?:(?P<pixels><looks>)|(?P<evidence><detections>)) (?:been|had been|were|was) <withheld>"),
+    (
+        "if",
+        r"(?P<even>even )?(?:had|if) (?:(?P<pixels><looks>)|(?P<evidence><detections>)) (?:been|had been|were|was) <withheld>",
+    ),
     ("if", r"(?P<even>even )?(?P<without>without) (?:(?P<pixels><looks>)|(?P<evidence><detections>))"),
-    ("would", r"<decisionit> would (?P<still>still )?(?P<no>not )?have (?:still )?(?:been )?(?:<called> )?<verdict:verdict><time>?"),
+    (
+        "would",
+        r"<decisionit> would (?P<still>still )?(?P<no>not )?have (?:still )?(?:been )?(?:<called> )?<verdict:verdict><time>?",
+    ),
     ("would", r"(?:<decisionit> )?would (?:have been (?P<still>still )?)(?:<called> )?<verdict:verdict><time>?"),
-    ("would", r"(?P<undecided><decisionit> would (?:still )?(?:not have been decided|have been undecided|have still been undecided|have remained undecided|have stayed undecided|not have been made|not have fallen|not have come)<time>?)"),
+    (
+        "would",
+        r"(?P<undecided><decisionit> would (?:still )?(?:not have been decided|have been undecided|have still been undecided|have remained undecided|have stayed undecided|not have been made|not have fallen|not have come)<time>?)",
+    ),
     ("would", r"(?P<undecided>no decision would have been (?:made|reached|taken)<time>?)"),
     ("would", r"(?P<undecided>(?:it )?would have (?:delayed|put off) (?:<decision>|it))"),
-    ("would", r"(?P<same><decision> would (?:still )?have (?:still )?been (?:the same|unchanged|no different)|<decision> would (?:still )?not have changed|nothing would have changed|(?:it |this |that )?would have changed nothing|(?:it |this |that )?would not have changed (?:<decision>|anything|it)|<decision> would have stayed the same|it would (?:still )?have been decided the same(?: way)?)"),
-    ("would", r"(?P<differs><decision> would have (?:changed|been different|been another)|(?:it |this |that )?would have changed (?:<decision>|it))"),
-    ("would", r"(?P<contrary>(?:it |this |that )?would have (?:flipped|reversed|turned) (?:<decision>|it)|<decision> would have been (?:the opposite|the other|the contrary|reversed))"),
-    ("share", r"(?:<of_all>,? )?<group:group> (?:(?:spoke|argued|counted|weighed|pointed)(?: (?P<most>most strongly|most|the most))?|(?P<most2>most strongly|most)) (?P<way>for|in favour of|in favor of|against|towards) <side:side>"),
-    ("hidden", r"(?:of the regions that were hidden,? )?(?:hiding )?<place:place> (?:of|in) <frame:frame> moved (?:<chance>|it) (?:the )?most(?:[,:]? (?P<way>up|down)(?: by <points:points>)?)?"),
-    ("hidden_none", r"(?:hiding any single region|no region that was hidden) (?:hardly moved <chance>|moved <chance> (?:by )?much)"),
-    ("rule", r"(?:by |under |according to )?the rule of <rule:rule>,? (?P<said>(?:<it> was )?(?:confirmed|accepted|kept|dropped|rejected|discarded)(?: <it>)?|had not decided|<it> was still undecided|was still undecided|had made no decision)(?: by then| then| yet)?(?: in <frame:frame>)?"),
-    ("rule", r"<rule:rule>(?:'s rule)? (?P<said>(?:confirmed|accepted|kept|dropped|rejected|discarded) <it>|had not decided|was still undecided)(?: by then| then| yet)?(?: in <frame:frame>)?"),
-    ("certified", r"(?:(?:its|the) (?:thresholds|decision) (?:are|were|is|was) certified|there is a certificate|there is a guarantee) (?:<scope>)"),
-    ("confidence", r"with (?:a )?(?:<amount:amount> confidence|confidence <amount:amount2>|confidence of <amount:amount3>)"),
-    ("promise", r"(?:of (?:all tracks|(?P<stopped>the tracks decided by any age)),? )?(?:at most|no more than) (?P<eps>\d+(?:\.\d+)? ?%) (?:of (?:all tracks|(?P<stopped2>the tracks decided by any age)) )?(?:are|is) decided wrongly though the whole clip gets (?:them|it) right"),
+    (
+        "would",
+        r"(?P<same><decision> would (?:still )?have (?:still )?been (?:the same|unchanged|no different)|<decision> would (?:still )?not have changed|nothing would have changed|(?:it |this |that )?would have changed nothing|(?:it |this |that )?would not have changed (?:<decision>|anything|it)|<decision> would have stayed the same|it would (?:still )?have been decided the same(?: way)?)",
+    ),
+    (
+        "would",
+        r"(?P<differs><decision> would have (?:changed|been different|been another)|(?:it |this |that )?would have changed (?:<decision>|it))",
+    ),
+    (
+        "would",
+        r"(?P<contrary>(?:it |this |that )?would have (?:flipped|reversed|turned) (?:<decision>|it)|<decision> would have been (?:the opposite|the other|the contrary|reversed))",
+    ),
+    (
+        "share",
+        r"(?:<of_all>,? )?<group:group> (?:(?:spoke|argued|counted|weighed|pointed)(?: (?P<most>most strongly|most|the most))?|(?P<most2>most strongly|most)) (?P<way>for|in favour of|in favor of|against|towards) <side:side>",
+    ),
+    (
+        "hidden",
+        r"(?:of the regions that were hidden,? )?(?:hiding )?<place:place> (?:of|in) <frame:frame> moved (?:<chance>|it) (?:the )?most(?:[,:]? (?P<way>up|down)(?: by <points:points>)?)?",
+    ),
+    (
+        "hidden_none",
+        r"(?:hiding any single region|no region that was hidden) (?:hardly moved <chance>|moved <chance> (?:by )?much)",
+    ),
+    (
+        "rule",
+        r"(?:by |under |according to )?the rule of <rule:rule>,? (?P<said>(?:<it> was )?(?:confirmed|accepted|kept|dropped|rejected|discarded)(?: <it>)?|had not decided|<it> was still undecided|was still undecided|had made no decision)(?: by then| then| yet)?(?: in <frame:frame>)?",
+    ),
+    (
+        "rule",
+        r"<rule:rule>(?:'s rule)? (?P<said>(?:confirmed|accepted|kept|dropped|rejected|discarded) <it>|had not decided|was still undecided)(?: by then| then| yet)?(?: in <frame:frame>)?",
+    ),
+    (
+        "certified",
+        r"(?:(?:its|the) (?:thresholds|decision) (?:are|were|is|was) certified|there is a certificate|there is a guarantee) (?:<scope>)",
+    ),
+    (
+        "confidence",
+        r"with (?:a )?(?:<amount:amount> confidence|confidence <amount:amount2>|confidence of <amount:amount3>)",
+    ),
+    (
+        "promise",
+        r"(?:of (?:all tracks|(?P<stopped>the tracks decided by any age)),? )?(?:at most|no more than) (?P<eps>\d+(?:\.\d+)? ?%) (?:of (?:all tracks|(?P<stopped2>the tracks decided by any age)) )?(?:are|is) decided wrongly though the whole clip gets (?:them|it) right",
+    ),
 )
 # what may stand between two clauses: none of it says why
 _JOINT = re.compile(
@@ -293,10 +422,14 @@ _JOINT = re.compile(
     r"\s+(?:and|but|while|whereas|though|although|yet)\s+(?:also )?|\s+"
 )
 _OPENING = re.compile(r"(?:(?:also|in addition|moreover|furthermore|however|finally|overall|in short),? )")
-_CAUSAL = re.compile(r"\b(?:because|due|owing|thanks|account|reason|without|since|so|therefore|thus|hence|caused?|causes|"
-                     r"led|leads|made|makes|would|if|had it|decided it|decided this|hinged|depended)\b")
+_CAUSAL = re.compile(
+    r"\b(?:because|due|owing|thanks|account|reason|without|since|so|therefore|thus|hence|caused?|causes|"
+    r"led|leads|made|makes|would|if|had it|decided it|decided this|hinged|depended)\b"
+)
 _CERTIFIED = re.compile(r"\b(?:certif\w*|guarant\w*|promis\w*|proven|proved|proof|assur\w*|ensur\w*)\b")
-_FUTURE = re.compile(r"\b(?:later|afterwards|next|eventually|soon after|in the future|subsequent\w*|following frames?|after that)\b")
+_FUTURE = re.compile(
+    r"\b(?:later|afterwards|next|eventually|soon after|in the future|subsequent\w*|following frames?|after that)\b"
+)
 
 _UNITS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
 _ORDINALS = (
@@ -309,7 +442,7 @@ def _expanded(pattern: str) -> str:
         inner = _expanded(_PATTERNS[match.group(1)])
         return f"(?P<{match.group(2)}>{inner})" if match.group(2) else f"(?:{inner})"
 
-    return re.sub(r"(?<!\?P)(?<!\?)<(\w+)(?::(\w+))?>", one, pattern)
+    return re.sub(r"(?<!\(\?P)<(\w+)(?::(\w+))?>", one, pattern)
 
 
 @functools.cache
@@ -334,7 +467,7 @@ def _normalised(sentence: str) -> str:
         text = re.sub(rf"\b(?:its|the) (?:{word}|{number}(?:st|nd|rd|th)) frame\b", f"frame {number}", text)
     for number, word in list(enumerate(_UNITS, start=1))[1:]:
         text = re.sub(rf"\b{word}\b", str(number), text)
-    text = re.sub(r"\bone(?= (?:frame|point|percentage|of its|of the|out of|%))", "1", text)
+    text = re.sub(r"\bone(?= (?:frame\b|point|percentage|of its|of the|out of|%))", "1", text)
     text = re.sub(r"\bframe one\b", "frame 1", text)
     text = re.sub(r"\bafter (?:only |just )?(\d+) frames?\b", r"after frame \1", text)
     return text
@@ -371,9 +504,9 @@ class _Sentence:
         if not self.text.endswith("."):
             raise _Untrue("C1", "it is no whole sentence")
         body = self.text[:-1]
-        for listed in re.findall(r"\bframes? (?:number )?(\d+(?:(?: ?, and | ?, | and | to | through |-)\d+)*)", body):
+        for listed in re.findall(_expanded(r"\b(?:frame \d++|frames <numbers>)"), body):
             if any(not 1 <= int(number) <= self.d for number in re.findall(r"\d+", listed)):
-                raise _Untrue("C3", f"frame {listed} is not among the {self.d} up to the decision")
+                raise _Untrue("C3", f"{listed} is not among the {self.d} up to the decision")
         opening = _OPENING.match(body)
         clauses = self._parsed(body, opening.end() if opening else 0, set())
         if clauses is None:
@@ -389,7 +522,9 @@ class _Sentence:
     def _parsed(self, text: str, at: int, failed: set[int]) -> list[_Clause] | None:
         if at in failed:
             return None
-        matches = [(kind, match) for kind, pattern in _grammar() if (match := pattern.match(text, at)) and match.end() > at]
+        matches = [
+            (kind, match) for kind, pattern in _grammar() if (match := pattern.match(text, at)) and match.end() > at
+        ]
         for kind, match in sorted(matches, key=lambda each: -each[1].end()):
             clause = _Clause(kind, match, at)
             if match.end() == len(text):
@@ -488,7 +623,16 @@ class _Sentence:
         number = re.search(r"-?\d+(?:\.\d+)?", said)
         assert number is not None
         stated = float(number.group())
-        if said[: number.start()].strip() not in ("", "about", "around", "roughly", "approximately", "only", "just", "exactly"):
+        if said[: number.start()].strip() not in (
+            "",
+            "about",
+            "around",
+            "roughly",
+            "approximately",
+            "only",
+            "just",
+            "exactly",
+        ):
             raise _Untrue("C1", f"{said!r} is no number that is checked")
         if abs(stated - value) > tolerance + EPSILON:
             raise _Untrue("C2", f"{fact.id} is {value:g}, not {said}")
@@ -531,7 +675,9 @@ class _Sentence:
         return 1 - p if that and self._side(that) == "transient" else p
 
     def _probability(self, place: int, clause: _Clause) -> list[Claim]:
-        if clause.match.group().startswith(("with", "at")) and {"would", "if"} & {each.kind for each in self.found[:place]}:
+        if clause.match.group().startswith(("with", "at")) and {"would", "if"} & {
+            each.kind for each in self.found[:place]
+        }:
             return self._probability_would(place, clause)
         ages = [self._ages(phrase)[0] for phrase in (clause["before"], clause["after"]) if phrase]
         age = ages[0] if ages else self.d
@@ -554,10 +700,21 @@ class _Sentence:
 
     def _trend(self, place: int, clause: _Clause) -> list[Claim]:
         moved = str(clause["moved"])
-        way = "level" if re.fullmatch(_expanded("<level>"), moved) else "up" if re.fullmatch(_expanded("<up>"), moved) else "down"
+        way = (
+            "level"
+            if re.fullmatch(_expanded("<level>"), moved)
+            else "up"
+            if re.fullmatch(_expanded("<up>"), moved)
+            else "down"
+        )
         where = f"{clause['head'] or ''} {clause['tail'] or ''}"
         a, b = 1, self.d
-        spans = re.findall(_expanded(r"(?<![\d%] )\b(?:from|between) frames? \d+ (?:to|and) (?:frame )?\d+|(?<![\d%] )\b(?:in|at) frame \d+(?!\d)"), where)
+        spans = re.findall(
+            _expanded(
+                r"(?<![\d%] )\b(?:from|between) frames? \d+ (?:to|and) (?:frame )?\d+|(?<![\d%] )\b(?:in|at) frame \d+(?!\d)"
+            ),
+            where,
+        )
         if spans:
             a, b = self._span(spans[0])
         ends = []
@@ -738,13 +895,17 @@ class _Sentence:
         return self._changes([f"cf.withhold.{age}" for age in self._ages(thing, clause)], thing)
 
     def _of_groups(self, words: str, changing: bool = True) -> Fact:
-        names = [name for name, words_of in _GROUPS.items() if re.search(rf"(?:^|and |with )(?:{words_of})\b(?!')", words)]
+        names = [
+            name for name, words_of in _GROUPS.items() if re.search(rf"(?:^|and |with )(?:{words_of})\b(?!')", words)
+        ]
         ids = [f"cf.group.{name}" for name in names] if len(names) == 1 else []
         if len(names) == 2:
             ids = [f"cf.groups.{'+'.join(pair)}" for pair in (names, names[::-1])]
         if names == ["scores"] and changing:
             ids.append("cf.median_score")
-        facts = [fact for fact_id in ids if (fact := self.record.get(fact_id)) and (fact.effect != "same" or not changing)]
+        facts = [
+            fact for fact_id in ids if (fact := self.record.get(fact_id)) and (fact.effect != "same" or not changing)
+        ]
         if not facts:
             raise _Untrue("C6", f"no counterfactual says that the decision hangs on {words!r}")
         return facts[0]
