@@ -675,10 +675,11 @@ class _Sentence:
         return 1 - p if that and self._side(that) == "transient" else p
 
     def _probability(self, place: int, clause: _Clause) -> list[Claim]:
-        if clause.match.group().startswith(("with", "at")) and {"would", "if"} & {
-            each.kind for each in self.found[:place]
-        }:
-            return self._probability_would(place, clause)
+        if clause.match.group().startswith(("with ", "at ", "having ")):
+            if clause["that"] is None and {"would", "verdict"} & set(self._neighbours(place)):
+                raise _Untrue("C1", "it is not clear what this is the probability of")
+            if {"would", "if"} & {each.kind for each in self.found[:place]}:
+                return self._probability_would(place, clause)
         ages = [self._ages(phrase)[0] for phrase in (clause["before"], clause["after"]) if phrase]
         age = ages[0] if ages else self.d
         if len(set(ages)) > 1:
@@ -864,9 +865,14 @@ class _Sentence:
         alone = len(self.found) == 1 or not text.startswith(("because", "due", "owing", "thanks", "on account"))
         if not alone and "verdict" not in self._neighbours(place) and "decided" not in self._neighbours(place):
             raise _Untrue("C6", "the reason is given for something else than the decision")
-        if place + 1 < len(self.found):  # what is joined to a reason reads as one
+        nearby = [self.found[other] for other in (place - 1, place + 1) if 0 <= other < len(self.found)]
+        if any(other.kind == "verdict" and other["no"] for other in nearby):
+            raise _Untrue("C6", "it is not clear whether the reason is negated")
+        if place + 1 < len(self.found) and self.found[place + 1].kind not in ("if", "would", "verdict", "decided"):
             joint = self.text[clause.match.end() : self.found[place + 1].start]
-            if re.fullmatch(r",? (?:and|as well as) ", joint) and self.found[place + 1].kind not in ("if", "would"):
+            if not re.search(
+                r"[;:]| - |but|while|whereas|though|yet", joint
+            ):  # what is joined to a reason reads as one
                 raise _Untrue("C6", "it is not clear where the reason ends")
         things = str(clause["thing"])
         facts: list[Fact] = []
