@@ -40,6 +40,7 @@ from run_directory import (
     CommandLine,
     InputError,
     add_seed,
+    environment_of_child,
     positive_float,
     positive_int,
     provenance,
@@ -109,9 +110,8 @@ def service(folder: Path, model: Path | None) -> Iterator[tuple[str, subprocess.
     command = [sys.executable, "-m", "early_persistence_detection.inference.service.serve", "--port", str(port)]
     command += ["--database", f"sqlite:///{folder}/serving.db", "--spool", str(folder / "spool")]
     command += [] if model is None else ["--model", str(model.absolute())]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment_of_child())
     try:
         deadline = time.monotonic() + START_SECONDS
         while not _is_ready(port):

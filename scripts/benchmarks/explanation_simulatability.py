@@ -109,7 +109,7 @@ def _predicted(documents: Sequence[str], truth: np.ndarray, folds: np.ndarray) -
 
     p = np.zeros(len(truth))
     for fold in range(NUM_FOLDS):
-        learn, judge = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        learn, judge = np.flatnonzero(folds != fold).tolist(), np.flatnonzero(folds == fold).tolist()
         words = CountVectorizer(ngram_range=(1, 2), binary=True, min_df=5, token_pattern=r"\S+")
         predictor = make_pipeline(words, LogisticRegression(C=0.1, max_iter=2000))
         predictor.fit([documents[index] for index in learn], truth[learn])

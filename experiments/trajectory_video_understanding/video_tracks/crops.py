@@ -93,7 +93,8 @@ class CropTracker:
 def crop_frame(frame: np.ndarray, window: Window, clip_size: int = CLIP_SIZE) -> np.ndarray:
     """Cut `window` out of a frame (H, W, 3) and resize it to (clip_size, clip_size, 3).
 
-    Outside the picture its border pixels are repeated.
+    Outside the picture its border pixels are repeated. Rows cost nothing there, so that a window far larger than the
+    picture, or far away from it, costs about what one of the whole picture does.
     """
     x0, y0, side = window
     height, width = frame.shape[:2]
@@ -103,7 +104,8 @@ def crop_frame(frame: np.ndarray, window: Window, clip_size: int = CLIP_SIZE) ->
         step = -(-side // LARGEST_PATCH_PX)
         rows = np.clip(np.arange(y0, y0 + side, step), 0, height - 1)
         columns = np.clip(np.arange(x0, x0 + side, step), 0, width - 1)
-        patch = frame[rows[:, None], columns]
+        different, of_row = np.unique(rows, return_inverse=True)
+        return resize_square(frame[different[:, None], columns], clip_size, of_row)
     return resize_square(patch, clip_size)
 
 

@@ -5,18 +5,19 @@
     python explanation/explain_tracks.py --results results/detection --track 7 --length paragraph
     python explanation/explain_tracks.py --results results/detection --level 2 --llm_url http://127.0.0.1:8080/v1
 
-Reads   RESULTS/decision_evidence.jsonl and decision_pictures/, which detect.py --explain leaves
+Reads   RESULTS/decision_evidence.json and decision_pictures/, which detect.py --explain leaves
 Writes  OUTPUT/explanations.json  the text of each track, sentence by sentence, with the ids of the facts that it states
         OUTPUT/explanations.md    the same to read
         OUTPUT/explanations.html  the same with the frames up to the decision, p over age, what moved it, and what would
                                   have been decided otherwise
 
 What is said follows from the evidence alone: observations, p, and counterfactuals that were really run; "because" is
-said only of what changed the decision when it was left out. Level 0 needs no language model. At level 1 one chooses and
-orders the facts, and we word them; at level 2 it words our text anew, and what it says is held against the evidence
-claim by claim: a text with a claim that the evidence does not have is thrown away for that of level 0, and the reason is
-kept as the track's `note`. The language model is any server with an OpenAI-compatible API; its key, if it has one, is
-taken from the environment variable EARLY_PERSISTENCE_LLM_KEY. No name of a file, camera or class is ever sent to it.
+said only of what changed the decision when it was left out. Level 0 needs no language model. At level 1 one chooses
+and orders the facts, and we word them; at level 2 it words our text anew, and what it says is held against the
+evidence, claim by claim: a text with a claim that the evidence does not have is thrown away for that of level 0, and
+the reason is kept as the track's `note`. The language model is any server with an OpenAI-compatible API; its key, if it
+has one, is taken from the environment variable EARLY_PERSISTENCE_LLM_KEY. No name of a file, camera or class is ever
+sent to it.
 
 Exit code 0; 2 where an input cannot be used, one line on stderr.
 """
@@ -27,17 +28,17 @@ import argparse
 import functools
 from pathlib import Path
 
-from run_directory import CommandLine, progress, provenance, require_writable, run_cli
+from run_directory import CommandLine, provenance, require_writable, run_cli
 
 from early_persistence_detection.explanation.explained import (
     OUTPUTS,
-    Explanation,
     explain_plainly,
     write_explanations,
 )
 from early_persistence_detection.explanation.wording import LENGTHS
 
 LEVELS = (0, 1, 2)
+MOST_PRINTED = 3
 
 
 def parse_args() -> argparse.Namespace:
@@ -63,3 +64,14 @@ def main() -> None:
     """Explain as the command line says."""
     args = parse_args()
     require_writable(args.output, OUTPUTS)
+    explain = functools.partial(explain_plainly, length=args.length)
+    made_with = provenance(vars(args))
+    explanations = write_explanations(args.results, args.output, args.track, explain, made_with=made_with)
+    for each in explanations[:MOST_PRINTED]:
+        print(f"track {each.record.track_id}: {each.as_text()}")
+    if len(explanations) > MOST_PRINTED:
+        print(f"and {len(explanations) - MOST_PRINTED} more in {args.output / OUTPUTS[2]}")
+
+
+if __name__ == "__main__":
+    run_cli(main)

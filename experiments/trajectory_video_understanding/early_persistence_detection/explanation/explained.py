@@ -22,7 +22,15 @@ from early_persistence_detection.explanation.decision_evidence import (
     read_records,
 )
 from early_persistence_detection.explanation.page import article, html_page
-from early_persistence_detection.explanation.wording import Sentence, sentences
+from early_persistence_detection.explanation.wording import (
+    Sentence,
+    as_html,
+    change_in_words,
+    markdown,
+    plain,
+    sentences,
+    video_summary,
+)
 
 OUTPUTS = ("explanations.json", "explanations.md", "explanations.html")
 EXAMPLES_OF_KIND = 2
@@ -37,13 +45,23 @@ class Explanation:
     level: int  # 0 ours, 1 chosen and ordered by a language model, 2 rephrased by it
     note: str = ""  # why it is not of the level that was asked for
 
+    @property
+    def strings(self) -> dict[str, str]:
+        """The user's own, by placeholder."""
+        given = self.record.get("class")
+        return {} if given is None else {"class": str(given.value)}
+
+    def as_text(self) -> str:
+        """All sentences, on one line."""
+        return " ".join(plain(each.text, self.strings) for each in self.said)
+
 
 Explain = Callable[[DecisionEvidence], Explanation]
 
 
-def explain_plainly(record: DecisionEvidence) -> Explanation:
-    """Level 0: no language model."""
-    return Explanation(record, tuple(sentences(record)), 0)
+def explain_plainly(record: DecisionEvidence, length: str = "paragraph") -> Explanation:
+    """Level 0: no language model. `length` is of `wording.LENGTHS`."""
+    return Explanation(record, tuple(sentences(record, length)), 0)
 
 
 def records_of(directory: Path) -> list[DecisionEvidence]:
@@ -106,13 +124,13 @@ def examples(records: Sequence[DecisionEvidence], labels: Mapping[int, int]) -> 
     """Tracks to show: two that were right, two that were wrong, and the two that came nearest to the other verdict or
     to none.
     """
-    right, wrong = [], []
+    right: list[int] = []
+    wrong: list[int] = []
     for record in records:
         label = labels.get(record.track_id)
         if label is not None:
             (right if (record.verdict == "persistent") == bool(label) else wrong).append(record.track_id)
     # of either verdict, where there are
-    right.sort(key=lambda track_id: [record.track_id for record in records].index(track_id))
     by_id = {record.track_id: record for record in records}
     kinds = ("persistent", "transient")
     of_kind = [next((each for each in right if by_id[each].verdict == kind), None) for kind in kinds]
@@ -126,12 +144,6 @@ def examples(records: Sequence[DecisionEvidence], labels: Mapping[int, int]) -> 
     }
 
 
-def _strings(record: DecisionEvidence) -> dict[str, str]:
-    """The user's own, by placeholder."""
-    given = record.get("class")
-    return {} if given is None else {"class": str(given.value)}
-
-
 def _as_dict(explanation: Explanation, picture: str | None) -> dict[str, Any]:
     record = explanation.record
     return {
@@ -143,9 +155,9 @@ def _as_dict(explanation: Explanation, picture: str | None) -> dict[str, Any]:
         "decisive": record.decisive,
         "level": explanation.level,
         "note": explanation.note,
-        "text": " ".join(plain(each.text, _strings(record)) for each in explanation.said),
+        "text": explanation.as_text(),
         "sentences": [
-            {"text": plain(each.text, _strings(record)), "facts": sorted(each.fact_ids)} for each in explanation.said
+            {"text": plain(each.text, explanation.strings), "facts": sorted(each.fact_ids)} for each in explanation.said
         ],
         "picture": picture,
     }
@@ -156,7 +168,7 @@ def _markdown(summary: str, explanations: Sequence[Explanation], pictures: Mappi
     for each in explanations:
         record = each.record
         lines += [f"## Track {record.track_id}: {record.verdict}", ""]
-        lines += [" ".join(markdown(one.text, _strings(record)) for one in each.said), ""]
+        lines += [" ".join(markdown(one.text, each.strings) for one in each.said), ""]
         if record.track_id in pictures:
             shown = f"track {record.track_id} up to its decision"
             lines += [f"![{shown}]({pictures[record.track_id]})", ""]
@@ -169,7 +181,7 @@ def _html(summary: str, explanations: Sequence[Explanation], pictures: Mapping[i
     articles = []
     for each in explanations:
         record = each.record
-        text = " ".join(as_html(one.text, _strings(record)) for one in each.said)
+        text = " ".join(as_html(one.text, each.strings) for one in each.said)
         articles.append(article(record, text, _rows(record), pictures.get(record.track_id), each.note))
     return html_page("Why each track was decided so", f"<p>{as_html(summary, {})}</p>", articles)
 

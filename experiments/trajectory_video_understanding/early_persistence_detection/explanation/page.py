@@ -23,7 +23,7 @@ article { border: 1px solid var(--line); border-radius: 8px; padding: 1rem; marg
   content-visibility: auto; contain-intrinsic-size: auto 28rem; }
 article.persistent { border-left: 6px solid var(--persistent); }
 article.transient { border-left: 6px solid var(--transient); }
-.strip { overflow-x: auto; margin: .5rem 0; } .strip img { display: block; height: 108px; background: #fff; }
+.strip { overflow-x: auto; margin: .5rem 0; } .strip img { display: block; height: 114px; background: #fff; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 280px; max-width: 30rem; }
 figcaption, .soft { color: GrayText; font-size: .85rem; }
 svg { width: 100%; height: auto; display: block; } svg text { font-size: 11px; fill: currentColor; }
@@ -53,7 +53,9 @@ def html_page(title: str, summary: str, articles: Sequence[str]) -> str:
 """
 
 
-def article(record: DecisionEvidence, text: str, rows: Sequence[tuple[str, Fact]], picture: str | None, note: str) -> str:
+def article(
+    record: DecisionEvidence, text: str, rows: Sequence[tuple[str, Fact]], picture: str | None, note: str
+) -> str:
     """One track: `text` is HTML, `rows` the words of counterfactuals with their facts, `picture` an address or None."""
     verdict = record.verdict
     close = " close" if _is_close(record) else ""

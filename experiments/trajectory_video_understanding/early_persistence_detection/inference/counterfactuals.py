@@ -147,7 +147,9 @@ class _Evidence:
 
     def _speed(self, height: float) -> float:
         """Of the centre from birth to the last detection, in heights a video frame."""
-        where = [(place, found) for place, frame in enumerate(self.case.frames) if (found := frame.of(self.case.track_id))]
+        where = [
+            (place, found) for place, frame in enumerate(self.case.frames) if (found := frame.of(self.case.track_id))
+        ]
         (first, born), (last, found) = where[0], where[-1]
         moved = (found.box[:2] + found.box[2:] / 2) - (born.box[:2] + born.box[2:] / 2)
         return float(np.hypot(*moved)) / height / (last - first)
@@ -161,7 +163,9 @@ class _Evidence:
                 other: Change = "hit" if found is None else "miss"
                 for change in ("withhold", other):
                     if self.runs.can(change):
-                        facts.append(self._fact(f"cf.{change}.{age}", change, self.runs.frames([(change, age)]), (age,)))
+                        facts.append(
+                            self._fact(f"cf.{change}.{age}", change, self.runs.frames([(change, age)]), (age,))
+                        )
         for name, change, outcome in self.runs.wholes():
             about = name.removeprefix("group.") if change == "group" else None
             facts.append(self._fact(f"cf.{name}", change, outcome, (), about))
@@ -291,9 +295,7 @@ class _EvidenceRuns:
             self._adapt.append(lambda log_odds, values: log_odds)
         else:  # as it stands now: it goes on learning
             adaptation = copy.deepcopy(stream.adaptation)
-            self._adapt.append(
-                lambda log_odds, values: adaptation.adapted(log_odds, values, np.full(len(values), age))
-            )
+            self._adapt.append(lambda log_odds, values: adaptation.adapted(log_odds, values, np.full(len(values), age)))
 
     def can(self, change: str) -> bool:
         return True
@@ -350,7 +352,9 @@ class _EvidenceRuns:
             if mean[column]:
                 name = FEATURES[column]
                 of_piece = ("log_odds", max(0.05, 2 * float(error[column])))
-                yield Fact(f"piece.{name}", "piece", float(mean[column]), *of_piece, about=name, error=float(error[column]))
+                yield Fact(
+                    f"piece.{name}", "piece", float(mean[column]), *of_piece, about=name, error=float(error[column])
+                )
 
     def _asked(self, rows: np.ndarray) -> np.ndarray:
         return self.model.log_odds(rows, np.full(len(rows), self.case.decision_frame))
@@ -405,7 +409,9 @@ class _PixelRuns:
         kept = np.ones(len(scores), bool)
         for change, age in changes:
             kept[age - 1] = change != "withhold"
-            crops[age - 1], scores[age - 1] = blanked(crops[age - 1]), math.nan
+            scores[age - 1] = math.nan
+            if self.case.unseen == "blank":
+                crops[age - 1] = blanked(crops[age - 1])
         return self._outcome(crops[kept], scores[kept])
 
     def _outcome(self, crops: np.ndarray, scores: np.ndarray, watch_by: str | None = None) -> Outcome:

@@ -318,7 +318,7 @@ class TrackStream(Verdicts):
         super().__init__(model, threshold)
         if watch_by not in MODALITIES:
             raise ValueError(f"tracks cannot be watched by {watch_by!r}; choose one of {', '.join(MODALITIES)}")
-        self.model, self.watch_by = model, watch_by
+        self.model, self.watch_by, self.unseen = model, watch_by, unseen
         self._live = LiveCrops(model.num_frames, unseen)
         self._state: StreamState | None = None  # of the live tracks, in the order of their crops
         self._told = ClipEvidenceState.unseen(0)  # of the same

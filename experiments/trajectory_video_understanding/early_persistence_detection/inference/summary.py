@@ -87,10 +87,11 @@ def compare_streams(judged: JudgedVideo, truth: BoxTable | None) -> dict[str, An
 def known_labels(judged: JudgedVideo, truth: BoxTable | None) -> tuple[str, dict[int, int]]:
     """What became of the tracks: the target that is known best, and 1 or 0 by track where it is known."""
     tracks = judged.history.tracks()
-    if truth is None:
+    seen_truth = judged.truth_at_detector_frames(truth)
+    if seen_truth is None:
         target, labels = "outlives_clip", outlives_clip(tracks, len(judged.detector_frames))
     else:
-        target, labels = "real_or_clutter", real_or_clutter(tracks, judged.truth_at_detector_frames(truth))
+        target, labels = "real_or_clutter", real_or_clutter(tracks, seen_truth)
     known = zip(tracks, labels.tolist(), strict=True)
     return target, {track.track_id: label for track, label in known if label >= 0}
 

@@ -146,7 +146,7 @@ class TrackExplanation(BaseModel):
     """Why a track was decided as it was. `evidence` is the record that the text is made of."""
 
     track_id: int
-    verdict: Literal["persistent", "transient"]
+    verdict: str = Field(description="persistent or transient")
     decision_frame: int
     probability: float
     text: str

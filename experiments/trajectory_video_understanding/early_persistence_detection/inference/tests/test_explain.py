@@ -51,7 +51,7 @@ def test_every_decision_has_a_record_a_text_and_a_picture(explained):
         assert all(set(sentence["facts"]) <= known for sentence in track["sentences"])
         assert f"## Track {record.track_id}: {record.verdict}" in text and f'id="track-{record.track_id}"' in page
         width, height = Image.open(explained / track["picture"]).size
-        assert width == 100 * record.decision_frame - 4 and height == 108
+        assert width == 68 * record.decision_frame - 4 and height == 76
     assert not re.search(r"https?://", page)  # nothing from elsewhere
 
 
@@ -100,8 +100,8 @@ def test_explain_tracks_words_some_of_them_again_elsewhere(explained, tmp_path):
     ("spoil", "words"),
     [
         (lambda folder: (folder / RECORDS).unlink(), "detect.py --explain"),
-        (lambda folder: (folder / RECORDS).write_text("{}\n"), f"{RECORDS}, line 1"),
-        (lambda folder: (folder / RECORDS).write_text("no JSON\n"), f"{RECORDS}, line 1"),
+        (lambda folder: (folder / RECORDS).write_text("[{}]"), f"{RECORDS}, record 1"),
+        (lambda folder: (folder / RECORDS).write_text("no JSON\n"), "no evidence"),
         (lambda folder: (folder / RECORDS).write_bytes(b"\xff\xfe"), "no evidence of decisions"),
     ],
 )
@@ -135,7 +135,9 @@ def test_names_of_classes_stay_text(tmp_path):
         for frame in range(1, 20)
     ]
     coco = {
-        "images": [{"id": frame, "file_name": f"{frame:06d}.jpg", "width": 320, "height": 240} for frame in range(1, 20)],
+        "images": [
+            {"id": frame, "file_name": f"{frame:06d}.jpg", "width": 320, "height": 240} for frame in range(1, 20)
+        ],
         "categories": [{"id": 1, "name": HOSTILE}],
         "annotations": [{"id": number, **box, "area": 1800, "iscrowd": 0} for number, box in enumerate(boxes)],
     }
