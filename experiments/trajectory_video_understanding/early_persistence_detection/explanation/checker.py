@@ -541,6 +541,7 @@ class _Sentence:
         given = self.record.get("class")
         unknown = [
             word for word in re.findall(r"[^\W\d_]+(?:'s)?", body.replace("{class}", "")) if word not in _vocabulary()
+            and not _CAUSAL.fullmatch(word)
         ]
         if given is not None and len(str(given.value)) > 2 and str(given.value).lower() in body and unknown:
             return _Untrue("C9", "a string of the user's stands in the text")
@@ -914,7 +915,7 @@ class _Sentence:
         ]
         if not facts:
             raise _Untrue("C6", f"no counterfactual says that the decision hangs on {words!r}")
-        return facts[0]
+        return next((fact for fact in facts if fact.id == self.record.decisive), facts[0])
 
     def _no_single(self, place: int, clause: _Clause) -> list[Claim]:
         singles = [fact for fact in self.record.of_kind("counterfactual") if is_single(fact)]

@@ -124,8 +124,8 @@ class LanguageModel:
                 why = _refusal(status)
                 if status not in AGAIN:
                     break
-            pause = min(WAIT_SECONDS * 2**attempt if wait is None else wait, deadline - time.monotonic())
-            if attempt == ATTEMPTS - 1 or pause <= 0:
+            pause = WAIT_SECONDS * 2**attempt if wait is None else wait
+            if attempt == ATTEMPTS - 1 or pause >= deadline - time.monotonic():
                 break
             time.sleep(pause)
         raise LanguageModelError(f"no answer from the language model at {self._host}: {why}")
@@ -153,7 +153,7 @@ class LanguageModel:
             while chunk := response.read1(1 << 16):
                 raw += chunk
                 if len(raw) > MOST_BYTES:
-                    raise http.client.HTTPException(f"more than {MOST_BYTES} bytes")
+                    raise LanguageModelError(f"the language model's answer is longer than {MOST_BYTES} bytes")
                 if time.monotonic() > deadline:
                     raise TimeoutError
             return response.status, bytes(raw), float(wait) if wait.isdigit() else None

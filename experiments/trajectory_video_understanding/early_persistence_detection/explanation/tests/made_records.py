@@ -33,6 +33,93 @@ def made_record(seed: int, class_name: str | None = None) -> DecisionEvidence:
     return _Maker(seed, class_name).record()
 
 
+def clutter_record() -> DecisionEvidence:
+    """A track of four frames, called clutter in the last: seen, seen, missed, missed, where the miss of frame 3 decided
+    it."""
+    p = (0.62, 0.55, 0.30, 0.034)
+    facts = [
+        Fact("question", "question", "real_or_clutter"),
+        Fact("verdict", "verdict", "transient", ages=(4,)),
+        Fact("decision_frame", "decision_frame", 4, "frames", 0.0, ages=(4,)),
+        *(Fact(f"p.{age}", "probability", value, "probability", 0.005, ages=(age,)) for age, value in enumerate(p, 1)),
+        Fact("threshold.transient", "threshold", 0.06, "probability", 0.005, ages=(4,)),
+        Fact("threshold.persistent", "threshold", 0.91, "probability", 0.005, ages=(4,)),
+        Fact("margin", "margin", 0.026, "probability", 0.005, ages=(4,)),
+        *(Fact(f"step.{age}", "direction", "down", ages=(age - 1, age)) for age in (2, 3, 4)),
+        Fact("largest_step", "largest_step", -0.266, "probability", 0.005, ages=(3, 4)),
+        Fact("num_seen", "num_seen", 2, "frames", 0.0, ages=(1, 2)),
+        Fact("num_missed", "num_missed", 2, "frames", 0.0, ages=(3, 4)),
+        Fact("mean_score", "mean_score", 0.414, "score", 0.005),
+        Fact("mean_score_rank", "mean_score_rank", 0.23, "fraction", 0.01),
+        Fact("height", "height", 41.3, "px", 0.83, ages=(2,)),
+        Fact("speed", "speed", 0.12, "heights/frame", 0.01),
+        Fact("border", "border", 1, "frames", 0.0, ages=(2,)),
+        Fact("class", "class", HOSTILE[0]),
+        _run("cf.withhold.2", "withhold", 0.041, "transient", (2,)),
+        _run("cf.miss.2", "miss", 0.012, "transient", (2,)),
+        _run("cf.withhold.3", "withhold", 0.17, "undecided", (3,)),
+        _run("cf.hit.3", "hit", 0.93, "persistent", (3,)),
+        _run("cf.withhold.4", "withhold", 0.30, "undecided", (4,)),
+        _run("cf.hit.4", "hit", 0.48, "undecided", (4,)),
+        _run("cf.median_score", "median_score", 0.22, "undecided"),
+        _run("cf.group.hits", "group", 0.55, "undecided", about="hits"),
+        _run("cf.group.motion", "group", 0.030, "transient", about="motion"),
+        Fact("share.hits", "contribution", -2.2, "log_odds", 0.05, about="hits"),
+        Fact("share.scores", "contribution", -0.9, "log_odds", 0.05, about="scores"),
+        Fact("share.motion", "contribution", 0.4, "log_odds", 0.05, about="motion"),
+        Fact("rule.sort", "other_rule", "undecided", ages=(4,), about="sort"),
+        Fact("rule.bytetrack", "other_rule", "transient", ages=(3,), about="bytetrack"),
+        Fact("certificate", "certificate", "conditional 0.05 0.1", about="data_like_its_calibration"),
+    ]
+    return DecisionEvidence(7, 103, "ab" * 32, "cd" * 32, tuple(facts), "cf.hit.3")
+
+
+def persistent_record() -> DecisionEvidence:
+    """A track of two frames, seen in both, called persistent by pixels; nothing alone decided it, without scores."""
+    hidden = [
+        Fact(
+            *(f"hidden.2.{row}.{column}", "occlusion", 0.01 - 0.13 * (row == column == 0), "probability", 0.005, (2,)),
+            region=(16 * column, 16 * row, 16, 16),
+        )
+        for row in range(4)
+        for column in range(4)
+    ]
+    facts = [
+        Fact("question", "question", "persistent_or_transient"),
+        Fact("verdict", "verdict", "persistent", ages=(2,)),
+        Fact("decision_frame", "decision_frame", 2, "frames", 0.0, ages=(2,)),
+        Fact("p.1", "probability", 0.81, "probability", 0.005, ages=(1,)),
+        Fact("p.2", "probability", 0.996, "probability", 0.005, ages=(2,)),
+        Fact("threshold.persistent", "threshold", 0.95, "probability", 0.005, ages=(2,)),
+        Fact("margin", "margin", 0.046, "probability", 0.005, ages=(2,)),
+        Fact("step.2", "direction", "up", ages=(1, 2)),
+        Fact("largest_step", "largest_step", 0.186, "probability", 0.005, ages=(1, 2)),
+        Fact("num_seen", "num_seen", 2, "frames", 0.0, ages=(1, 2)),
+        Fact("num_missed", "num_missed", 0, "frames", 0.0, ages=()),
+        Fact("height", "height", 88.0, "px", 1.76, ages=(2,)),
+        Fact("speed", "speed", 0.001, "heights/frame", 0.01),
+        Fact("border", "border", 0, "frames", 0.0, ages=()),
+        _run("cf.withhold.2", "withhold", 0.97, "persistent", (2,), of="persistent"),
+        _run("cf.miss.2", "miss", 0.96, "persistent", (2,), of="persistent"),
+        *hidden,
+    ]
+    return DecisionEvidence(8, 12, "ab" * 32, "cd" * 32, tuple(facts), None)
+
+
+def _run(
+    fact_id: str, change: str, p: float, verdict: str, ages: tuple[int, ...] = (), about=None, of: str = "transient"
+) -> Fact:
+    effect = "same" if verdict == of else "not_yet" if verdict == "undecided" else "contrary"
+    shift = (_log_odds(p) - _log_odds(0.034)) if of == "transient" else (_log_odds(0.996) - _log_odds(p))
+    return Fact(
+        *(fact_id, "counterfactual", p, "probability", 0.005, ages, about),
+        change=change,
+        verdict=verdict,
+        effect=effect,
+        shift=shift,
+    )
+
+
 class _Maker:
     def __init__(self, seed: int, class_name: str | None):
         self.rng = random.Random(seed)
