@@ -225,6 +225,7 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
         r"(?:<when:before>,? )?it was decided(?: <when:after>)? that it (?:is|was) (?P<no>not )?<verdict:verdict>",
     ),
     ("decided", r"(?:<decision> (?:fell|came|was made|was reached|was taken)|<it> was decided) <when:when>"),
+    ("bare_verdict", r"<verdict:verdict>"),
     (
         "probability",
         r"(?:when |and |as )?(?:<soon>,? |<when:before>,? )?<chance>(?: <that:that>)? (?:<soon> )?(?:was|is|stood|had reached|reached|came to|lay)(?: at)?(?: <soon>| already)? <amount:amount>(?: <that:that2>)?(?: <soon>| <when:after>)?",
@@ -240,11 +241,11 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         "trend",
-        r"(?P<head>(?:(?:<each>|<span>),? )*)(?:<it>|<chance>(?: <that:that>)?)? ?(?P<moved><up>|<down>|<level>)(?P<tail>(?:,? (?:from <amount>(?: <when>)?|to <amount>(?: <when>)?|by <points>|<span>|<each>))+)",
+        r"(?P<head>(?:(?:<each>|<span>),? )*)(?:(?P<bare>it)|<chance>(?: <that:that>)?)? ?(?P<moved><up>|<down>|<level>)(?P<tail>(?:,? (?:from <amount>(?: <when>)?|to <amount>(?: <when>)?|by <points>|<span>|<each>))+)",
     ),
     (
         "trend",
-        r"(?P<head>(?:(?:<each>|<span>),? )+)(?:<it>|<chance>(?: <that:that>)?) (?P<moved><up>|<down>|<level>)(?P<tail>)",
+        r"(?P<head>(?:(?:<each>|<span>),? )+)(?:(?P<bare>it)|<chance>(?: <that:that>)?) (?P<moved><up>|<down>|<level>)(?P<tail>)",
     ),
     (
         "largest_step",
@@ -275,6 +276,12 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ("missed", r"(?:<it> <was> |was )?<missedverb> in (?P<much><all>|<some>|<none>|<frames>)"),
     ("missed", r"in (?P<much><all>|<some>|<none>|<frames>),? (?:<it> <was> <missedverb>|the detector missed it)"),
     ("missed", r"(?:the detector )?(?:had )?missed (?:it )?in (?P<much><all>|<some>|<none>|<frames>)"),
+    ("missed", r"(?:<it> )?(?:had not been|has not been) <seenverb> in (?P<much><all>|<some>|<frames>)"),
+    ("missed", r"(?:<it> )?went (?:undetected|unseen|unnoticed|missing) in (?P<much><all>|<some>|<frames>)"),
+    (
+        "missed",
+        r"the detector (?:did not|failed to|could not) (?:see|find|detect|spot) it in (?P<much><all>|<some>|<frames>)",
+    ),
     ("never_missed", r"(?:(?:<it> <was> |was )?never missed|the detector never missed it)"),
     (
         "mean_score",
@@ -362,14 +369,18 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ("if", r"(?P<even>even )?(?P<without>without) (?:(?P<pixels><looks>)|(?P<evidence><detections>))"),
     (
         "would",
-        r"<decisionit> would (?P<still>still )?(?P<no>not )?have (?:still )?(?:been )?(?:<called> )?<verdict:verdict><time>?",
+        r"<it> would (?P<still>still )?(?P<no>not )?have (?:still )?been (?P<still2>still )?<called> <verdict:verdict><time>?",
     ),
-    ("would", r"(?:<decisionit> )?would (?:have been (?P<still>still )?)(?:<called> )?<verdict:verdict><time>?"),
+    (
+        "would",
+        r"<decision> would (?P<still>still )?(?P<no>not )?have (?P<still2>still )?been (?:for )?<verdict:verdict><time>?",
+    ),
+    ("would", r"(?P<still>still )?would have been (?P<still2>still )?<called> <verdict:verdict><time>?"),
     (
         "would",
         r"(?P<undecided><decisionit> would (?:still )?(?:not have been decided|have been undecided|have still been undecided|have remained undecided|have stayed undecided|not have been made|not have fallen|not have come)<time>?)",
     ),
-    ("would", r"(?P<undecided>no decision would have been (?:made|reached|taken)<time>?)"),
+    ("would", r"(?P<undecided>no (?:decision|verdict|answer) would have been (?:made|reached|taken)<time>?)"),
     ("would", r"(?P<undecided>(?:it )?would have (?:delayed|put off) (?:<decision>|it))"),
     (
         "would",
@@ -405,7 +416,7 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         "certified",
-        r"(?:(?:its|the) (?:thresholds|decision) (?:are|were|is|was) certified|there is a certificate|there is a guarantee) (?:<scope>)",
+        r"(?:(?:its|the) thresholds (?:are|were) certified|there is a certificate) (?:<scope>)",
     ),
     (
         "confidence",
@@ -463,6 +474,9 @@ def _normalised(sentence: str) -> str:
     text = re.sub(r"\s+", " ", text).strip()
     text = re.sub(r"\s*\(([^()]*)\)", r", \1", text)
     text = re.sub(r" ?(?:percent(?!age)|per cent)\b", " %", text)
+    for short, full in (("wasn't", "was not"), ("didn't", "did not"), ("couldn't", "could not"), ("hadn't", "had not")):
+        text = text.replace(short, full)
+    text = text.replace("wouldn't", "would not").replace("won't", "will not").replace("hasn't", "has not")
     for number, word in enumerate(_ORDINALS, start=1):
         text = re.sub(rf"\b(?:its|the) (?:{word}|{number}(?:st|nd|rd|th)) frame\b", f"frame {number}", text)
     for number, word in list(enumerate(_UNITS, start=1))[1:]:
@@ -540,8 +554,9 @@ class _Sentence:
         """Why a sentence is not read at all."""
         given = self.record.get("class")
         unknown = [
-            word for word in re.findall(r"[^\W\d_]+(?:'s)?", body.replace("{class}", "")) if word not in _vocabulary()
-            and not _CAUSAL.fullmatch(word)
+            word
+            for word in re.findall(r"[^\W\d_]+(?:'s)?", body.replace("{class}", ""))
+            if word not in _vocabulary() and not _CAUSAL.fullmatch(word)
         ]
         if given is not None and len(str(given.value)) > 2 and str(given.value).lower() in body and unknown:
             return _Untrue("C9", "a string of the user's stands in the text")
@@ -666,6 +681,11 @@ class _Sentence:
         named = ("decision_frame",) if clause["before"] or clause["after"] else ()
         return [Claim("verdict", ("verdict", *named))]
 
+    def _bare_verdict(self, place: int, clause: _Clause) -> list[Claim]:
+        if place == 0 or self.found[place - 1].kind != "decided":
+            raise _Untrue("C1", "it is not clear what a verdict is said of")
+        return self._verdict(place, clause)
+
     def _decided(self, place: int, clause: _Clause) -> list[Claim]:
         self._at_decision(clause["when"])
         return [Claim("decision_frame", ("decision_frame",))]
@@ -683,7 +703,7 @@ class _Sentence:
                 return self._probability_would(place, clause)
         ages = [self._ages(phrase)[0] for phrase in (clause["before"], clause["after"]) if phrase]
         age = ages[0] if ages else self.d
-        if len(set(ages)) > 1:
+        if len(set(ages)) > 1 or (clause.match["that"] and clause.match.groupdict().get("that2")):
             raise _Untrue("C1", "two frames are named for one probability")
         self._is(str(clause["amount"]), self._chance(clause["that"], self._p(age)), f"p after frame {age}")
         return [Claim("probability", (f"p.{age}",))]
@@ -710,6 +730,10 @@ class _Sentence:
             else "down"
         )
         where = f"{clause['head'] or ''} {clause['tail'] or ''}"
+        before = {each.kind for each in self.found[:place]}
+        of_p = re.search(_expanded("<chance>"), clause.match.group()) or re.search("%|point", where)
+        if not of_p and not before & {"probability", "trend", "largest_step"}:
+            raise _Untrue("C1", "it is not clear what rose or fell")
         a, b = 1, self.d
         spans = re.findall(
             _expanded(
@@ -738,9 +762,9 @@ class _Sentence:
         steps: tuple[str, ...] = ()
         if re.search(_expanded("<each>"), where):
             steps = tuple(f"step.{age}" for age in range(a + 1, b + 1))
-            sign = -1 if clause["that"] and self._side(clause["that"]) == "transient" else 1
-            moves = [sign * (self._p(age) - self._p(age - 1)) for age in range(a + 1, b + 1)]
-            if not all(move > 0 if way == "up" else move < 0 if way == "down" else abs(move) < LEVEL for move in moves):
+            turned = clause["that"] is not None and self._side(clause["that"]) == "transient"
+            wanted = {"up": "down", "down": "up"}.get(way, way) if turned else way
+            if any(self._fact(fact_id, "C4").value != wanted for fact_id in steps):
                 raise _Untrue("C4", f"p did not move so with every frame from {a} to {b}")
         if not (abs(change) <= LEVEL if way == "level" else change > 0 if way == "up" else change < 0):
             raise _Untrue("C4", f"p changed by {change:+.3f} from frame {a} to frame {b}")
@@ -879,6 +903,9 @@ class _Sentence:
         facts: list[Fact] = []
         for thing in re.findall(_expanded("<thing>"), things):
             facts += self._behind(thing, clause)
+        if not text.startswith(("because", "due", "owing", "thanks", "on account")) and "because" not in text:
+            if self.record.decisive not in {fact.id for fact in facts}:
+                raise _Untrue("C6", f"{things!r} is one reason, not what decided it")
         return [Claim("cause", tuple(fact.id for fact in facts))]
 
     def _behind(self, thing: str, clause: _Clause) -> list[Fact]:

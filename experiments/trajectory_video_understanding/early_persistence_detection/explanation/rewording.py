@@ -60,7 +60,12 @@ def chosen(record: DecisionEvidence, model: LanguageModel, length: str = "paragr
     schema = {
         "type": "object",
         "properties": {
-            "facts": {"type": "array", "items": {"type": "string", "enum": list(offered)}, "minItems": 1, "maxItems": MOST_CHOSEN}
+            "facts": {
+                "type": "array",
+                "items": {"type": "string", "enum": list(offered)},
+                "minItems": 1,
+                "maxItems": MOST_CHOSEN,
+            }
         },
         "required": ["facts"],
         "additionalProperties": False,

@@ -236,7 +236,10 @@ def test_one_lie_among_truths_is_found_and_named():
     text = "It was called clutter in frame 4. It was seen in 3 of its 4 frames. It was seen in frame 1."
     reading = read(text, CLUTTER)
     assert [rejection.sentence for rejection in reading.rejections] == ["It was seen in 3 of its 4 frames."]
-    assert [sentence for sentence, _ in reading.sentences] == ["It was called clutter in frame 4.", "It was seen in frame 1."]
+    assert [sentence for sentence, _ in reading.sentences] == [
+        "It was called clutter in frame 4.",
+        "It was seen in frame 1.",
+    ]
     assert not reading.is_accepted
 
 

@@ -59,7 +59,8 @@ def test_a_busy_server_is_asked_again(status):
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(401, "refused the key"), (403, KEY_VARIABLE), (404, "HTTP 404"), (302, "elsewhere"), (307, "elsewhere")]
+    ("status", "words"),
+    [(401, "refused the key"), (403, KEY_VARIABLE), (404, "HTTP 404"), (302, "elsewhere"), (307, "elsewhere")],
 )
 def test_what_another_attempt_does_not_mend_is_said_at_once_without_the_key(status, words):
     with chat_server(lambda handler, body: handler.say("stolen")) as elsewhere:
@@ -76,7 +77,15 @@ def test_what_another_attempt_does_not_mend_is_said_at_once_without_the_key(stat
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"no JSON", b"[]", b'{"choices": []}', b'{"choices": [{"message": {"content": null}}]}', b"\xff" * 9, b"[" * 100_000],
+    [
+        b"",
+        b"no JSON",
+        b"[]",
+        b'{"choices": []}',
+        b'{"choices": [{"message": {"content": null}}]}',
+        b"\xff" * 9,
+        b"[" * 100_000,
+    ],
 )
 def test_an_answer_of_another_kind_is_an_error(body):
     with (

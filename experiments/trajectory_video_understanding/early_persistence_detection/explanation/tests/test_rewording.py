@@ -44,7 +44,16 @@ def test_a_fact_that_was_made_up_is_dropped():
 
 @pytest.mark.parametrize(
     "content",
-    ["", "num_seen", "[]", '{"facts": "num_seen"}', '{"facts": [1]}', '{"facts": []}', '{"facts": ["nothing"]}', "[" * 100_000],
+    [
+        "",
+        "num_seen",
+        "[]",
+        '{"facts": "num_seen"}',
+        '{"facts": [1]}',
+        '{"facts": []}',
+        '{"facts": ["nothing"]}',
+        "[" * 100_000,
+    ],
 )
 def test_a_choice_that_is_none_leaves_level_0(content):
     said, _ = asked(1, content)
@@ -56,7 +65,9 @@ def test_a_true_text_is_taken_and_the_users_string_is_added_by_us():
     said, _ = asked(2, f" {text}\n")
     assert (said.level, said.note) == (2, "")
     assert " ".join(sentence.text for sentence in said.sentences) == f"{text} It was detected as {{class}}."
-    assert {"cf.hit.3", "num_seen", "class"} <= {fact_id for sentence in said.sentences for fact_id in sentence.fact_ids}
+    assert {"cf.hit.3", "num_seen", "class"} <= {
+        fact_id for sentence in said.sentences for fact_id in sentence.fact_ids
+    }
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,14 @@ def test_every_template_is_used():
 
 @pytest.mark.parametrize(
     ("p", "words"),
-    [(0.0, "less than 1 %"), (0.0049, "less than 1 %"), (0.0051, "1 %"), (0.934, "93 %"), (0.9949, "99 %"), (1.0, "more than 99 %")],
+    [
+        (0.0, "less than 1 %"),
+        (0.0049, "less than 1 %"),
+        (0.0051, "1 %"),
+        (0.934, "93 %"),
+        (0.9949, "99 %"),
+        (1.0, "more than 99 %"),
+    ],
 )
 def test_probabilities_are_rounded_as_people_say_them(p, words):
     assert in_percent(p) == words
@@ -140,7 +147,12 @@ def test_probabilities_are_rounded_as_people_say_them(p, words):
 
 @pytest.mark.parametrize(
     ("ages", "words"),
-    [((3,), "frame 3"), ((1, 2), "frames 1 and 2"), ((1, 2, 3, 5), "frames 1 to 3 and 5"), ((2, 4, 6), "frames 2, 4 and 6")],
+    [
+        ((3,), "frame 3"),
+        ((1, 2), "frames 1 and 2"),
+        ((1, 2, 3, 5), "frames 1 to 3 and 5"),
+        ((2, 4, 6), "frames 2, 4 and 6"),
+    ],
 )
 def test_frames_are_listed_as_people_list_them(ages, words):
     assert in_frames(ages) == words
