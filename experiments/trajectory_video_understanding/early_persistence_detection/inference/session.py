@@ -25,7 +25,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import ArrayLike
 from run_directory import InputError
-from video_tracks.association import Association, Associator, FollowedIds, checked_detections
+from video_tracks.association import Association, Associator, FollowedIds
 from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
 from video_tracks.crops import MAX_SPEED, SteadyMotion, box_centre
 from video_tracks.evidence import TrackEvidence
@@ -379,11 +379,11 @@ def _check_frame(frame: np.ndarray | None) -> None:
 
 
 def _checked(boxes: ArrayLike, scores: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) and scores as arrays. That they are finite, of positive size and as many, the association checks."""
     boxes = np.asarray(boxes, np.float64)
     if boxes.size == 0:
         boxes = boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes are {boxes.shape}, expected (n, 4): x, y, width, height in px")
     scores = np.ones(len(boxes)) if scores is None else np.asarray(scores, np.float64)
-    checked_detections(boxes, scores, None)
     return boxes, scores
