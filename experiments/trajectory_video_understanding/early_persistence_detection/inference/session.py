@@ -81,13 +81,13 @@ class TrackStatus:
 class _HeldBox:
     """The box of a track that is in view: where it was seen last, carried on."""
 
-    def __init__(self, box: np.ndarray):
-        self._size = float(box[2]), float(box[3])
+    def __init__(self, box: Box):
+        self._size = box[2:]
         self._motion = SteadyMotion(box_centre(box), MAX_SPEED * max(self._size))
 
-    def update(self, box: np.ndarray | None) -> None:
+    def update(self, box: Box | None) -> None:
         if box is not None:
-            self._size = float(box[2]), float(box[3])
+            self._size = box[2:]
         self._motion.update(None if box is None else box_centre(box))
 
     @property
@@ -237,7 +237,7 @@ class Session:
             stream.finish(question, said)
             for stream, question, said in zip(self._streams, asked.questions, answer, strict=True)
         ]
-        seen = {found.track_id: found.box for found in self.observations if found.track_id in self.records}
+        seen = {each.track_id: _as_tuple(each.box) for each in self.observations if each.track_id in self.records}
         self._last_seen |= dict.fromkeys(seen, asked.frame_index)
         lost = [each.track_id for each in followed if each.observation is None]
         view = {}
@@ -251,7 +251,7 @@ class Session:
             assert held is not None  # an undecided track was in view since its birth
             view[track_id] = held
         self._in_view = view
-        return [self._status(track_id, _as_tuple(box), True, seconds) for track_id, box in seen.items()] + [
+        return [self._status(track_id, box, True, seconds) for track_id, box in seen.items()] + [
             self._status(track_id, view[track_id].box, False, seconds) for track_id in lost
         ]
 
