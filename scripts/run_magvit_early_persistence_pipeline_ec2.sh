@@ -298,8 +298,8 @@ detect() {
     source=(--synthetic_demo)
   fi
   # no annotated.mp4 among the outputs: where no codec works it is left out, and summary.json says why
-  try_stage detect --inputs "${inputs[@]}" --outputs "$output"/{tracks,tracks_backfilled,candidates}.txt "$output"/{events,decisions}.csv "$output"/summary.json -- \
-    "$python" "$detection/inference/detect.py" --model "$model" "${source[@]}" --output "$output" --rule "$rule" \
+  try_stage detect --inputs "${inputs[@]}" --outputs "$output"/{tracks,tracks_backfilled,candidates}.txt "$output"/{events,decisions}.csv "$output"/{summary,explanations}.json -- \
+    "$python" "$detection/inference/detect.py" --model "$model" "${source[@]}" --output "$output" --rule "$rule" --explain \
     --device "$device" --seed "$seed"
   detect_code=$stage_code
   if [ "$detect_code" -eq 0 ]; then

@@ -13,12 +13,17 @@ life is the 16 steps of a batch that is born together; `as_session` selects all 
 does; `of_processor` is processor time, which a busy machine disturbs less than the clock's. The machine's peak is that
 of products of single-precision matrices in NumPy; the products of a step are counted as torch does them.
 
+Streams: 1 to 10,000 tracks live at once, of mixed ages. A track leaves when a rule has decided it, as the test clips
+were decided, and a newborn takes its place; a tick is the step, who leaves and who comes. torch keeps up to 1,000: more
+do not fit into memory beside ours. 10,000 need 18 GB; --most_live leaves larger numbers out.
+
 Memory: arrays of the state of a batch, divided by its tracks. What a figure of TARGETS misses is listed in `missed`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -59,6 +64,8 @@ MOST_BORN_AT_ONCE = 32  # so many that, on average, 256 tracks live
 MOST_TRACKS = 256
 REPEATS, WARM_UP = 7, 1
 MEMORY_BATCH = 64
+LIVE_TRACKS = (1, 10, 100, 1_000, 10_000)
+MOST_LIVE_OF_TORCH = 1_000
 SGEMM_SIDE = 1024
 TARGETS = {  # what an export should at most reach
     "max_abs_dp": 1e-5,
@@ -67,6 +74,7 @@ TARGETS = {  # what an export should at most reach
     "time_ratio_of_1": 0.5,
     "time_ratio_of_64": 0.9,
     "memory_ratio_at_last_age": 0.5,
+    "memory_ratio_in_a_stream": 0.5,
 }
 
 
@@ -78,6 +86,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--data_dir", type=Path, required=True, help="dataset, of which the test clips are watched")
     parser.add_argument("--num_samples", type=positive_int, help="test clips (default: all)")
     parser.add_argument("--skip_timing", action="store_true", help="parity and memory only")
+    parser.add_argument("--most_live", type=positive_int, default=LIVE_TRACKS[-1], help="tracks of the largest stream")
     parser.add_argument("--threads", type=positive_int, default=1, help="of either side (default 1)")
     parser.add_argument("--output", type=Path, required=True, help="JSON file of the result")
     add_seed(parser, "of births")
@@ -101,22 +110,15 @@ class Codes:
 
     def __call__(self, pixels: np.ndarray, state: ExportedState) -> np.ndarray:
         """Codes (B, N, Q) of a frame, as the tokenizer gives them."""
-        assert state.pasts is not None
-        given: dict[str, np.ndarray] = {
-            "pixels": pixels,
-            "age": state.ages,
-            "hidden": state.hidden,
-            "tokens": state.tokens.array,
-        }
-        given |= {f"past_{n}_{lag}": past for n, layer in enumerate(state.pasts) for lag, past in enumerate(layer)}
+        given = state.inputs() | {"pixels": pixels}
         (rounded,) = self._session.run(None, {each.name: given[each.name] for each in self._session.get_inputs()})
         return rounded.reshape(len(pixels), -1, len(self._half_width)) / self._half_width
 
 
 def parity(
     classifier: EarlyPersistenceClassifier, ours: ExportedStream, folder: Path, split: ClipSplit, seed: int
-) -> dict[str, Any]:
-    """How the export's answers on test clips differ from the checkpoint's."""
+) -> tuple[dict[str, Any], np.ndarray]:
+    """How the export's answers on test clips differ from the checkpoint's; frames (n,) until each clip is decided."""
     rng, num_frames, theirs = np.random.default_rng(seed), classifier.num_frames, TorchStream(classifier)
     codes_of = Codes(folder, classifier.extractor) if isinstance(classifier.extractor, MagvitTokenizer) else None
     p, q = (np.zeros((len(split), num_frames)) for _ in range(2))
@@ -156,19 +158,25 @@ def parity(
         "verdicts_at_the_last_age_that_differ": int(((p[:, -1] >= 0.5) != (q[:, -1] >= 0.5)).sum()),
         "decided_otherwise_by_rule": decided_otherwise(classifier, p, q),
     }
+    lives = decide(p, next(iter(thresholds(classifier).values()))).decision_frame
     if codes_of is not None:
         found |= {"codes": codes_seen, "codes_apart": codes_apart, "share_of_codes_apart": codes_apart / codes_seen}
+    return found, lives
+
+
+def thresholds(classifier: EarlyPersistenceClassifier) -> dict[str, Any]:
+    """By rule, of those that the model has."""
+    found = {}
+    for rule in RULES:
+        with contextlib.suppress(InputError):
+            found[rule] = classifier.calibration.thresholds_of(rule, "the model")
     return found
 
 
 def decided_otherwise(classifier: EarlyPersistenceClassifier, p: np.ndarray, q: np.ndarray) -> dict[str, int]:
     """By each rule that the model has: clips on which verdict or decision frame differ between p and q (n, T)."""
     counts = {}
-    for rule in RULES:
-        try:
-            threshold = classifier.calibration.thresholds_of(rule, "the model")
-        except InputError:
-            continue  # it has no such rule
+    for rule, threshold in thresholds(classifier).items():
         ours, theirs = decide(p, threshold), decide(q, threshold)
         differ = (ours.decision != theirs.decision) | (ours.decision_frame != theirs.decision_frame)
         counts[rule] = int(differ.sum())
@@ -207,6 +215,36 @@ def timing(models: Mapping[str, StreamModel], num_frames: int, seed: int) -> lis
         row["tracks_a_second"] = batch_size / row["exported_ms"] * 1e3
         found.append(row)
     return found
+
+
+def stream(models: Mapping[str, StreamModel], live: int, lives: np.ndarray, seed: int) -> dict[str, Any]:
+    """Of `live` tracks at once, `lives` (n,) frames to draw from: microseconds and bytes a track, medians of ticks."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (live, CLIP_SIZE, CLIP_SIZE, 3), np.uint8)
+    warm_up, ticks = int(lives.max()), min(60, max(6, 3_000 // live))  # until ages are as they stay
+    states: dict[str, Any] = {name: model.initial_state(live) for name, model in models.items()}
+    taken: dict[str, list[tuple[float, float, float]]] = {name: [] for name in models}
+    left = rng.choice(lives, live)
+    for tick in range(warm_up + ticks):
+        left -= 1
+        stay = np.flatnonzero(left)
+        num_born = live - len(stay)
+        left = np.concatenate([left[stay], rng.choice(lives, num_born)])
+        for name, model in models.items():
+            started, processor = time.perf_counter(), time.process_time()
+            _, state = model.step(pixels, None, states[name])
+            num_bytes = state.num_bytes if isinstance(state, ExportedState) else bytes_of(state)
+            states[name] = state.select(stay).append(model.initial_state(num_born))
+            if tick >= warm_up:
+                seconds = time.perf_counter() - started, time.process_time() - processor
+                taken[name].append((1e6 * seconds[0] / live, 1e6 * seconds[1] / live, num_bytes / live))
+    row: dict[str, Any] = {"live_tracks": live, "mean_frames_of_a_life": float(lives.mean())}
+    for name in models:
+        us, us_of_processor, num_bytes = map(statistics.median, zip(*taken[name], strict=True))
+        row |= {f"{name}_us": us, f"{name}_us_of_processor": us_of_processor, f"{name}_bytes": num_bytes}
+    if "torch" in models:
+        row |= {f"ratio_of_{what}": row[f"exported_{what}"] / row[f"torch_{what}"] for what in ("us", "bytes")}
+    return row | {"tracks_a_second": 1e6 / row["exported_us"]}
 
 
 def sgemm_peak() -> float:
@@ -255,6 +293,7 @@ def missed(found: dict[str, Any]) -> dict[str, dict[str, float]]:
         "share_of_codes_apart": parity_found.get("share_of_codes_apart", 0.0),
         **{f"time_ratio_of_{size}": ratios[size] for size in (1, 64) if size in ratios},
         "memory_ratio_at_last_age": found["bytes_of_a_live_track"][-1]["ratio"],
+        "memory_ratio_in_a_stream": max((row.get("ratio_of_bytes", 0.0) for row in found["streams"]), default=0.0),
     }
     return {
         name: {"reached": value, "target": TARGETS[name]} for name, value in reached.items() if value > TARGETS[name]
@@ -274,14 +313,20 @@ def main() -> None:
         "schema_version": SCHEMA_VERSION,
         "stage": "benchmark_export",
         "extractor": classifier.extractor_name,
-        "parity": parity(classifier, ours, args.exported, split, args.seed),
-        "time": []
-        if args.skip_timing
-        else timing({"torch": theirs, "exported": ours}, classifier.num_frames, args.seed),
-        "bytes_of_a_live_track": memory(ours, theirs, classifier.num_frames),
+        "time": [],
+        "streams": [],
     }
+    found["parity"], lives = parity(classifier, ours, args.exported, split, args.seed)
+    found["bytes_of_a_live_track"] = memory(ours, theirs, classifier.num_frames)
+    if not args.skip_timing:
+        models: dict[str, StreamModel] = {"torch": theirs, "exported": ours}
+        found["time"] = timing(models, classifier.num_frames, args.seed)
+        for live in LIVE_TRACKS:
+            if live <= args.most_live:
+                some = models if live <= MOST_LIVE_OF_TORCH else {"exported": ours}
+                found["streams"].append(stream(some, live, lives, args.seed))
     operations, peak = float(flops_of_step(classifier, torch.device("cpu")).mean()), sgemm_peak()
-    for row in found["time"]:
+    for row in (*found["time"], *found["streams"]):
         row["share_of_sgemm_peak"] = operations * row["tracks_a_second"] / peak
     found |= {"flops_of_a_step": operations, "sgemm_flops_a_second": peak, "missed": missed(found)}
     for row in found["time"]:
@@ -289,6 +334,12 @@ def main() -> None:
             f"{row['batch_size']} tracks: torch {row['torch_ms']:.2f} ms, exported {row['exported_ms']:.2f} ms, "
             f"{row['ratio']:.2f} of torch's, as a session does {row['ratio_as_session']:.2f}; "
             f"{row['share_of_sgemm_peak']:.0%} of the peak"
+        )
+    for row in found["streams"]:
+        of_torch = f", {row['ratio_of_us']:.2f} and {row['ratio_of_bytes']:.2f} of torch's" if "torch_us" in row else ""
+        print(
+            f"{row['live_tracks']} live: {row['exported_us']:.0f} us and {row['exported_bytes'] / 1e3:.0f} KB a track"
+            f"{of_torch}; {row['share_of_sgemm_peak']:.0%} of the peak"
         )
     print(f"parity: {found['parity']}\nmissed: {found['missed']}")
     write_json(args.output, found | {"provenance": made_with})

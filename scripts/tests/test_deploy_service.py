@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from early_persistence_detection.inference.exporting import export_stream
+from early_persistence_detection.models.checkpoint import save_model
+from early_persistence_detection.models.early_persistence_classifier import (
+    ClassifierConfig,
+    EarlyPersistenceClassifier,
+)
+from early_persistence_detection.models.extractors.registry import CONFIGS
 
 CLIENT_BASH = os.environ.get("CLIENT_BASH", "bash")
 SETTINGS = "experiments/trajectory_video_understanding/early_persistence_detection/inference/service/settings.py"
@@ -75,6 +86,15 @@ class Deployment:
             file.write(content)
         self.world.git("add", "-A")
         self.world.git("commit", "-q", "-m", "A change")
+
+    def followers(self) -> list[str]:
+        """Programs that read its log there."""
+        words = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (process / "cwd").samefile(self.folder) and (process / "comm").read_text() == "tail\n":
+                    words.append((process / "cmdline").read_text())
+        return words
 
     def close(self) -> None:
         for name in ("loop.pid", "service.pid"):
@@ -175,3 +195,108 @@ def test_what_cannot_be_is_refused_before_anything_is_copied(deployment: Deploym
     code, output = deployment.deploy()
     assert code == 2 and "no Python 3.11" in output, output
     assert not list(deployment.folder.glob("incoming/*"))
+
+
+@pytest.fixture(scope="module")
+def exported_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    model = EarlyPersistenceClassifier(CONFIGS["magvit"]["small"], ClassifierConfig()).eval()
+    save_model(folder / "model.pt", model)
+    export_stream(model, folder / "model.pt", folder / "exported")
+    return folder / "exported"
+
+
+def test_a_model_and_tokens_come_along_where_others_may_ask(
+    deployment: Deployment, exported_model: Path, tmp_path: Path
+) -> None:
+    token, line = "a-token-of-the-test", "door:read,write:"
+    tokens = tmp_path / "tokens"
+    tokens.write_text(line + hashlib.sha256(token.encode()).hexdigest() + "\n")
+    code, output = deployment.deploy("--model", exported_model, "--tokens", tokens, "--bind", "0.0.0.0")
+    assert code == 0 and "ssh -N -L" not in output, output
+
+    def ask(path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> int:
+        url = f"http://127.0.0.2:{deployment.port}{path}"  # which answers because it listens on every address
+        headers["Content-Type"] = "application/json"
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(url, body, headers, method=method), timeout=30
+            ) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    may = {"Authorization": f"Bearer {token}"}
+    assert ask("/v1/cameras") == 401 and ask("/v1/cameras", **may) == 200
+    settings = b'{"model": "pixels", "width": 64, "height": 64}'
+    assert ask("/v1/cameras/gate", "PUT", settings, **may) in (200, 201)
+    assert (deployment.folder / "current/tokens").stat().st_mode & 0o077 == 0
+    code, output = deployment.run("status")
+    assert code == 0 and f"0.0.0.0:{deployment.port}" in output, output
+
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/model.json").write_text("{")
+    code, output = deployment.deploy("--model", tmp_path / "broken", "--tokens", tokens, "--bind", "0.0.0.0")
+    assert code == 2 and "model.json is damaged" in output and "serves again" in output, output
+    assert ask("/v1/cameras/gate", **may) == 200
+
+
+def test_three_releases_are_kept_and_its_log_is_followed(deployment: Deployment) -> None:
+    names = []
+    for index in range(4):
+        deployment.change("README.md", b"\n%d\n" % index)
+        code, output = deployment.deploy()
+        assert code == 0, output
+        names.append(deployment.release())
+    assert sorted(os.listdir(deployment.folder / "releases")) == sorted(names[1:])
+    for name in (names[2], names[3]):  # and forward again
+        code, output = deployment.run("rollback")
+        assert code == 0 and deployment.release() == name, output
+
+    client = subprocess.Popen(
+        deployment.command("logs", "-f"),
+        env=deployment.world.client_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert client.stdout is not None
+        lines = iter(client.stdout.readline, "")
+        assert any(f"{names[3]} starts" in line for line in lines)
+        with open(deployment.folder / "service.log", "a") as log:
+            log.write("a line that comes later\n")
+        assert any("a line that comes later" in line for line in lines)
+        assert deployment.followers()
+    finally:
+        os.killpg(client.pid, signal.SIGINT)
+        client.wait(30)
+    wait_for(lambda: not deployment.followers(), "the follower on the host to end, too")
+
+
+def test_where_pip_fails_what_ran_before_runs_on(deployment: Deployment) -> None:
+    code, output = deployment.deploy()
+    assert code == 0, output
+    first = deployment.release()
+    deployment.change("README.md", b"\nMore.\n")
+
+    host, managed = deployment.world.host, deployment.world.host.environment
+    python = Path(sys.executable).resolve().parent
+    own = {"EARLY_PERSISTENCE_VENV": "", "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/nowhere"}
+    own["PATH"] = f"{python}:{os.environ['PATH']}"
+    host.stop()
+    host.environment = {**managed, **own}
+    host.start()
+    code, output = deployment.deploy()
+    assert code == 2 and "environment of its own" in output and "pip could not install" in output, output
+    assert "setuptools" in (deployment.folder / "install.log").read_text()
+    assert deployment.release() == first and deployment.run("status")[0] == 0
+
+    host.stop()
+    host.environment = managed
+    host.start()
+    code, output = deployment.deploy()
+    assert code == 0 and deployment.release() != first, output

@@ -10,6 +10,7 @@ A run lives in one directory. Whoever watches it reads::
 Importing it needs the standard library alone: the state of a run must be readable before anything is installed.
 """
 
+from run_directory.child_process import environment_of_child
 from run_directory.command_line import (
     CommandLine,
     add_data_dir,
@@ -55,6 +56,7 @@ __all__ = [
     "add_seed",
     "atomic_open",
     "confidence",
+    "environment_of_child",
     "fraction",
     "fraction_or_0",
     "named_full_disk",

@@ -6,6 +6,8 @@ frame and earlier ones only. Track ids that are made here count from 1 in order 
 
 from __future__ import annotations
 
+import bisect
+from array import array
 from typing import Protocol
 
 import numpy as np
@@ -22,6 +24,7 @@ MAX_LOST_FRAMES = 1  # frames a track may go unseen and still go on; SORT's own 
 # object moves n times as far, and a newborn's velocity is not known: then an n-th is enough
 MIN_IOU = 0.3
 LONGEST_GAP = 10  # frames that this goes on for: beyond, whatever touches would do
+MOST_RUNS = 2**20  # of consecutive ids that are followed
 
 
 class Association(Protocol):
@@ -86,7 +89,7 @@ class Associator:
         min_iou, self._gap = MIN_IOU / min(self._gap, LONGEST_GAP), 1
         found: list[tuple[int, BoxTracker, int]] = []  # row of the detection, whose track it is, which of them
         for kind, tracker in self._of_class.items():
-            rows = np.flatnonzero(kinds == kind)
+            rows = np.arange(len(kinds)) if len(self._of_class) == 1 else np.flatnonzero(kinds == kind)
             owner = tracker.update(corners[rows], scores[rows], min_iou)
             found += [
                 (row, tracker, track) for row, track in zip(rows.tolist(), owner.tolist(), strict=True) if track >= 0
@@ -106,11 +109,12 @@ class FollowedIds:
     """The tracks of whoever tracked before: `observations = followed.update(boxes, scores, track_ids)`.
 
     The ids are kept. A track is born where its id is seen first and may go unseen for any number of frames; its class
-    is that of each detection, as the ids say more than the classes.
+    is that of each detection, as the ids say more than the classes. Every id is remembered for ever, in at most
+    `most_runs` runs of consecutive ones (16 MiB); no answer changes below that many.
     """
 
-    def __init__(self) -> None:
-        self._seen: set[int] = set()
+    def __init__(self, most_runs: int = MOST_RUNS) -> None:
+        self._seen = _Runs(most_runs)
 
     def skip(self) -> None:
         """Pass a frame on which the detector was not run."""
@@ -133,8 +137,53 @@ class FollowedIds:
             Observation(track_id, boxes[row], float(scores[row]), track_id not in self._seen, int(kinds[row]))
             for row, track_id in enumerate(ids)
         ]
-        self._seen.update(ids)
+        for track_id in ids:
+            self._seen.add(track_id)
         return sorted(observations, key=lambda observation: observation.track_id)
+
+
+class _Runs:
+    """A set of whole numbers that only grows, kept as runs of consecutive ones: 16 bytes a run, however long.
+
+    Beyond `most_runs` the narrower ones of the gaps among the lower half are taken for seen: numbers that a tracker,
+    which counts up, left out long ago, and a vanishing share of those that one draws at random.
+    """
+
+    def __init__(self, most_runs: int):
+        self._most_runs = most_runs
+        self._first, self._last = array("q"), array("q")  # of each run, in order
+
+    def __contains__(self, number: int) -> bool:
+        at = bisect.bisect_right(self._first, number)
+        return at > 0 and number <= self._last[at - 1]
+
+    def add(self, number: int) -> None:
+        if number in self:
+            return
+        at = bisect.bisect_right(self._first, number)  # of the next run
+        follows = at > 0 and self._last[at - 1] == number - 1
+        precedes = at < len(self._first) and self._first[at] == number + 1
+        if follows and precedes:
+            self._first.pop(at)
+            self._last.pop(at - 1)
+        elif follows:
+            self._last[at - 1] = number
+        elif precedes:
+            self._first[at] = number
+        else:
+            self._first.insert(at, number)
+            self._last.insert(at, number)
+            if len(self._first) > self._most_runs:
+                self._close_gaps()
+
+    def _close_gaps(self) -> None:
+        first, last = np.array(self._first), np.array(self._last)
+        gaps = first[1:] - last[:-1]
+        lower = gaps[: len(gaps) // 2 + 1]
+        stays = np.ones(len(gaps), bool)
+        stays[: len(lower)] = lower > np.median(lower)
+        self._first = array("q", first[np.append(True, stays)].tobytes())
+        self._last = array("q", last[np.append(stays, True)].tobytes())
 
 
 def checked_detections(

@@ -44,7 +44,8 @@ class SteadyMotion:
         """Advance by one frame; None where the point is unseen."""
         self._held += 1
         if point is not None:
-            vx, vy = ((now - before) / self._held for now, before in zip(point, self._seen_at, strict=True))
+            (x, y), (before_x, before_y) = point, self._seen_at
+            vx, vy = (x - before_x) / self._held, (y - before_y) / self._held
             shrink = min(1.0, self._max_step_px / max(math.hypot(vx, vy), 1e-9))
             self._velocity = vx * shrink, vy * shrink
             self._seen_at, self._held = point, 0
@@ -60,7 +61,7 @@ class SteadyMotion:
 
 def box_centre(box: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """The centre of an xywh box, in px."""
-    x, y, width, height = (float(value) for value in box)
+    x, y, width, height = map(float, box)
     return x + width / 2, y + height / 2
 
 
@@ -93,7 +94,8 @@ class CropTracker:
 def crop_frame(frame: np.ndarray, window: Window, clip_size: int = CLIP_SIZE) -> np.ndarray:
     """Cut `window` out of a frame (H, W, 3) and resize it to (clip_size, clip_size, 3).
 
-    Outside the picture its border pixels are repeated.
+    Outside the picture its border pixels are repeated. Rows cost nothing there, so that a window far larger than the
+    picture, or far away from it, costs about what one of the whole picture does.
     """
     x0, y0, side = window
     height, width = frame.shape[:2]
@@ -103,7 +105,8 @@ def crop_frame(frame: np.ndarray, window: Window, clip_size: int = CLIP_SIZE) ->
         step = -(-side // LARGEST_PATCH_PX)
         rows = np.clip(np.arange(y0, y0 + side, step), 0, height - 1)
         columns = np.clip(np.arange(x0, x0 + side, step), 0, width - 1)
-        patch = frame[rows[:, None], columns]
+        different, of_row = np.unique(rows, return_inverse=True)
+        return resize_square(frame[different[:, None], columns], clip_size, of_row)
     return resize_square(patch, clip_size)
 
 

@@ -26,7 +26,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 import numpy as np
-from run_directory import InputError
+from run_directory import InputError, environment_of_child
 
 from video_tracks.opencv import require_opencv
 from video_tracks.video import Frame
@@ -209,7 +209,6 @@ class LiveSource:
         )
         # a session of its own: Ctrl-C is for the one who reads, who then closes
         command = [sys.executable, "-m", "video_tracks.live_reader", *(["-"] if self._source == "-" else [])]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         pipe = subprocess.PIPE
         with self._changed:
             if self._closed:
@@ -219,7 +218,7 @@ class LiveSource:
                 stdin=None if self._source == "-" else pipe,
                 stdout=pipe,
                 stderr=pipe,
-                env=environment,
+                env=environment_of_child(),
                 start_new_session=True,
             )
             self._reader = reader

@@ -4,7 +4,7 @@ Enlarging is linear in fixed point (weights of 11 bits, sums cut to 16 bits betw
 8-bit pictures has it); shrinking averages over areas in single precision, column sums first, and in whole numbers where
 the factor is one. Tests hold every size against OpenCV.
 
-Legend: S side of the patch in px, D side of the result.
+Legend: S side of the patch in px, R rows of it that differ, D side of the result.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ ONE = 2048  # of a linear weight
 LEAST_SHARE = 1e-3  # of a px, to count at the edge of an area
 
 
-def resize_square(patch: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (S, S, C) -> (size, size, C). As cv2.resize with INTER_AREA where S > size, else with INTER_LINEAR."""
-    side = patch.shape[0]
-    if side == size:
-        return patch.copy()
-    if side < size:
-        return _enlarged(patch, size)
-    return _shrunk_by_whole(patch, size) if side % size == 0 else _shrunk(patch, size)
+def resize_square(patch: np.ndarray, size: int, of_row: np.ndarray | None = None) -> np.ndarray:
+    """uint8 (S, S, C) -> (size, size, C). As cv2.resize with INTER_AREA where S > size, else with INTER_LINEAR.
+
+    Of a patch whose rows repeat only those that differ need be given, (R, S, C), and `of_row` (S,) which of them each
+    row of the square is: what a row takes is then spent once.
+    """
+    side = patch.shape[1]
+    if side <= size:
+        square = patch if of_row is None else patch[of_row]
+        return square.copy() if side == size else _enlarged(square, size)
+    return _shrunk_by_whole(patch, size, of_row) if side % size == 0 else _shrunk(patch, size, of_row)
 
 
 @functools.lru_cache(maxsize=256)
@@ -59,17 +62,26 @@ def _enlarged(patch: np.ndarray, size: int) -> np.ndarray:
     return upper.astype(np.uint8)
 
 
-def _shrunk_by_whole(patch: np.ndarray, size: int) -> np.ndarray:
-    factor = patch.shape[0] // size
-    rows = patch[0::factor].astype(np.int32)
-    for offset in range(1, factor):
-        rows += patch[offset::factor]
-    sums = rows[:, 0::factor].copy()
-    for offset in range(1, factor):
-        sums += rows[:, offset::factor]
+def _shrunk_by_whole(patch: np.ndarray, size: int, of_row: np.ndarray | None) -> np.ndarray:
+    factor = patch.shape[1] // size
+    if of_row is None:
+        sums = _sums_across(_sums_down(patch, factor), factor)
+    else:
+        sums = _sums_down(_sums_across(patch, factor)[of_row], factor)
     if factor == 2:
         return ((sums + 2) >> 2).astype(np.uint8)
     return np.rint(sums.astype(np.float32) * np.float32(1 / factor**2)).astype(np.uint8)
+
+
+def _sums_down(patch: np.ndarray, factor: int) -> np.ndarray:
+    sums = patch[0::factor].astype(np.int32)
+    for offset in range(1, factor):
+        sums += patch[offset::factor]
+    return sums
+
+
+def _sums_across(patch: np.ndarray, factor: int) -> np.ndarray:
+    return _sums_down(patch.swapaxes(0, 1), factor).swapaxes(0, 1)
 
 
 @functools.lru_cache(maxsize=256)
@@ -97,13 +109,13 @@ def _area_weights(side: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return places.T.copy(), weights.T.copy()
 
 
-def _shrunk(patch: np.ndarray, size: int) -> np.ndarray:
-    places, weights = _area_weights(patch.shape[0], size)
+def _shrunk(patch: np.ndarray, size: int, of_row: np.ndarray | None) -> np.ndarray:
+    places, weights = _area_weights(patch.shape[1], size)
     # one product after the other: the order of single-precision sums is part of the result
     across = np.zeros((patch.shape[0], size, patch.shape[2]), np.float32)
     for place, weight in zip(places, weights, strict=True):
         across += patch[:, place] * weight[:, None]
     result = np.zeros((size, size, patch.shape[2]), np.float32)
-    for place, weight in zip(places, weights, strict=True):
+    for place, weight in zip(places if of_row is None else of_row[places], weights, strict=True):
         result += across[place] * weight[:, None, None]
     return np.rint(result).astype(np.uint8)

@@ -65,7 +65,7 @@ PROFILE_TARGETS = {
     },
 }  # fmt: skip
 REQUIRED = ("config", "training", "evaluation", "efficiency")
-OPTIONAL = ("ablation", "leak", "attention", "detection", "real_tracks", "comparison")
+OPTIONAL = ("ablation", "leak", "attention", "detection", "explanations", "real_tracks", "comparison")
 
 
 def parse_args() -> argparse.Namespace:
@@ -96,7 +96,7 @@ def read_stages(results: Path) -> dict[str, Fields | None]:
     stages |= {key: read_stage_if_run(results, key) for key in OPTIONAL}
     detection = stages["detection"]
     if failure_of(results, "detect") and detection is not None and not detection.get("ended_early"):
-        stages["detection"] = None  # of an earlier run
+        stages["detection"] = stages["explanations"] = None  # of an earlier run
     return stages
 
 

@@ -43,6 +43,7 @@ STAGE_FILES = {
     "attention": StageFile("visualizations/attention_analysis.json", "visualize", "visualize_attention.py"),
     "analysis": StageFile("analysis/efficiency_statistics.json", "analyze", "analyze_efficiency.py"),
     "detection": StageFile("detection/summary.json", "detect", "detect.py"),
+    "explanations": StageFile("detection/explanations.json", "explain", "detect.py --explain"),
     "real_tracks": StageFile("real_tracks/track_metrics.json", "evaluate_tracks", "evaluate_tracks.py"),
     "windows": StageFile("comparison/window_models.json", "compare_window_models", "compare_window_models.py"),
     "comparison": StageFile("comparison/extractor_comparison.json", "compare_extractors", "compare_extractors.py"),

@@ -26,8 +26,8 @@ border                ages at which its box touched the picture's border; absent
 class                 of its birth, a string of the user's: never in a prompt
 counterfactual        cf.withhold.k, cf.miss.k, cf.hit.k, cf.median_score, cf.group.NAME, cf.pixels, cf.evidence: what p
                       and verdict would have been at the time of the decision. Where no hit or miss alone changes the
-                      decision, cf.shortest_set: the fewest that do together (`about` "miss", "hit" or "hit+miss"); where
-                      nothing alone does, cf.groups.NAME+NAME: two groups (`about` "NAME+NAME", change "group")
+                      decision, cf.shortest_set: the fewest that do together (`about` "miss", "hit" or "hit+miss");
+                      where nothing alone does, cf.groups.NAME+NAME: two groups (`about` "NAME+NAME", change "group")
 contribution          share.GROUP: of a group of evidence in the log odds, by Shapley's value; share.camera of what the
                       camera taught, share.known_to_all of what holds where nothing is known
 piece                 piece.FEATURE: the same of one feature, sampled, with its standard error
@@ -47,7 +47,7 @@ from typing import Any, Literal, TypeAlias
 
 from run_directory import InputError
 
-RECORDS, PICTURES = "decision_evidence.jsonl", "decision_pictures"  # in a folder of results
+RECORDS, PICTURES = "decision_evidence.json", "decision_pictures"  # in a folder of results
 FORMAT, FORMAT_VERSION = "early-persistence-decision-evidence", 1
 LEVEL_WITHIN = 0.005  # changes of p below it are none
 
@@ -197,17 +197,16 @@ class DecisionEvidence:
 
 
 def read_records(text: str, where: str) -> list[DecisionEvidence]:
-    """Records of JSON lines. Raises InputError naming `where` and the line."""
-    records = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            plain = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{where}, line {number} is no JSON ({error}); make it anew with detect.py --explain") from None
-        records.append(DecisionEvidence.from_dict(plain, f"{where}, line {number}"))
-    return records
+    """Records of the JSON that `write_records` makes. Raises InputError naming `where` and the record."""
+    try:
+        listed = json.loads(text)
+        if not isinstance(listed, list):
+            raise ValueError("a list is expected")
+    except ValueError as error:
+        raise InputError(f"{where} holds no evidence ({error}); make it anew with detect.py --explain") from None
+    return [DecisionEvidence.from_dict(plain, f"{where}, record {number}") for number, plain in enumerate(listed, 1)]
 
 
 def write_records(records: Iterable[DecisionEvidence]) -> str:
-    """JSON lines of them."""
-    return "".join(record.as_bytes().decode() + "\n" for record in records)
+    """A JSON list of them, one a line."""
+    return "[\n" + ",\n".join(record.as_bytes().decode() for record in records) + "\n]\n"

@@ -36,7 +36,6 @@ from early_persistence_detection.inference.streaming import (
     EvidenceStream,
     StepQuestion,
     TrackRecord,
-    TrackStream,
 )
 from early_persistence_detection.models.compute_gating import Threshold, names_persistent, stops
 from early_persistence_detection.models.evidence.clip_evidence import ClipEvidenceState, clip_evidence_step
@@ -201,17 +200,15 @@ class EvidenceCase(Case):
                 stream.skip()
                 continue
             question = stream.begin(frame.frame_index, None, frame.observations, frame.seconds)
-            (row,) = np.flatnonzero(question.found.track_ids == self.track_id)
+            found = stream.evidence.update(frame.observations, frame.seconds)
+            (row,) = np.flatnonzero(found.track_ids == self.track_id).tolist()
             if stream.adaptation is None:  # nobody else's p counts for this track's
-                row = int(row)
-                found = question.found
-                alone = FrameEvidence(
-                    found.track_ids[row : row + 1], found.ages[row : row + 1], found.values[row : row + 1]
-                )
-                question, row = dataclasses.replace(question, found=alone), 0
+                mine = slice(row, row + 1)
+                found, row = FrameEvidence(found.track_ids[mine], found.ages[mine], found.values[mine]), 0
+            question.found = found
             if look is not None:
-                look(stream, question.found, int(row))
-            values = question.model.log_odds(question.found.values, question.found.ages)
+                look(stream, found, row)
+            values = question.model.log_odds(found.values, found.ages)
             stream.finish(question, Answer(values, 0.0))
             probabilities = stream.records[self.track_id].probabilities
         return self.decided(probabilities)
@@ -223,14 +220,13 @@ class PixelCase(Case):
 
     model: StreamModel = dataclasses.field(repr=False, kw_only=True)
     watch_by: str = "pixels"
+    unseen: str = "blank"  # what the model is shown of a track that was not detected
 
     def scored(self) -> list[float]:
         """The score at each age, NaN where it was missed."""
         return [float("nan") if found is None else found.score for found in self.hits]
 
-    def probabilities(
-        self, crops: np.ndarray, scores: np.ndarray, watch_by: str | None = None
-    ) -> np.ndarray:
+    def probabilities(self, crops: np.ndarray, scores: np.ndarray, watch_by: str | None = None) -> np.ndarray:
         """p at each age (B, d) of variants of the track: crops uint8 (B, d, 64, 64, 3), scores (B, d), NaN a miss."""
         watch_by = self.watch_by if watch_by is None else watch_by
         state, told = self.model.initial_state(len(scores)), ClipEvidenceState.unseen(len(scores))
@@ -253,10 +249,10 @@ def copied(stream: EvidenceStream) -> EvidenceStream:
     reference = stream.evidence.reference
     other.evidence = copy.deepcopy(stream.evidence, {id(reference): reference})
     other.events = []
-    other.records, other._past = {}, {}  # noqa: SLF001
+    other.records, other._past = {}, {}
     if stream.adaptation is not None:
         other.adaptation = copy.deepcopy(stream.adaptation)
-        other._past = {track_id: list(past) for track_id, past in stream._past.items()}  # noqa: SLF001
+        other._past = {track_id: list(past) for track_id, past in stream._past.items()}
         other.records = {
             track_id: dataclasses.replace(
                 stream.records[track_id], probabilities=list(stream.records[track_id].probabilities)
@@ -362,4 +358,5 @@ class CaseRecorder:
             *of_track,
             model=stream.model,
             watch_by=stream.watch_by,
+            unseen=stream.unseen,
         )

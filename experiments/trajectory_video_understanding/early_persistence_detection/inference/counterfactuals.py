@@ -18,12 +18,9 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from importlib import resources
-from pathlib import Path
 
 import numpy as np
 from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
@@ -40,15 +37,14 @@ from early_persistence_detection.explanation.decision_evidence import (
     Fact,
 )
 from early_persistence_detection.inference.cases import Case, EvidenceCase, Outcome, PixelCase, SeenFrame
-from early_persistence_detection.inference.opening import EXPORTED
 from early_persistence_detection.inference.streaming import EvidenceStream
 from early_persistence_detection.inference.tables import class_name
-from early_persistence_detection.models import evidence
+from early_persistence_detection.models.calibration import Calibration
 from early_persistence_detection.models.compute_gating import thresholds_at
-from early_persistence_detection.models.evidence.evidence_model import GENERAL_MODEL, EvidenceModel
+from early_persistence_detection.models.evidence.evidence_model import EvidenceModel
 from early_persistence_detection.models.logistic import expit
-from early_persistence_detection.models.stopping.certificate import Certificate
 from early_persistence_detection.models.stopping.confirmation_rules import CONFIRMATION_RULES, checked_hits
+from early_persistence_detection.models.stream import StreamModel
 
 P_TOLERANCE = 0.005
 MOST_IN_SET = 4  # frames that are changed together
@@ -66,30 +62,19 @@ class NotReproduced(RuntimeError):
     """A case run again as it was gives another p: whatever would be said of it would be of something else."""
 
 
-def model_sha256(path: Path | None) -> str:
-    """Of the file of a model, of model.json of an exported one, which holds those of its files; of the general model
-    without a path.
-    """
-    if path is None:
-        return hashlib.sha256(resources.files(evidence).joinpath(GENERAL_MODEL).read_bytes()).hexdigest()
-    return hashlib.sha256((path / EXPORTED if path.is_dir() else path).read_bytes()).hexdigest()
-
-
-def decision_evidence(
-    case: Case, model: str, certificate: Certificate | None = None, class_names: tuple[str, ...] = ()
-) -> DecisionEvidence:
-    """The record of a decision; `model` is `model_sha256` of what decided it, `certificate` that of its rule.
+def decision_evidence(case: Case, class_names: tuple[str, ...] = ()) -> DecisionEvidence:
+    """The record of a decision; `class_names` are those of the detections' classes.
 
     Raises NotReproduced where the case run again as it was gives something else.
     """
-    return _Evidence(case, model, certificate, class_names).record()
+    return _Evidence(case, class_names).record()
 
 
 class _Evidence:
     """Makes one record."""
 
-    def __init__(self, case: Case, model: str, certificate: Certificate | None, class_names: tuple[str, ...]):
-        self.case, self.model, self.certificate, self.class_names = case, model, certificate, class_names
+    def __init__(self, case: Case, class_names: tuple[str, ...]):
+        self.case, self.class_names = case, class_names
         self.runs = _EvidenceRuns(case) if isinstance(case, EvidenceCase) else _PixelRuns(case)
 
     def record(self) -> DecisionEvidence:
@@ -100,7 +85,7 @@ class _Evidence:
         return DecisionEvidence(
             self.case.track_id,
             self.case.frames[-1].frame_index,
-            self.model,
+            self.runs.model.sha256,
             self.case.inputs_sha256(),
             tuple(facts),
             None if decisive is None else decisive.id,
@@ -162,7 +147,9 @@ class _Evidence:
 
     def _speed(self, height: float) -> float:
         """Of the centre from birth to the last detection, in heights a video frame."""
-        where = [(place, found) for place, frame in enumerate(self.case.frames) if (found := frame.of(self.case.track_id))]
+        where = [
+            (place, found) for place, frame in enumerate(self.case.frames) if (found := frame.of(self.case.track_id))
+        ]
         (first, born), (last, found) = where[0], where[-1]
         moved = (found.box[:2] + found.box[2:] / 2) - (born.box[:2] + born.box[2:] / 2)
         return float(np.hypot(*moved)) / height / (last - first)
@@ -176,7 +163,9 @@ class _Evidence:
                 other: Change = "hit" if found is None else "miss"
                 for change in ("withhold", other):
                     if self.runs.can(change):
-                        facts.append(self._fact(f"cf.{change}.{age}", change, self.runs.frames([(change, age)]), (age,)))
+                        facts.append(
+                            self._fact(f"cf.{change}.{age}", change, self.runs.frames([(change, age)]), (age,))
+                        )
         for name, change, outcome in self.runs.wholes():
             about = name.removeprefix("group.") if change == "group" else None
             facts.append(self._fact(f"cf.{name}", change, outcome, (), about))
@@ -270,8 +259,9 @@ class _Evidence:
                 age = int(over[0]) + 1
                 said = KIND_NAME[int(confirmed[0, over[0]])]
             yield Fact(f"rule.{name}", "other_rule", said, ages=(age,), about=name)
-        if case.rule == "certified" and self.certificate is not None:
-            promise = f"{self.certificate.promise} {self.certificate.eps:g} {self.certificate.delta:g}"
+        certificate = self.runs.calibration.certificate
+        if case.rule == "certified" and certificate is not None:
+            promise = f"{certificate.promise} {certificate.eps:g} {certificate.delta:g}"
             yield Fact("certificate", "certificate", promise, about="data_like_its_calibration")
 
 
@@ -287,12 +277,16 @@ class _EvidenceRuns:
             raise NotReproduced(f"track {case.track_id}: {outcome} instead of {case.outcome}")
 
     @property
-    def _model(self) -> EvidenceModel:
+    def model(self) -> EvidenceModel:
         return self.case.before.model
 
     @property
+    def calibration(self) -> Calibration:
+        return self.model.calibration
+
+    @property
     def question(self) -> str:
-        return self._model.target
+        return self.model.target
 
     def _look(self, stream: EvidenceStream, found: FrameEvidence, row: int) -> None:
         self._rows.append(found.values[row])
@@ -301,9 +295,7 @@ class _EvidenceRuns:
             self._adapt.append(lambda log_odds, values: log_odds)
         else:  # as it stands now: it goes on learning
             adaptation = copy.deepcopy(stream.adaptation)
-            self._adapt.append(
-                lambda log_odds, values: adaptation.adapted(log_odds, values, np.full(len(values), age))
-            )
+            self._adapt.append(lambda log_odds, values: adaptation.adapted(log_odds, values, np.full(len(values), age)))
 
     def can(self, change: str) -> bool:
         return True
@@ -335,7 +327,7 @@ class _EvidenceRuns:
 
     def _probabilities(self, rows: np.ndarray) -> list[float]:
         """p at each age of evidence (d, F)."""
-        log_odds = self._model.log_odds(rows, np.arange(1, len(rows) + 1))
+        log_odds = self.model.log_odds(rows, np.arange(1, len(rows) + 1))
         return [
             float(expit(adapt(log_odds[age : age + 1], rows[age : age + 1]))[0])
             for age, adapt in enumerate(self._adapt)
@@ -360,14 +352,16 @@ class _EvidenceRuns:
             if mean[column]:
                 name = FEATURES[column]
                 of_piece = ("log_odds", max(0.05, 2 * float(error[column])))
-                yield Fact(f"piece.{name}", "piece", float(mean[column]), *of_piece, about=name, error=float(error[column]))
+                yield Fact(
+                    f"piece.{name}", "piece", float(mean[column]), *of_piece, about=name, error=float(error[column])
+                )
 
     def _asked(self, rows: np.ndarray) -> np.ndarray:
-        return self._model.log_odds(rows, np.full(len(rows), self.case.decision_frame))
+        return self.model.log_odds(rows, np.full(len(rows), self.case.decision_frame))
 
     def _sampled(self, row: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """Shapley's value of each feature (F,) and its standard error, over orders in which they become known."""
-        asked = [FEATURES.index(name) for name in self._model.inputs]
+        asked = [FEATURES.index(name) for name in self.model.inputs]
         asked = [column for column in asked if not math.isnan(row[column])]
         rng = np.random.default_rng(seed)
         orders = [rng.permutation(asked) for _ in range(NUM_ORDERS)]
@@ -399,6 +393,14 @@ class _PixelRuns:
         if p.shape != as_it_was.shape or np.abs(p - as_it_was).max() > 1e-4:
             raise NotReproduced(f"track {case.track_id}: p {p} instead of {as_it_was}")
 
+    @property
+    def model(self) -> StreamModel:
+        return self.case.model
+
+    @property
+    def calibration(self) -> Calibration:
+        return self.model.calibrations[self.case.watch_by]
+
     def can(self, change: str) -> bool:
         return change != "hit"  # nobody knows what would have been seen
 
@@ -407,7 +409,9 @@ class _PixelRuns:
         kept = np.ones(len(scores), bool)
         for change, age in changes:
             kept[age - 1] = change != "withhold"
-            crops[age - 1], scores[age - 1] = blanked(crops[age - 1]), math.nan
+            scores[age - 1] = math.nan
+            if self.case.unseen == "blank":
+                crops[age - 1] = blanked(crops[age - 1])
         return self._outcome(crops[kept], scores[kept])
 
     def _outcome(self, crops: np.ndarray, scores: np.ndarray, watch_by: str | None = None) -> Outcome:

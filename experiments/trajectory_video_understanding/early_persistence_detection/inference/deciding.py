@@ -33,14 +33,13 @@ from video_tracks.live_crops import UNSEEN
 from early_persistence_detection.explanation import explained
 from early_persistence_detection.explanation.decision_evidence import RECORDS
 from early_persistence_detection.inference.annotate import AnnotatedVideo
-from early_persistence_detection.inference.counterfactuals import model_sha256
 from early_persistence_detection.inference.explaining import Explainer
 from early_persistence_detection.inference.judging_video import JudgedVideo
 from early_persistence_detection.inference.opening import open_model
 from early_persistence_detection.inference.session import Session, calibration_of
 from early_persistence_detection.inference.sources import Source, count_frames, open_source
 from early_persistence_detection.inference.streaming import TrackStream
-from early_persistence_detection.inference.summary import describe_decisions
+from early_persistence_detection.inference.summary import describe_decisions, known_labels
 from early_persistence_detection.inference.tables import write_tables
 from early_persistence_detection.models.evidence.adaptation import Adaptation
 from early_persistence_detection.models.evidence.evidence_model import (
@@ -163,10 +162,7 @@ def decide_video(
             source.detections.has_track_ids, source.description["detections"], args.associate
         )
         model = model_asked(open_model(args.model, args.device) if model is None else model, source, args)
-        explainer = None
-        if args.explain:
-            certificate = calibration_of(model, args.watch_by).certificate
-            explainer = Explainer(model_sha256(args.model), certificate, source.detections.class_names)
+        explainer = Explainer(source.detections.class_names) if args.explain else None
         judged, taught, finetuning = decide(model, source, associator, args, adaptation, explainer, is_quiet)
         with judged.annotated:
             nothing_seen = judged.stop == judged.start or isinstance(judged.ended_by, MovingCamera)
@@ -183,7 +179,9 @@ def decide_video(
             stills = judged.annotated.close()
         if explainer is not None:
             explainer.write(args.output)
-            explained.write_explanations(args.output)
+            judged_by, labels = known_labels(judged, source.truth)
+            made_with = provenance({"level": 0})
+            explained.write_explanations(args.output, judged_by=judged_by, labels=labels, made_with=made_with)
         closed = source.close()
     notes = [*source.notes, association_note, *judged.notes(), *closed.pop("notes", [])]
     summary = {

@@ -23,7 +23,7 @@ Writes  OUTPUT/tracks.txt      what could be shown at the time: tracks while the
                                the video's clock), decision_seconds (from birth to decision), empty where unknown, and
                                taken_back_frame, the age from which the contrary of the decision was held
         OUTPUT/summary.json    stage "detect"; `notes` says what was assumed, `ended_early` what ended it
-        OUTPUT/decision_evidence.jsonl, explanations.json, .md and .html with --explain: why each track was decided so
+        OUTPUT/decision_evidence.json, explanations.json, .md and .html with --explain: why each track was decided so
         OUTPUT/annotated.mp4   and stills frame_XXXXX.png of it; where no video can be written, summary.json says why
 
 Exit code 0; 2 where an input cannot be used or OUTPUT cannot be written, one line on stderr; 3 where the video is
@@ -111,8 +111,6 @@ def parse_args() -> argparse.Namespace:
         parser.error("--rule certified holds for the model as it was certified; leave --adapt out")
     if args.rule == "certified" and args.finetune:
         parser.error("--rule certified holds for the model as it was calibrated; leave --finetune out")
-    if args.explain and args.finetune:
-        parser.error("--explain is of the model as it was given; leave --finetune out")
     if args.synthetic_demo and (args.detections or args.ground_truth or args.finetune):
         parser.error("--synthetic_demo takes no --detections, --ground_truth or --finetune")
     if args.synthetic_demo and args.video_first_frame is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from run_directory import atomic_open, write_text
+from video_tracks.clip import CLIP_SIZE
 
 from early_persistence_detection.explanation.decision_evidence import (
     PICTURES,
@@ -17,9 +18,8 @@ from early_persistence_detection.explanation.decision_evidence import (
 )
 from early_persistence_detection.inference.cases import Case, CaseRecorder
 from early_persistence_detection.inference.counterfactuals import decision_evidence
-from early_persistence_detection.models.stopping.certificate import Certificate
 
-STRIP_PX = 96  # of a crop's side
+NUM_COLOURS = 128  # a run has hundreds of strips, and they travel
 MISSED_GREY = 96
 GAP_PX = 4
 
@@ -27,19 +27,19 @@ GAP_PX = 4
 class Explainer:
     """`Session(recorder=explainer.recorder)`, then `write`. Records are made as decisions fall."""
 
-    def __init__(self, model: str, certificate: Certificate | None = None, class_names: tuple[str, ...] = ()):
+    def __init__(self, class_names: tuple[str, ...] = ()):
         self.records: list[DecisionEvidence] = []
         self.recorder = CaseRecorder(self._take, has_crops=True)
         self._strips: dict[int, bytes] = {}
-        self._of_record = model, certificate, class_names
+        self._class_names = class_names
 
     def _take(self, case: Case) -> None:
-        self.records.append(decision_evidence(case, *self._of_record))
+        self.records.append(decision_evidence(case, self._class_names))
         if case.crops:
             self._strips[case.track_id] = strip(case)
 
     def write(self, directory: Path) -> None:
-        """decision_evidence.jsonl and a picture strip of each track in decision_pictures/; those of an earlier run go."""
+        """decision_evidence.json, and a picture strip of each track in decision_pictures/; earlier ones go."""
         folder = directory / PICTURES
         for old in folder.glob("*.png"):
             old.unlink()
@@ -51,12 +51,11 @@ class Explainer:
 
 def strip(case: Case) -> bytes:
     """PNG of a case's frames from birth to decision, in a row; a bar under each says whether it was detected."""
-    side = STRIP_PX
+    side = CLIP_SIZE
     picture = np.full((side + 3 * GAP_PX, len(case.crops) * (side + GAP_PX) - GAP_PX, 3), 255, np.uint8)
     for place, (crop, found) in enumerate(zip(case.crops, case.hits, strict=True)):
         left = place * (side + GAP_PX)
-        resized = Image.fromarray(np.ascontiguousarray(crop)).resize((side, side), Image.Resampling.BICUBIC)
-        picture[:side, left : left + side] = resized
+        picture[:side, left : left + side] = crop
         bar = (0, 114, 178) if found is not None else (MISSED_GREY,) * 3
         if found is not None:
             picture[side + GAP_PX : side + 3 * GAP_PX, left : left + side] = bar
@@ -64,5 +63,5 @@ def strip(case: Case) -> bytes:
             picture[side + GAP_PX : side + GAP_PX + 1, left : left + side] = bar
             picture[side + 3 * GAP_PX - 1 : side + 3 * GAP_PX, left : left + side] = bar
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "PNG", optimize=True)
+    Image.fromarray(picture).quantize(NUM_COLOURS).save(file, "PNG", optimize=True)
     return file.getvalue()

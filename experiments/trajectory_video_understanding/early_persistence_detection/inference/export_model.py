@@ -16,8 +16,10 @@ Writes  OUTPUT/step.onnx        one frame of any number of tracks of any ages, c
         OUTPUT/model.json       what it is: calibrations, rules, certificate, sizes, SHA-256 of every file, versions
         OUTPUT/MODEL_CARD.md    the same for people; sbom.cdx.json, CycloneDX, what the runtime depends on
 
-With --cache float16 what is remembered of a track takes half the memory, and p is rounded: what that changed on random
-clips is said in model.json (scripts/benchmarks/benchmark_export.py measures it on a test set).
+What is remembered of a track takes less memory with --cache frames: of the first layer that looks back the frames are
+kept as they came, and magvit makes of them anew what it needs, which costs time; p stays. With --cache float16 it takes
+half, and p is rounded: what that changed on random clips is said in model.json
+(scripts/benchmarks/benchmark_export.py measures all this on a test set).
 
 Exit code 0; 2 where an input cannot be used, OUTPUT holds something else, or the exported model does not answer as
 MODEL does: then nothing is written. An older export in OUTPUT is replaced when the new one is whole.

@@ -4,17 +4,17 @@ The folder holds `model.json` (what the model is, its calibrations, the checksum
 arrays of an evidence model. Nothing is unpickled, and a file that is not as it was written is refused.
 
 What is remembered of a track: the newest frames of every layer that looks back, the recurrent state, and a token for
-every place of every frame so far. Tokens of all tracks lie in one array, frame by frame, which grows as tracks age and
-is written where it stands.
+every place of every frame so far. Tokens lie in one array, a frame of a track after another as they were seen: a young
+track keeps and costs what it has seen, whatever the age of the others.
 
-Legend: B tracks, S cached frames (S >= every track's age), N tokens per frame, D width, E columns of evidence.
+Legend: B tracks, M frames seen of all of them together, N tokens per frame, D width, E columns of evidence.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,28 @@ from early_persistence_detection.models.evidence.evidence_model import EvidenceM
 from early_persistence_detection.models.logistic import expit
 from early_persistence_detection.models.stream import StreamState, modality_of
 
-FORMAT, FORMAT_VERSION = "early-persistence-exported-model", 1
+FORMAT, FORMAT_VERSION = "early-persistence-exported-model", 2
 MODEL_JSON = "model.json"
 EVIDENCE_FILE = "evidence.npz"  # of a model that goes by evidence alone
 MAKE_IT = "export_model.py"
-AT_REST = {"float32": np.float32, "float16": np.float16}
-FEWEST_CACHED = 2  # frames that a new array of tokens has room for
+AT_REST = {"float32": np.float32, "float16": np.float16, "frames": np.float32}  # by what is chosen as cache
+MOST_AT_ONCE = 256  # tracks that a graph is run on: what it needs meanwhile is twice what it remembers of them
 
 
 class _Tokens:
-    """Tokens (S, B, N, D) with room for more frames. States share it: each knows how far it goes."""
+    """Tokens (M, N, D) with room for more frames. States share it: each knows how far it goes."""
 
-    def __init__(self, array: np.ndarray):
+    def __init__(self, array: np.ndarray, num_used: int):
         self.array = array
-        self.num_writes = 0  # a state that is not of the last one must not write here
+        self.num_used = num_used  # frames; a state that ends before must not write here
+
+    @classmethod
+    def of(cls, parts: Sequence[np.ndarray], num_more: int) -> _Tokens:
+        """A copy of all `parts`, (., N, D) each, with room for `num_more` frames."""
+        used = sum(map(len, parts))
+        tokens = cls(np.empty((used + num_more, *parts[0].shape[1:]), parts[0].dtype), used)
+        np.concatenate(parts, out=tokens.array[:used])
+        return tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +59,8 @@ class ExportedState:
     ages: np.ndarray  # int64 (B,), frames seen so far
     hidden: np.ndarray  # float32 (B, state width)
     tokens: _Tokens
-    num_writes: int  # of `tokens`, when this state came about
+    token_row: np.ndarray  # int64 (M,), of which track each frame of tokens is
+    token_frame: np.ndarray  # int64 (M,), which of the track's frames, from 0
     pasts: tuple[tuple[np.ndarray, ...], ...] | None  # by layer, (B, ...) each; None without pixels
 
     @property
@@ -63,29 +72,57 @@ class ExportedState:
     def num_bytes(self) -> int:
         """Of memory, all arrays together."""
         pasts = sum(past.nbytes for layer in self.pasts or () for past in layer)
-        return pasts + self.hidden.nbytes + self.ages.nbytes + self.tokens.array.nbytes
+        of_tokens = self.tokens.array.nbytes + self.token_row.nbytes + self.token_frame.nbytes
+        return pasts + self.hidden.nbytes + self.ages.nbytes + of_tokens
 
     def tokens_so_far(self) -> np.ndarray:
-        """Tokens (longest, B, N, D), finite where a track has no frame yet."""
-        array = self.tokens.array[: self.longest]
-        if self.tokens.num_writes == self.num_writes:
-            return array
-        is_seen = np.arange(len(array))[:, None] < self.ages  # where they have none another state has gone on writing
-        return np.where(is_seen[:, :, None, None], array, array.dtype.type(0))
+        """Tokens (M, N, D)."""
+        return self.tokens.array[: len(self.token_row)]
+
+    def inputs(self) -> dict[str, np.ndarray]:
+        """What a graph takes of it, by name. Of a state with pixels."""
+        assert self.pasts is not None
+        return {
+            "age": self.ages,
+            "hidden": self.hidden,
+            "tokens": self.tokens_so_far(),
+            "token_row": self.token_row,
+            "token_frame": self.token_frame,
+        } | {f"past_{layer}_{lag}": past for layer, kept in enumerate(self.pasts) for lag, past in enumerate(kept)}
+
+    def part(self, first: int, end: int) -> ExportedState:
+        """The tracks at rows `first` to `end`, for one look: it shares the memory of all."""
+        if first == 0 and end >= len(self.ages):
+            return self
+        of_these = np.flatnonzero((self.token_row >= first) & (self.token_row < end))
+        tokens = self.tokens_so_far()[of_these]
+        assert self.pasts is not None
+        return ExportedState(
+            self.ages[first:end],
+            self.hidden[first:end],
+            _Tokens(tokens, len(tokens)),
+            self.token_row[of_these] - first,
+            self.token_frame[of_these],
+            tuple(tuple(past[first:end] for past in layer) for layer in self.pasts),
+        )
 
     def select(self, rows: np.ndarray) -> ExportedState:
         """As `StreamState`."""
         if len(rows) == len(self.ages) and np.array_equal(rows, np.arange(len(rows))):
             return self  # nobody leaves, as in most frames: nothing is copied
-        ages = self.ages[rows]
-        longest = 0 if self.pasts is None else int(ages.max(initial=0))
-        so_far = self.tokens_so_far()[:longest]
-        room = min(len(self.tokens.array), 2 * longest)  # to go on in
-        array = np.zeros((room, len(ages), *so_far.shape[2:]), so_far.dtype)
-        np.take(so_far, rows, axis=1, out=array[:longest])
-        tokens = _Tokens(array)
+        new_row = np.full(len(self.ages), -1)
+        new_row[rows] = np.arange(len(rows))
+        token_row = new_row[self.token_row]
+        kept = np.flatnonzero(token_row >= 0)
         pasts = None if self.pasts is None else tuple(tuple(past[rows] for past in layer) for layer in self.pasts)
-        return ExportedState(ages, self.hidden[rows], tokens, 0, pasts)
+        return ExportedState(
+            self.ages[rows],
+            self.hidden[rows],
+            _Tokens.of([self.tokens_so_far()[kept]], len(rows)),
+            token_row[kept],
+            self.token_frame[kept],
+            pasts,
+        )
 
     def append(self, other: ExportedState) -> ExportedState:
         """As `StreamState`."""
@@ -94,29 +131,21 @@ class ExportedState:
         watched = self.longest > 0 and other.longest > 0
         if watched and (self.pasts is None) != (other.pasts is None):
             raise ValueError("tracks that are watched without pixels cannot join those that are watched by them")
-        longest = 0 if self.pasts is None or other.pasts is None else max(self.longest, other.longest)
-        tokens = np.concatenate([_grown(self.tokens_so_far(), longest), _grown(other.tokens_so_far(), longest)], axis=1)
         pasts = None
         if self.pasts is not None and other.pasts is not None:
             pasts = tuple(
                 tuple(np.concatenate(pair) for pair in zip(*layers, strict=True))
                 for layers in zip(self.pasts, other.pasts, strict=True)
             )
+        ages = np.concatenate([self.ages, other.ages])
         return ExportedState(
-            np.concatenate([self.ages, other.ages]),
+            ages,
             np.concatenate([self.hidden, other.hidden]),
-            _Tokens(tokens),
-            0,
+            _Tokens.of([self.tokens_so_far(), other.tokens_so_far()], len(ages)),
+            np.concatenate([self.token_row, other.token_row + len(self.ages)]),
+            np.concatenate([self.token_frame, other.token_frame]),
             pasts,
         )
-
-
-def _grown(array: np.ndarray, num_frames: int) -> np.ndarray:
-    """The first `num_frames` frames, zeros where there are fewer."""
-    missing = num_frames - len(array)
-    if missing <= 0:
-        return array[:num_frames]
-    return np.concatenate([array, np.zeros((missing, *array.shape[1:]), array.dtype)])
 
 
 class ExportedStream:
@@ -141,9 +170,13 @@ class ExportedStream:
             self._state_width = int(description["state_width"])
             self._token_shape = int(description["tokens_per_frame"]), int(description["width"])
             self._at_rest = AT_REST[description["cache"]]
+            self._frame_layer = description["frame_layer"]
             self._interval = int(description["interval"])
             self._pasts = [
-                [(tuple(map(int, shape)), self._at_rest if kind == "float" else np.int64) for shape, kind in layer]
+                [
+                    (tuple(map(int, shape)), self._at_rest if kind == "float" else np.dtype(kind))
+                    for shape, kind in layer
+                ]
                 for layer in description["pasts"]
             ]
             self._changed = {name: tuple(map(int, graph["changed"])) for name, graph in description["graphs"].items()}
@@ -163,6 +196,7 @@ class ExportedStream:
         scale = {name: np.array(each.scale, np.float32) for name, each in self.calibrations.items()}
         shift = {name: np.array(each.shift, np.float32) for name, each in self.calibrations.items()}
         self._scale, self._shift = scale, shift
+        self.sha256 = sha256_file(folder / MODEL_JSON)  # it holds those of the graphs
 
     @property
     def calibration(self) -> Calibration:
@@ -172,9 +206,10 @@ class ExportedStream:
     def initial_state(self, batch_size: int) -> ExportedState:
         """As `StreamModel`."""
         pasts = tuple(tuple(np.zeros((batch_size, *shape), kind) for shape, kind in layer) for layer in self._pasts)
-        tokens = np.zeros((0, batch_size, *self._token_shape), self._at_rest)
+        tokens = _Tokens(np.zeros((0, *self._token_shape), self._at_rest), 0)
         hidden = np.zeros((batch_size, self._state_width), np.float32)
-        return ExportedState(np.zeros(batch_size, np.int64), hidden, _Tokens(tokens), 0, pasts)
+        none, ages = np.zeros(0, np.int64), np.zeros(batch_size, np.int64)
+        return ExportedState(ages, hidden, tokens, none, none, pasts)
 
     def step(
         self, pixels: np.ndarray | None, evidence: np.ndarray | None, state: StreamState
@@ -194,7 +229,7 @@ class ExportedStream:
         if pixels is None:
             assert evidence is not None
             logit, hidden = self._graphs["evidence"].run(None, {"evidence": evidence, "hidden": state.hidden})
-            after = ExportedState(state.ages + 1, hidden, _Tokens(state.tokens.array[:0]), 0, None)
+            after = dataclasses.replace(state, ages=state.ages + 1, hidden=hidden, pasts=None)
         else:
             expected = (count, CLIP_SIZE, CLIP_SIZE, 3)
             if pixels.shape != expected or pixels.dtype != np.uint8:
@@ -216,18 +251,16 @@ class ExportedStream:
             is_due = state.ages % self._interval == 0
             parts = [("refresh", np.flatnonzero(is_due)), ("stand", np.flatnonzero(~is_due))]
         parts = [(name, rows) for name, rows in parts if len(rows)]
-        tokens = state.tokens_so_far()
         if len(parts) == 1:
-            logit, hidden, token, pasts = self._run(parts[0][0], pixels, evidence, state, tokens)
+            logit, hidden, token, pasts = self._run(parts[0][0], pixels, evidence, state)
         else:
             logit = np.empty(len(state.ages), np.float32)
             hidden = np.empty_like(state.hidden)
             token = np.empty((len(state.ages), *self._token_shape), self._at_rest)
             pasts = tuple(tuple(np.empty_like(past) for past in layer) for layer in state.pasts)
             for name, rows in parts:
-                some = state.select(rows)
                 given = None if evidence is None else evidence[rows]
-                part = self._run(name, pixels[rows], given, some, some.tokens_so_far())
+                part = self._run(name, pixels[rows], given, state.select(rows))
                 logit[rows], hidden[rows], token[rows] = part[:3]
                 for layer, of_rows in zip(pasts, part[3], strict=True):
                     for past, new in zip(layer, of_rows, strict=True):
@@ -235,22 +268,22 @@ class ExportedStream:
         return logit, self._after(state, hidden, token, pasts)
 
     def _run(
-        self,
-        name: str,
-        pixels: np.ndarray,
-        evidence: np.ndarray | None,
-        state: ExportedState,
-        tokens: np.ndarray,
+        self, name: str, pixels: np.ndarray, evidence: np.ndarray | None, state: ExportedState
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[tuple[np.ndarray, ...], ...]]:
         assert state.pasts is not None
-        graph = self._graphs[name]
-        given = {"pixels": pixels, "evidence": evidence, "age": state.ages, "hidden": state.hidden, "tokens": tokens}
-        for layer, kept in enumerate(state.pasts):
-            given |= {f"past_{layer}_{lag}": past for lag, past in enumerate(kept)}
-        # what a graph does not need is no input of it, such as the oldest frame of what only stands
-        wanted = {each.name: np.ascontiguousarray(given[each.name]) for each in graph.get_inputs()}
-        logit, hidden, token, *newest = graph.run(None, wanted)
+        graph, parts = self._graphs[name], []
+        for first in range(0, len(state.ages), MOST_AT_ONCE):
+            end = first + MOST_AT_ONCE
+            given = state.part(first, end).inputs() | {"pixels": pixels[first:end]}
+            if evidence is not None:
+                given["evidence"] = evidence[first:end]
+            # what a graph does not need is no input of it, such as the oldest frame of what only stands
+            wanted = {each.name: np.ascontiguousarray(given[each.name]) for each in graph.get_inputs()}
+            parts.append(graph.run(None, wanted))
+        logit, hidden, token, *newest = parts[0] if len(parts) == 1 else map(np.concatenate, zip(*parts, strict=True))
         changed = dict(zip(self._changed[name], newest, strict=True))
+        if self._frame_layer is not None:
+            changed[self._frame_layer] = pixels.copy()  # the caller may write into his own
         pasts = tuple(
             (changed[layer], *kept[:-1]) if layer in changed else kept for layer, kept in enumerate(state.pasts)
         )
@@ -264,14 +297,18 @@ class ExportedStream:
         pasts: tuple[tuple[np.ndarray, ...], ...],
     ) -> ExportedState:
         """The state with this frame's tokens, written into the array that is there unless another state did so."""
-        tokens, longest = state.tokens, state.longest
-        room = len(tokens.array)
-        if longest >= room or tokens.num_writes != state.num_writes:
-            room = min(self.num_frames, max(FEWEST_CACHED, 2 * longest))
-            tokens = _Tokens(_grown(state.tokens_so_far(), max(room, longest + 1)))
-        tokens.array[state.ages, np.arange(len(state.ages))] = token
-        tokens.num_writes += 1
-        return ExportedState(state.ages + 1, hidden, tokens, tokens.num_writes, pasts)
+        tokens, ages, before = state.tokens, state.ages, len(state.token_row)
+        kept = np.flatnonzero(ages + 1 < self.num_frames)  # the last frame of a track is never looked back on
+        now = before + len(kept)
+        if tokens.num_used != before or now > len(tokens.array):
+            to_come = (self.num_frames - 1) * len(ages) - before  # at most
+            # room for as many again: where nobody comes or goes, which copies too, frames are copied three times in all
+            tokens = _Tokens.of([state.tokens_so_far()], min(len(kept) + before, to_come))
+        tokens.array[before:now] = token if len(kept) == len(ages) else token[kept]
+        tokens.num_used = now
+        token_row = np.concatenate([state.token_row, kept])
+        token_frame = np.concatenate([state.token_frame, ages[kept]])
+        return ExportedState(ages + 1, hidden, tokens, token_row, token_frame, pasts)
 
 
 def open_exported(folder: str | Path) -> ExportedStream | EvidenceModel:

@@ -9,7 +9,7 @@ Of every layer that looks back, a step makes one new frame; the older ones the c
 Graphs of a model: `step`, or of SlowFast `refresh` and `stand`, since Python decides there by a track's age what is
 computed; of a model that takes evidence `evidence`, for tracks whose pixels are withheld.
 
-Legend: B tracks, S cached frames (S >= every track's age), N tokens per frame, D width, H heads, E columns of evidence.
+Legend: B tracks, M frames seen of all of them together, N tokens per frame, D width, H heads, E columns of evidence.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from early_persistence_detection.models.stream import StreamModel
 from early_persistence_detection.models.torch_stream import TorchStream
 
 OPSET = 18
-MOST_DIFFERENT = {"float32": 1e-5, "float16": 0.02}  # of p, between an export and its model, by what is kept at rest
+MOST_DIFFERENT = {"float32": 1e-5, "float16": 0.02, "frames": 1e-5}  # of p, between an export and its model, by cache
 DISTRIBUTION = "early-persistence-detection"
 NUM_SLOW_LAYERS = 2  # of SlowFast's pasts: what stands, and what the slow pathway looks back on
 
@@ -73,22 +73,38 @@ class _Step(nn.Module):
         lengths: Sequence[int],
         frames_seen: int,
         changed_layers: tuple[int, ...],
+        frame_layer: int | None,
     ):
         super().__init__()
         self.classifier, self.lengths = classifier, lengths
-        self.frames_seen, self.changed_layers = frames_seen, changed_layers
+        self.frames_seen, self.changed_layers, self.frame_layer = frames_seen, changed_layers, frame_layer
 
     def forward(
-        self, pixels: Tensor, evidence: Tensor | None, age: Tensor, hidden: Tensor, tokens: Tensor, *pasts: Tensor
+        self,
+        pixels: Tensor,
+        evidence: Tensor | None,
+        age: Tensor,
+        hidden: Tensor,
+        tokens: Tensor,
+        token_row: Tensor,
+        token_frame: Tensor,
+        *pasts: Tensor,
     ) -> tuple[Tensor, ...]:
-        """pixels uint8 (B, 64, 64, 3); evidence (B, E); age long (B,); hidden (B, .); tokens (S, B, N, D); pasts (B,
-        ...) -> logit (B,), hidden, token (B, N, D), the newest past of each layer.
+        """pixels uint8 (B, 64, 64, 3); evidence (B, E); age long (B,); hidden (B, .); tokens (M, N, D), of which track
+        and which of its frames they are, long (M,); pasts (B, ...) -> logit (B,), hidden, token (B, N, D), the newest
+        past of each layer.
         """
         head, at_rest = self.classifier.head, tokens.dtype
-        frames = pixels.permute(0, 3, 1, 2).to(torch.float32).div(127.5).sub(1.0)
+        frames = _frames(pixels)
         layers, first = [], 0
-        for length in self.lengths:
-            layers.append(tuple(_working(past) for past in pasts[first : first + length]))
+        for layer, length in enumerate(self.lengths):
+            kept = pasts[first : first + length]
+            if layer == self.frame_layer:
+                made = [self.classifier.extractor.of_frame(_frames(past)) for past in kept]
+                is_seen = [(age > lag)[:, None, None, None] for lag in range(length)]  # before the first are zeros
+                layers.append(tuple(torch.where(*pair, 0.0) for pair in zip(is_seen, made, strict=True)))
+            else:
+                layers.append(tuple(_working(past) for past in kept))
             first += length
         cache = Cache((self.frames_seen,), layers)  # all rows are of one case
         codes, after = self.classifier.extractor.encode(frames.unsqueeze(1), cache)
@@ -101,35 +117,36 @@ class _Step(nn.Module):
             features = known[:, 0]
             summary = summary + head.evidence_summary(features)
         state = _recurred(head.recurrence, summary, hidden)
-        context = self._asked(state, token, tokens.to(torch.float32), age)
+        context = self._asked(state, age, token, tokens.to(torch.float32), token_row, token_frame)
         logit = head.answer(state, context, features)
         newest = (after.pasts[layer][0] for layer in self.changed_layers)
         return logit, state, token.to(at_rest), *(_at_rest(past, at_rest) for past in newest)
 
-    def _asked(self, state: Tensor, token: Tensor, tokens: Tensor, age: Tensor) -> Tensor:
-        """What the decision query finds in the tokens so far, this frame's included: (B, D). Tokens that stand where a
-        track has no frame yet must be finite.
-        """
+    def _asked(
+        self, state: Tensor, age: Tensor, token: Tensor, tokens: Tensor, token_row: Tensor, token_frame: Tensor
+    ) -> Tensor:
+        """What the decision query finds in the tokens so far, this frame's included: (B, D)."""
         head = self.classifier.head
         heads, width = head.config.num_heads, head.config.width
         key_weight, value_weight = head.key_value.weight.chunk(2)
         key_bias, value_bias = head.key_value.bias.chunk(2)
         query = head.query(state).unflatten(-1, (heads, -1)) / math.sqrt(width // heads)  # [B, H, D/H]
         asked = torch.einsum("bhd,hdw->bhw", query, key_weight.unflatten(0, (heads, -1)))  # of tokens
-        num_cached = tokens.shape[0]
-        # of the age that a key tells, and of its bias: a number a frame; of frames that a track has not seen, never
-        of_age = torch.einsum("bhd,shd->sbh", query, (head.age_key + key_bias).unflatten(-1, (heads, -1)))
+        # of the age that a key tells, and of its bias: a number a frame
+        of_age = torch.einsum("bhd,thd->tbh", query, (head.age_key + key_bias).unflatten(-1, (heads, -1)))
         now = of_age[age, torch.arange(age.shape[0])]  # [B, H]
-        is_past = torch.arange(num_cached).unsqueeze(1) < age.unsqueeze(0)  # [S, B]
-        of_past = torch.where(is_past.unsqueeze(2), of_age[:num_cached], -math.inf)  # [S, B, H]
-        past_scores = torch.matmul(asked, tokens.transpose(-1, -2)) + of_past.unsqueeze(3)  # [S, B, H, N]
+        past_scores = torch.matmul(asked[token_row], tokens.transpose(-1, -2))  # [M, H, N]
+        past_scores = past_scores + of_age[token_frame, token_row].unsqueeze(2)
         new_scores = torch.matmul(asked, token.transpose(-1, -2)) + now.unsqueeze(2)  # [B, H, N]
-        # a softmax over both parts, without joining them
-        highest = torch.maximum(_highest(past_scores), new_scores.amax(2))  # [B, H]
-        past_weights = torch.exp(past_scores - highest[None, :, :, None])
-        new_weights = torch.exp(new_scores - highest[:, :, None])
-        total = past_weights.sum((0, 3)) + new_weights.sum(2)  # [B, H]
-        found = torch.matmul(past_weights, tokens).sum(0) + torch.matmul(new_weights, token)  # [B, H, D]
+        # a softmax over all of a track's frames, each frame summed up before they are joined
+        highest = new_scores.amax(2)  # [B, H]
+        to_row = token_row.unsqueeze(1).expand(-1, heads)
+        highest = highest.scatter_reduce(0, to_row, past_scores.amax(2), "amax")
+        past_weights = torch.exp(past_scores - highest[token_row].unsqueeze(2))
+        new_weights = torch.exp(new_scores - highest.unsqueeze(2))
+        total = new_weights.sum(2).index_put((token_row,), past_weights.sum(2), accumulate=True)  # [B, H]
+        found = torch.matmul(new_weights, token)  # [B, H, D]
+        found = found.index_put((token_row,), torch.matmul(past_weights, tokens), accumulate=True)
         found = found / total.unsqueeze(-1)
         values = torch.einsum("bhw,hdw->bhd", found, value_weight.unflatten(0, (heads, -1)))
         return (values + value_bias.unflatten(-1, (heads, -1))).flatten(-2)
@@ -152,18 +169,17 @@ class _EvidenceStep(nn.Module):
         return self.head.answer(state, torch.zeros_like(features), features), state
 
 
+def _frames(pixels: Tensor) -> Tensor:
+    """uint8 (B, 64, 64, 3) -> as extractors take them, (B, 3, 64, 64)."""
+    return pixels.permute(0, 3, 1, 2).to(torch.float32).div(127.5).sub(1.0)
+
+
 def _working(past: Tensor) -> Tensor:
     return past.to(torch.float32) if past.is_floating_point() else past
 
 
 def _at_rest(past: Tensor, kind: torch.dtype) -> Tensor:
     return past.to(kind) if past.is_floating_point() else past
-
-
-def _highest(scores: Tensor) -> Tensor:
-    """(S, B, H, N) -> (B, H), -inf of no frames."""
-    highest = scores.amax(3)  # [S, B, H]
-    return torch.cat([highest.new_full((1, *highest.shape[1:]), -math.inf), highest]).amax(0)
 
 
 def _recurred(cell: nn.GRU, x: Tensor, hidden: Tensor) -> Tensor:
@@ -179,20 +195,35 @@ def _recurred(cell: nn.GRU, x: Tensor, hidden: Tensor) -> Tensor:
     return (1 - update) * new + update * hidden
 
 
-def past_shapes(classifier: EarlyPersistenceClassifier) -> list[list[tuple[tuple[int, ...], str]]]:
-    """Shape, without the batch, and kind ("float" or "int64") of every past frame, by layer."""
-    with torch.inference_mode():
-        state = classifier.initial_state(1)
-    return [
-        [(tuple(past.shape[1:]), "float" if past.is_floating_point() else "int64") for past in layer]
-        for layer in state.encoder.pasts
-    ]
+def empty_pasts(classifier: EarlyPersistenceClassifier, batch_size: int, cache: str) -> list[tuple[Tensor, ...]]:
+    """What layers keep of tracks of which nothing was seen yet, (B, ...) each, at rest as `cache` of AT_REST says."""
+    with torch.no_grad():
+        pasts = classifier.initial_state(batch_size).encoder.pasts
+    kind = torch.float16 if cache == "float16" else torch.float32
+    at_rest = [tuple(_at_rest(past, kind) for past in layer) for layer in pasts]
+    layer = frame_layer(classifier, cache)
+    if layer is not None:
+        shape = batch_size, CLIP_SIZE, CLIP_SIZE, 3
+        at_rest[layer] = tuple(torch.zeros(shape, dtype=torch.uint8) for _ in at_rest[layer])
+    return at_rest
 
 
-def export_graphs(classifier: EarlyPersistenceClassifier, is_half: bool = False) -> list[Graph]:
-    """The graphs of a classifier in evaluation mode, on the CPU. `is_half`: caches at rest in float16."""
-    config, lengths = classifier.config, [len(layer) for layer in past_shapes(classifier)]
-    looking_back = tuple(layer for layer, length in enumerate(lengths) if length)
+def _shape_and_kind(past: Tensor) -> tuple[tuple[int, ...], str]:
+    """Without the batch; "float" is as the rest of the cache."""
+    return tuple(past.shape[1:]), "float" if past.is_floating_point() else str(past.dtype).removeprefix("torch.")
+
+
+def frame_layer(classifier: EarlyPersistenceClassifier, cache: str) -> int | None:
+    """The number of the layer of which frames are kept as they came, None of none."""
+    return classifier.extractor.frame_layer if cache == "frames" else None
+
+
+def export_graphs(classifier: EarlyPersistenceClassifier, cache: str = "float32") -> list[Graph]:
+    """The graphs of a classifier in evaluation mode, on the CPU; `cache` of AT_REST."""
+    batch, cached = 3, 5  # of the example, tracks and frames of them; both are free in the graph
+    at_rest = empty_pasts(classifier, batch, cache)
+    config, lengths, of_frames = classifier.config, [len(layer) for layer in at_rest], frame_layer(classifier, cache)
+    looking_back = tuple(layer for layer, length in enumerate(lengths) if length and layer != of_frames)
     cases = {"step": (1, looking_back)}
     if isinstance(classifier.extractor, SlowFast):
         interval = classifier.extractor.config.interval
@@ -200,27 +231,24 @@ def export_graphs(classifier: EarlyPersistenceClassifier, is_half: bool = False)
             "refresh": (interval, looking_back),
             "stand": (1, tuple(layer for layer in looking_back if layer >= NUM_SLOW_LAYERS)),
         }
-    batch, cached = 3, 2  # of the example; both are free in the graph
-    at_rest = torch.float16 if is_half else torch.float32
-    with torch.no_grad():
-        encoder = classifier.initial_state(batch).encoder
-    pasts = {
-        f"past_{layer}_{lag}": _at_rest(past, at_rest)
-        for layer, kept in enumerate(encoder.pasts)
-        for lag, past in enumerate(kept)
-    }
+    pasts = {f"past_{layer}_{lag}": past for layer, kept in enumerate(at_rest) for lag, past in enumerate(kept)}
     evidence = torch.zeros(batch, config.num_evidence) if config.num_evidence else None
     hidden = torch.zeros(batch, config.state_width)
     inputs = {
         "pixels": torch.zeros(batch, CLIP_SIZE, CLIP_SIZE, 3, dtype=torch.uint8),
         "evidence": evidence,
-        "age": torch.tensor([cached, 1, 0]),
+        "age": torch.tensor([3, 2, 0]),
         "hidden": hidden,
-        "tokens": torch.zeros(cached, batch, config.tokens_per_frame, config.width, dtype=at_rest),
+        "tokens": _at_rest(
+            torch.zeros(cached, config.tokens_per_frame, config.width),
+            torch.float16 if cache == "float16" else torch.float32,
+        ),
+        "token_row": torch.tensor([0, 0, 1, 0, 1]),
+        "token_frame": torch.tensor([0, 1, 0, 2, 1]),
     }
     graphs = []
     for name, (frames_seen, changed) in cases.items():
-        module = _Step(classifier, lengths, frames_seen, changed)
+        module = _Step(classifier, lengths, frames_seen, changed, of_frames)
         outputs = ["logit", "new_hidden", "token", *(f"new_{layer}" for layer in changed)]
         graphs.append(Graph(name, _exported(module, inputs, pasts, outputs), changed))
     if evidence is not None:
@@ -241,8 +269,6 @@ def _exported(
         import onnxscript  # noqa: F401
     free = torch.export.Dim.DYNAMIC
     shapes = [None if value is None else {0: free} for value in inputs.values()]
-    if "tokens" in inputs:
-        shapes[list(inputs).index("tokens")] = {0: free, 1: free}
     of_pasts = (tuple({0: free} for _ in pasts),) if pasts else ()
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -306,8 +332,12 @@ def export_stream(
     Raises InputError where it does not answer as the classifier does, and where `output` holds something else.
     """
     _refuse_to_replace(output)  # before the work
+    if cache == "frames" and classifier.extractor.frame_layer is None:
+        raise InputError(
+            f"{classifier.extractor_name} keeps nothing that is of one frame alone; leave --cache frames out"
+        )
     config, extractor = classifier.config, classifier.extractor
-    graphs = export_graphs(classifier, cache == "float16")
+    graphs = export_graphs(classifier, cache)
     with _new_folder(output) as folder:
         for graph in graphs:
             (folder / f"{graph.name}.onnx").write_bytes(graph.content)
@@ -323,7 +353,8 @@ def export_stream(
             "calibrations": {name: each.as_dict() for name, each in classifier.calibrations.items()},
             "cache": cache,
             "interval": extractor.config.interval if isinstance(extractor, SlowFast) else 1,
-            "pasts": past_shapes(classifier),
+            "pasts": [[_shape_and_kind(past) for past in layer] for layer in empty_pasts(classifier, 1, cache)],
+            "frame_layer": frame_layer(classifier, cache),
             "graphs": {graph.name: {"file": f"{graph.name}.onnx", "changed": graph.changed_layers} for graph in graphs},
         }
         files = [f"{graph.name}.onnx" for graph in graphs]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from persistence_augmented_dataset.real.track_labels import outlives_clip, real_or_clutter
 from video_tracks.boxes import BoxTable
 from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
 
@@ -81,6 +82,18 @@ def compare_streams(judged: JudgedVideo, truth: BoxTable | None) -> dict[str, An
         for age in FORCED_AGES:
             models[f"{name}_by_frame_{age}"] = functools.partial(stream.decisions, last_frame=age)
     return compare_rules(tracks, len(judged.detector_frames), judged.truth_at_detector_frames(truth), models)
+
+
+def known_labels(judged: JudgedVideo, truth: BoxTable | None) -> tuple[str, dict[int, int]]:
+    """What became of the tracks: the target that is known best, and 1 or 0 by track where it is known."""
+    tracks = judged.history.tracks()
+    seen_truth = judged.truth_at_detector_frames(truth)
+    if seen_truth is None:
+        target, labels = "outlives_clip", outlives_clip(tracks, len(judged.detector_frames))
+    else:
+        target, labels = "real_or_clutter", real_or_clutter(tracks, seen_truth)
+    known = zip(tracks, labels.tolist(), strict=True)
+    return target, {track.track_id: label for track, label in known if label >= 0}
 
 
 def print_summary(directory: Path, summary: dict[str, Any]) -> None:

@@ -70,6 +70,10 @@ class StreamModel(Protocol):
     def calibration(self) -> Calibration:
         """That of tracks which are watched by their pixels alone."""
 
+    @property
+    def sha256(self) -> str:
+        """Of all that it answers by: weights, calibrations. Two models of one sha256 say the same of the same."""
+
     def initial_state(self, batch_size: int) -> StreamState:
         """The state of `batch_size` tracks of which nothing was seen yet."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -40,6 +42,14 @@ class TorchStream:
     def calibration(self) -> Calibration:
         """As `StreamModel`."""
         return self.classifier.calibration
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """As `StreamModel`."""
+        digest = hashlib.sha256(repr((self.classifier.config, self.calibrations)).encode())
+        for name, weights in sorted(self.classifier.state_dict().items()):
+            digest.update(name.encode() + weights.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.inference_mode()
     def initial_state(self, batch_size: int) -> TensorState:

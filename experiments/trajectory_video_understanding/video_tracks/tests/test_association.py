@@ -1,9 +1,12 @@
 """Association: newborns at age 1, online equals offline, the past is never rewritten, and the counts on PETS09."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from run_directory import InputError
 from video_tracks.association import TRACKERS, Associator, FollowedIds, associate
 from video_tracks.boxes import make_boxes
@@ -263,3 +266,35 @@ def test_tracks_of_followed_ids_come_in_order_of_birth():
         boxes = np.concatenate([walker(1, x=50.0 * number) for number in range(len(ids))])
         history.add(frame_index, followed.update(boxes, np.ones(len(ids)), np.array(ids)))
     assert [(track.track_id, track.birth_frame) for track in history.tracks()] == [(9, 0), (2, 1)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(frames=st.lists(st.sets(st.integers(1, 40) | st.integers(1, 2**62 - 1), max_size=5), max_size=60))
+def test_an_id_is_new_where_it_is_seen_first_and_never_again(frames):
+    followed, seen = FollowedIds(), set()
+    for ids in map(sorted, frames):
+        boxes = np.repeat(walker(1), len(ids), axis=0)
+        found = followed.update(boxes, np.ones(len(ids)), np.array(ids, np.int64))
+        assert {each.track_id: each.newborn for each in found} == {each: each not in seen for each in ids}
+        seen |= set(ids)
+
+
+def test_ids_that_count_up_take_no_memory():
+    followed, box, score = FollowedIds(), walker(1), np.ones(1)
+    tracemalloc.start()
+    for track_id in range(1, 20_001):
+        followed.update(box, score, np.array([track_id]))
+    assert tracemalloc.get_traced_memory()[0] < 100_000
+    tracemalloc.stop()
+
+
+def test_ids_with_gaps_take_bounded_memory_and_what_is_new_stays_new():
+    """Ids of which every third is shown, far more than are told apart."""
+    followed, box, score = FollowedIds(most_runs=1000), walker(1), np.ones(1)
+    tracemalloc.start()
+    for track_id in range(1, 60_000, 3):
+        assert followed.update(box, score, np.array([track_id]))[0].newborn
+        assert not followed.update(box, score, np.array([max(1, track_id - 300)]))[0].newborn
+    assert tracemalloc.get_traced_memory()[0] < 100_000
+    tracemalloc.stop()
+    assert not any(followed.update(box, score, np.array([each]))[0].newborn for each in range(1, 60_000, 3))

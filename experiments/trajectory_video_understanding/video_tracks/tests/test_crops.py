@@ -1,7 +1,9 @@
 """Crops: causal, centred, held at constant velocity, the same online and offline."""
 
+import time
 import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -128,3 +130,34 @@ def test_a_window_far_larger_than_the_picture_takes_no_more_memory_than_a_large_
     patch = crop_frame(frame, (-100_000, -90_000, 247_500))
     assert tracemalloc.get_traced_memory()[1] < 300e6 and patch.shape == (64, 64, 3)
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("side", [17, 64, 65, 128, 165, 192, 500, 1024, 3000, 9000, 22_000])
+def test_a_window_that_reaches_outside_is_opencvs_resize_of_the_repeated_border(side):
+    frame = np.random.default_rng(side).integers(0, 256, (90, 120, 3)).astype(np.uint8)
+    step = -(-side // 8192)
+    for x0, y0 in ((-side // 2, -side // 3), (100, 80), (-side - 50, 10), (-3, -side + 9), (200, 300), (-5 * side, 0)):
+        rows, columns = (np.clip(np.arange(at, at + side, step), 0, most) for at, most in ((y0, 89), (x0, 119)))
+        patch = frame[rows[:, None], columns]
+        way = cv2.INTER_AREA if len(patch) > 64 else cv2.INTER_LINEAR
+        expected = cv2.resize(patch, (64, 64), interpolation=way)
+        np.testing.assert_array_equal(crop_frame(frame, (x0, y0, side)), expected, str((x0, y0)))
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(0, 0, 8_000, 300), (-40_000, -40_000, 100_000, 100_000), (900_000, 900_000, 2_900, 2_900)],
+    ids=["wide", "huge", "far"],
+)
+def test_an_absurd_box_costs_about_as_much_as_one_of_the_whole_picture(box):
+    frame = np.random.default_rng(0).integers(0, 256, (480, 640, 3)).astype(np.uint8)
+
+    def seconds(of: tuple[float, ...]) -> float:
+        window, took = CropTracker().update(of), []
+        for _ in range(5):
+            began = time.perf_counter()
+            crop_frame(frame, window)
+            took.append(time.perf_counter() - began)
+        return min(took)
+
+    assert seconds(box) < 5 * seconds((0, 0, 640, 480))  # it was 30 times as much

@@ -511,3 +511,26 @@ def test_report_shows_what_was_decided_before_a_video_ended_and_the_notes(tmp_pa
     markdown, _ = report(folder)
     assert "Detection on video failed (exit code 2)" in markdown and "street.mp4" in markdown
     assert "2 rows of det.txt coincide" in markdown
+
+
+def test_report_shows_two_explanations_of_each_kind_as_text(tmp_path):
+    folder = results(tmp_path / "results")
+    detection(folder)
+    tracks = [
+        {"track_id": number, "text": f"Track text {number} <b>not bold</b>.", "picture": None} for number in range(1, 9)
+    ]
+    tracks[2]["picture"] = "decision_pictures/3.png"
+    (folder / "detection" / "decision_pictures").mkdir()
+    cv2.imwrite(str(folder / "detection" / "decision_pictures" / "3.png"), np.zeros((8, 8, 3), np.uint8))
+    told = {
+        "stage": "explain", "schema_version": 1, "summary": "8 tracks were decided.", "judged_by": "real_or_clutter",
+        "examples": {"right": [1, 3], "wrong": [], "close": [8, 5]}, "tracks": tracks,
+    }  # fmt: skip
+    (folder / "detection" / "explanations.json").write_text(json.dumps(told))
+    markdown, html = report(folder)
+    assert "8 tracks were decided." in markdown
+    shown = [number for number in range(1, 9) if f"Track text {number} " in markdown]
+    assert shown == [1, 3, 5, 8] and "decision_pictures/3.png" in markdown
+    assert markdown.count("None in this video") == 1 and "<b>not" not in html and "&lt;b&gt;not bold" in html
+    (folder / "detection" / "explanations.json").unlink()
+    assert "Why were they decided so" not in report(folder)[0]

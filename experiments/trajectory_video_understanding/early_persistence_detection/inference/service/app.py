@@ -37,7 +37,9 @@ from early_persistence_detection.inference.service.messages import (
     FrameAnswer,
     FrameMessage,
     JobState,
+    SentenceMessage,
     ShadowDay,
+    TrackExplanation,
     TrackHistory,
     frame_message,
 )
@@ -199,6 +201,23 @@ async def get_track(camera_id: str, track_id: int, hub: Serving) -> TrackHistory
     )
 
 
+@router.get("/cameras/{camera_id}/tracks/{track_id}/explanation", dependencies=[_may("read")])
+async def explain_track(camera_id: str, track_id: int, hub: Serving) -> TrackExplanation:
+    """Why a track was decided as it was, in words whose every claim stands in the evidence beside them. Of cameras with
+    `explain`, and of their last decisions only.
+    """
+    record, said = await hub.explain(camera_id, track_id)
+    return TrackExplanation(
+        track_id=track_id,
+        verdict=record.verdict,
+        decision_frame=record.decision_frame,
+        probability=record.probability,
+        text=" ".join(each.text for each in said),
+        sentences=[SentenceMessage(text=each.text, facts=sorted(each.fact_ids)) for each in said],
+        evidence=record.as_dict(),
+    )
+
+
 @router.get("/cameras/{camera_id}/shadow", dependencies=[_may("read")])
 async def shadow_day(
     camera_id: str, hub: Serving, day: Annotated[str | None, Query(pattern=r"^\d{4}-\d\d-\d\d$")] = None
@@ -216,27 +235,23 @@ async def shadow_day(
 # frames
 
 
+def _body_of(parts: dict[str, Any], or_json: str | None = None) -> dict[str, Any]:
+    """For the OpenAPI document: a multipart body of `parts`, the first of which must be there, or a message as JSON."""
+    form = {"schema": {"type": "object", "required": list(parts)[:1], "properties": parts}}
+    message = {"application/json": {"schema": {"$ref": f"#/components/schemas/{or_json}"}}} if or_json else {}
+    return {"requestBody": {"required": True, "content": message | {"multipart/form-data": form}}}
+
+
 @router.post(
     "/cameras/{camera_id}/frames",
     dependencies=[_may("write")],
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": {"$ref": "#/components/schemas/FrameMessage"}},
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["frame"],
-                        "properties": {
-                            "frame": {"type": "string", "description": "a FrameMessage as JSON"},
-                            "picture": {"type": "string", "format": "binary", "description": "JPEG"},
-                        },
-                    }
-                },
-            },
-        }
-    },
+    openapi_extra=_body_of(
+        {
+            "frame": {"type": "string", "description": "a FrameMessage as JSON"},
+            "picture": {"type": "string", "format": "binary", "description": "JPEG"},
+        },
+        or_json="FrameMessage",
+    ),
 )
 async def post_frame(camera_id: str, request: Request, hub: Serving) -> FrameAnswer:
     """One frame, for those without WebSockets: JSON, or multipart with `frame` (JSON) and `picture` (JPEG)."""
@@ -481,23 +496,12 @@ def _sent(stored: StoredEvent) -> str:
     "/videos",
     status_code=202,
     dependencies=[_may("write")],
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["video"],
-                        "properties": {
-                            "video": {"type": "string", "format": "binary"},
-                            "detections": {"type": "string", "format": "binary", "description": "its boxes"},
-                        },
-                    }
-                }
-            },
+    openapi_extra=_body_of(
+        {
+            "video": {"type": "string", "format": "binary"},
+            "detections": {"type": "string", "format": "binary", "description": "its boxes"},
         }
-    },
+    ),
 )
 async def post_video(request: Request, hub: Serving) -> JobState:
     """Decide a whole video: multipart with `video` and `detections`, files both."""
@@ -507,7 +511,7 @@ async def post_video(request: Request, hub: Serving) -> JobState:
     if length.isdigit() and int(length) > hub.limits.upload_bytes:
         raise Problem(413, f"the upload is larger than {hub.limits.upload_bytes} bytes")
     try:
-        job_id, folder = await hub.off_loop(hub.jobs.new_folder)
+        upload = await hub.off_loop(hub.jobs.new_folder, int(length) if length.isdigit() else None)
     except InputError as error:
         raise Problem(503, f"the service cannot keep videos: {error}", 300) from None
     try:
@@ -520,15 +524,13 @@ async def post_video(request: Request, hub: Serving) -> JobState:
             raise Problem(400, "the multipart body has no file called video")
         if detections is not None and not isinstance(detections, UploadFile):
             raise Problem(400, "the part called detections is no file")
-        left = await _keep(video, folder / "video", hub.limits.upload_bytes)
+        left = await _keep(video, upload.folder / "video", upload.most_bytes)
         if detections is not None:
-            await _keep(detections, folder / "detections", left)
-        job = await hub.off_loop(
-            hub.jobs.add, job_id, Path(video.filename or "video").name[:200], detections is not None
-        )
-        return JobState.model_validate(job)
+            await _keep(detections, upload.folder / "detections", left)
+        name = Path(video.filename or "video").name[:200]
+        return JobState.model_validate(await hub.off_loop(hub.jobs.add, upload.job_id, name, detections is not None))
     except BaseException:
-        hub.jobs.discard(job_id)
+        hub.jobs.discard(upload.job_id)
         raise
 
 

@@ -1,7 +1,8 @@
 """One camera of the service: a session, the frames that wait for it, and what is counted.
 
-A frame that is dropped is a gap in time, not a miss. Where more boxes come than may be tracked, the surplus, lowest
-scores first, is not looked at: those are answered "undecided", reason "overload", never by a guess.
+A frame that is dropped is a gap in time, not a miss. Where more boxes come than may be tracked, the surplus is not
+looked at, new ones before those of tracks that are there, lowest scores first: it is answered "undecided", reason
+"overload", never by a guess.
 
 After a model is opened anew, tracks that were born before go on with the model that they have, new ones with the new
 one: sessions of both are fed the same tracks, until nothing of the old one is left. What the old evidence knew of the
@@ -21,10 +22,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from video_tracks.association import FollowedIds
+from video_tracks.association import MIN_IOU, FollowedIds
+from video_tracks.boxes import pairwise_iou
 from video_tracks.clip import KIND_NAME, UNDECIDED
 from video_tracks.track import Observation
 
+from early_persistence_detection.inference.cases import Case, CaseRecorder
 from early_persistence_detection.inference.service.messages import CameraSettings, FrameMessage
 from early_persistence_detection.inference.service.pictures import decode_jpeg, jpeg_size
 from early_persistence_detection.inference.service.problems import Problem
@@ -45,6 +48,8 @@ COUNTERS = (
     *("frames", "dropped", "refused", "overload_boxes", "born", "persistent", "transient", "retracted", "restored"),
     "undecided",
 )
+
+MOST_CASES = 256  # decisions that are kept to be explained, the last ones
 
 Model = EvidenceModel | StreamModel
 Done = Callable[[dict[str, Any] | Problem], None]  # takes the answer, on the engine's thread
@@ -79,7 +84,7 @@ class _ReplayedIds(_Replayed, FollowedIds):
 
     def __init__(self) -> None:
         _Replayed.__init__(self)
-        self._seen = set()
+        FollowedIds.__init__(self)
 
 
 class Camera:
@@ -97,6 +102,7 @@ class Camera:
         self.tracks: list[dict[str, Any]] = []
         self.source_state: str | None = None  # what is wrong with its source
         self.is_removed = False
+        self.is_learning = True  # False: it is being removed, and what it learns is not to be stored
         self.last_frame = time.monotonic()
         self.waiting: collections.deque[Frame] = collections.deque()
         self.is_scheduled = False  # by its engine, whose lock guards it
@@ -104,10 +110,12 @@ class Camera:
         self._sessions: list[Session] = []  # the newest first, which makes the tracks
         self._adaptation: Adaptation | None = None
         self._num_lives = 0
+        self._unstored: bytes | None = None  # what was learnt and the database has not got
         self._offset = 0  # of public track ids
         self._shadow = Shadow() if settings.shadow else None
         self._surplus: list[dict[str, Any]] = []
         self._confirmed: dict[int, bool] = {}
+        self._cases: dict[int, Case] = {}  # by public track id, in order of decision
         self.shadow_rows: list[ShadowRow] = []  # not yet stored
 
     # from any thread
@@ -166,6 +174,11 @@ class Camera:
             record = self._record(track_id)
             return None if record is None else list(record.probabilities)
 
+    def case(self, track_id: int) -> Case | None:
+        """What the decision of a track followed from; None where it is not kept, or not any more."""
+        with self.lock:
+            return self._cases.get(track_id)
+
     # on the engine's thread
 
     def is_open(self) -> bool:
@@ -179,6 +192,7 @@ class Camera:
         self._offset = 0 if self.settings.track_ids else next_track_id - 1
         if self.settings.adapt:
             where = f"the state of camera {self.id!r}"
+            learnt = self._unstored or learnt
             self._adaptation = Adaptation() if learnt is None else Adaptation.from_bytes(learnt, self.id, where)
             self._num_lives = self._adaptation.num_lives
         self._sessions = [self.session_of(model)]
@@ -186,6 +200,7 @@ class Camera:
     def session_of(self, model: Model) -> Session:
         """A session as the settings say. Raises InputError where the model cannot."""
         chosen = self.settings
+        recorder = CaseRecorder(self._keep) if chosen.explain else None
         if isinstance(model, EvidenceModel):
             target = chosen.target or ("outlives_clip" if chosen.adapt else None)
             size = None if chosen.width is None or chosen.height is None else (chosen.width, chosen.height)
@@ -196,8 +211,15 @@ class Camera:
                 detector=chosen.detector,
                 picture=size or self.size,
                 adaptation=self._adaptation,
+                recorder=recorder,
             )
-        return Session(model, chosen.rule, chosen.confidence_threshold)
+        return Session(model, chosen.rule, chosen.confidence_threshold, recorder=recorder)
+
+    def _keep(self, case: Case) -> None:
+        """Called while a frame is finished, under the lock."""
+        self._cases[case.track_id + self._offset] = case
+        while len(self._cases) > MOST_CASES:
+            del self._cases[next(iter(self._cases))]
 
     def change_model(self, model: Model) -> None:
         """New tracks go to `model`. Raises InputError where it has not what the settings ask for; nothing changes."""
@@ -287,15 +309,15 @@ class Camera:
         return answer_json, events
 
     def learnt(self) -> bytes | None:
-        """What was learnt since the last call; None where nothing was."""
-        if self._adaptation is None or self._adaptation.num_lives == self._num_lives:
-            return None
-        self._num_lives = self._adaptation.num_lives
-        return self._adaptation.to_bytes(self.id)
+        """What was learnt since `learnt_is_stored`; None where nothing was."""
+        if self._adaptation is not None and self._adaptation.num_lives != self._num_lives:
+            self._num_lives = self._adaptation.num_lives
+            self._unstored = self._adaptation.to_bytes(self.id)
+        return self._unstored if self.is_learning else None
 
-    def learnt_is_lost(self) -> None:
-        """What `learnt` returned last could not be stored; it returns it again."""
-        self._num_lives = -1
+    def learnt_is_stored(self) -> None:
+        """What `learnt` returned last is."""
+        self._unstored = None
 
     def end(self, reason: str) -> list[CameraEvent]:
         """Let the live state go. Returns the ends of all its tracks."""
@@ -304,11 +326,18 @@ class Camera:
             for session in self._sessions:
                 for record in session.records.values():
                     events.append(self._ending(record, session.next_frame - 1, None, reason))
+            self.learnt()  # outlives the state
             self._sessions, self.tracks, self._adaptation = [], [], None
             self.counters["undecided"] += sum(event.kind == "undecided" for event in events)
             if self._shadow is not None:
                 self.shadow_rows += self._shadow.finish()
         return events
+
+    def end_if_idle(self, idle_seconds: float) -> list[CameraEvent]:
+        """As `end`, where no frame waits and none was taken for so long."""
+        with self.lock:
+            is_idle = self.is_open() and not self.waiting and time.monotonic() - self.last_frame > idle_seconds
+        return self.end("evicted") if is_idle else []
 
     def _take_gaps(self) -> int:
         with self.lock:
@@ -345,10 +374,21 @@ class Camera:
         if count <= most:
             return boxes, list(range(count)), []
         scores = np.ones(count) if message.scores is None else np.asarray(message.scores)
-        order = np.argsort(-scores, kind="stable")
+        order = np.lexsort((-scores, ~self._are_followed(boxes, message.track_ids)))
         kept, left = sorted(order[:most].tolist()), sorted(order[most:].tolist())
         self.counters["overload_boxes"] += len(left)
         return boxes[kept], kept, [self._overloaded(message, boxes[index], index) for index in left]
+
+    def _are_followed(self, boxes: np.ndarray, track_ids: Sequence[int] | None) -> np.ndarray:
+        """Which boxes (n, 4) are of tracks that are there: by their ids, or each track's nearest in place and size."""
+        if track_ids is not None:
+            return np.array([any(each in session.records for session in self._sessions) for each in track_ids], bool)
+        in_view = [track["box"] for track in self.tracks if track.get("reason") != "overload"]
+        iou = pairwise_iou(boxes, np.asarray(in_view, np.float64).reshape(-1, 4))
+        nearest = iou.argmax(axis=0)
+        followed = np.zeros(len(boxes), bool)
+        followed[nearest[iou[nearest, np.arange(len(in_view))] >= MIN_IOU]] = True
+        return followed
 
     def _in_px(self, boxes: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
         form = self.settings.box_format

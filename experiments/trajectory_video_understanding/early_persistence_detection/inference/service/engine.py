@@ -25,6 +25,7 @@ from early_persistence_detection.inference.streaming import Asked, answer_all
 
 LOG = logging.getLogger(__name__)
 STORE_RETRY_SECONDS = 2.0
+END_RETRY_SECONDS = 0.2
 STOPPING = Problem(503, "the service is stopping; try again at another one", 5)
 MOST_UNSTORED = 100_000  # events that are kept in memory while the database is away
 
@@ -55,6 +56,7 @@ class Engine:
     ):
         self.name, self.model = name, model
         self.unstored: list[CameraEvent] = []  # events that the database did not take yet
+        self._late: list[Camera] = []  # that learnt what the database did not take yet
         self._store, self._metrics, self._room, self._told, self._flush = store, metrics, room, told, flush
         self._tick_seconds = tick_seconds  # at least, from one to the next
         self._changed = threading.Condition()
@@ -65,6 +67,7 @@ class Engine:
         self._is_stopping = False
         self._ending: Callable[[], list[CameraEvent]] = list
         self._ended: Sequence[Camera] = ()  # by `_ending`
+        self._flush_seconds = 0.0
         self._thread = threading.Thread(target=self._run, name=f"engine of {name}", daemon=True)
 
     def start(self) -> None:
@@ -116,14 +119,22 @@ class Engine:
         if failed:
             raise failed[0]
 
-    def stop(self, ending: Callable[[], list[CameraEvent]], cameras: Sequence[Camera], wait_seconds: float) -> bool:
-        """Finish the frames that wait, store the events that `ending` returns and the shadow rows of `cameras`, end.
-        Returns whether it was in time.
+    def stop(
+        self,
+        ending: Callable[[], list[CameraEvent]],
+        cameras: Sequence[Camera],
+        wait_seconds: float,
+        flush_seconds: float = 0.0,
+    ) -> bool:
+        """Finish the frames that wait, store the events that `ending` returns and what `cameras` learnt and their
+        shadow rows, end. Where the database takes nothing it is tried again for `flush_seconds`; then the log says what
+        is lost. Returns whether it was in time.
         """
         with self._changed:
             self._ending, self._ended, self._is_stopping = ending, cameras, True
+            self._flush_seconds = flush_seconds
             self._changed.notify()
-        self._thread.join(wait_seconds)
+        self._thread.join(wait_seconds + flush_seconds)
         return not self._thread.is_alive()
 
     def _run(self) -> None:
@@ -136,7 +147,7 @@ class Engine:
                 )
                 self._changed.wait_for(
                     lambda: self._ready or self._tasks or self._is_stopping,
-                    STORE_RETRY_SECONDS if self.unstored else None,
+                    STORE_RETRY_SECONDS if self.unstored or self._late else None,
                 )
                 if self._is_stopping and not self._ready and not self._tasks:
                     break
@@ -151,9 +162,19 @@ class Engine:
                 next_tick = began + self._tick_seconds
                 self._tick(cameras)
                 self._metrics.observe_tick(self.name, time.monotonic() - began, len(cameras))
-            elif self.unstored:
+            elif self.unstored or self._late:
                 self._commit([], [])
-        self._commit(self._ending(), self._ended)
+        self._end()
+
+    def _end(self) -> None:
+        deadline = time.monotonic() + self._flush_seconds
+        problem = self._commit(self._ending(), self._ended)
+        while problem is not None and time.monotonic() < deadline:
+            time.sleep(END_RETRY_SECONDS)
+            problem = self._commit([], self._ended)
+        if problem is not None:
+            learnt = ", ".join(camera.id for camera in self._late) or "no camera"
+            LOG.error("lost: %d events, and what was learnt by %s; %s", len(self.unstored), learnt, problem)
 
     def _tick(self, cameras: list[Camera]) -> None:
         begun: list[tuple[Camera, Frame, list[Asked]]] = []
@@ -215,7 +236,9 @@ class Engine:
             frame.done(Problem(503, str(error), 5))
         except Exception:
             LOG.exception("camera %s: its session failed", camera.id)
-            self._commit(self._fail(camera, frame, "the session failed on this frame; the camera begins anew"), [])
+            self._commit(
+                self._fail(camera, frame, "the session failed on this frame; the camera begins anew"), [camera]
+            )
         return None
 
     def _answered(self, begun: Sequence[tuple[Camera, Frame, list[Asked]]]) -> list[list[Any] | None]:
@@ -241,21 +264,21 @@ class Engine:
 
     def _commit(self, events: list[CameraEvent], cameras: Sequence[Camera]) -> Problem | None:
         """Store events, what was learnt and shadow rows; what cannot be stored now is tried again with the next."""
-        learnt = {camera.id: state for camera in cameras if (state := camera.learnt()) is not None}
+        states = [(camera, camera.learnt()) for camera in (*self._late, *cameras)]
+        learning = {camera.id: (camera, state) for camera, state in states if state is not None}
         events = self.unstored + events
         try:
-            if events or learnt:
-                event_ids = self._store.commit(events, learnt)
-                self.unstored = []
+            if events or learning:
+                event_ids = self._store.commit(events, {name: state for name, (_, state) in learning.items()})
+                self.unstored, self._late = [], []
+                for camera, _ in learning.values():
+                    camera.learnt_is_stored()
                 self._told(event_ids)
         except Exception as error:  # whatever it is: without this thread every camera would wait for ever
             LOG.error(
                 "%s; %d events are kept in memory", error, len(events), exc_info=not isinstance(error, StoreError)
             )
-            self.unstored = events
-            for camera in cameras:
-                if camera.id in learnt:
-                    camera.learnt_is_lost()
+            self.unstored, self._late = events, [camera for camera, _ in learning.values()]
             return Problem(503, f"the frame was taken, but what it told cannot be stored now: {error}", 5)
         # apart from the above: events that are stored must not be stored again where only this fails
         for camera in cameras:

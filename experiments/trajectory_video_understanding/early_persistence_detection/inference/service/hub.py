@@ -6,16 +6,23 @@ The asyncio side calls `Hub`; answers of the engines cross to its loop once a ti
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import dataclasses
 import functools
 import logging
+import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from run_directory import InputError
 
+from early_persistence_detection.explanation.decision_evidence import DecisionEvidence
+from early_persistence_detection.explanation.wording import Sentence, sentences
+from early_persistence_detection.inference.counterfactuals import decision_evidence
 from early_persistence_detection.inference.opening import open_model
 from early_persistence_detection.inference.service.cameras import Camera, Frame, Model
 from early_persistence_detection.inference.service.engine import Engine
@@ -91,7 +98,12 @@ class Hub:
             for name, model in models.items()
         }
         self._pullers: dict[str, Puller] = {}
-        self._changing = asyncio.Lock()  # the cameras: what is known, what is stored and what is pulled stay the same
+        # by camera, while it is changed: what is known, what is stored and what is pulled stay the same
+        self._changing: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._coming: set[str] = set()  # cameras that are being stored and not known yet
+        # a source may take its time to close: not in the threads that everything else shares
+        self._closing = concurrent.futures.ThreadPoolExecutor(self.limits.cameras, "close source")
+        self._explaining = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._crossing: list[tuple[asyncio.Future[Any], dict[str, Any] | Problem]] = []
         self._crossing_lock = threading.Lock()
@@ -144,6 +156,10 @@ class Hub:
         ]
         if cut_off:
             self.store.commit(cut_off, {})
+        for name in sorted(self.store.cursors().keys() - set(self.deliveries.names)):
+            LOG.warning(
+                "sink %s is not given now, and nothing that it has not got is pruned; --forget_sink ends it", name
+            )
         for camera_id, plain in self.store.cameras().items():
             self.cameras[camera_id] = Camera(camera_id, CameraSettings.model_validate(plain), self.limits)
 
@@ -160,19 +176,23 @@ class Hub:
         await self.off_loop(self._stop)
 
     def _stop(self) -> None:
-        for puller in self._pullers.values():
-            puller.stop()
+        closed = [self._closing.submit(puller.stop) for puller in self._pullers.values()]
+        concurrent.futures.wait(closed)
+        self._closing.shutdown()
         self.jobs.stop()
+        self.store.patience_seconds = 0.0  # from here on whoever writes tries again, for as long as there is time
+        deadline = time.monotonic() + self.limits.flush_seconds
         for engine in self.engines.values():
             cameras = [camera for camera in self.cameras.values() if self.engines.get(camera.settings.model) is engine]
-            if not engine.stop(functools.partial(_end_all, cameras, "service_stopped"), cameras, 30.0):
+            left = max(0.0, deadline - time.monotonic())
+            if not engine.stop(functools.partial(_end_all, cameras, "service_stopped"), cameras, 30.0, left):
                 LOG.error("the engine of %s did not end in time", engine.name)
         if not self.deliveries.stop(self.limits.flush_seconds):
             LOG.warning("not all events were delivered; they are stored, and will be at the next start")
         self.store.close()
 
     async def _maintain(self) -> None:
-        pruned = time.monotonic()
+        pruned = -math.inf
         while True:
             await asyncio.sleep(MAINTENANCE_SECONDS)
             try:
@@ -180,10 +200,13 @@ class Hub:
                 now = time.monotonic()
                 for camera in list(self.cameras.values()):
                     if camera.is_open() and now - camera.last_frame > self.limits.idle_seconds:
-                        await self.off_loop(self._on_engine, camera, functools.partial(camera.end, "evicted"))
+                        # looked at again by the engine, which may be at a frame of it
+                        end = functools.partial(camera.end_if_idle, self.limits.idle_seconds)
+                        await self.off_loop(self._on_engine, camera, end)
                 if self.settings.retention_days is not None and now - pruned > PRUNE_EVERY_SECONDS:
                     pruned = now
                     await self.off_loop(self.store.prune, 86_400.0 * self.settings.retention_days)
+                    await self.off_loop(self.jobs.prune, 86_400.0 * self.settings.retention_days)
             except Exception:
                 LOG.exception("maintenance failed; it is tried again")
 
@@ -208,40 +231,60 @@ class Hub:
             Camera(camera_id, settings, self.limits).session_of(engine.model)
         except ValueError as error:
             raise Problem(400, f"the camera cannot be watched so: {error}") from None
-        async with self._changing:
+        async with self._lock_of(camera_id):
             old = self.cameras.get(camera_id)
             if if_match is not None and (old is None or if_match.strip('"') != old.etag):
                 raise Problem(412, f"camera {camera_id!r} is not as If-Match says; get it again")
-            if old is None and len(self.cameras) >= self.limits.cameras:
-                raise Problem(503, f"there are {len(self.cameras)} cameras already, as many as may be; remove one", 60)
+            count = len(self.cameras) + len(self._coming)
+            if old is None and count >= self.limits.cameras:
+                raise Problem(503, f"there are {count} cameras already, as many as may be; remove one", 60)
             # first, so that nothing is changed where the database refuses it
-            await self.off_loop(self.store.put_camera, camera_id, settings.model_dump(mode="json"))
-            camera = self.cameras[camera_id] = Camera(camera_id, settings, self.limits)
+            if old is None:
+                self._coming.add(camera_id)
+            try:
+                await self.off_loop(self.store.put_camera, camera_id, settings.model_dump(mode="json"))
+                camera = self.cameras[camera_id] = Camera(camera_id, settings, self.limits)
+            finally:
+                self._coming.discard(camera_id)
             if old is not None:
                 await self._end(old, "camera_replaced")
             self._pull(camera)
         return camera, old is None
 
     async def delete_camera(self, camera_id: str) -> None:
-        """Remove it, and what it learnt. Raises Problem 404."""
-        async with self._changing:
+        """Remove it, and what it learnt. Raises Problem 404; where the database fails StoreError, nothing changed."""
+        async with self._lock_of(camera_id):
             camera = self.camera(camera_id)
+            camera.is_learning = False
+            try:
+                # after what its engine is storing now, which may be what it learnt
+                await self.off_loop(self._on_engine, camera, list)
+                await self.off_loop(self.store.delete_camera, camera_id)
+            except BaseException:
+                camera.is_learning = True
+                raise
             del self.cameras[camera_id]
             await self._end(camera, "camera_removed")
-            await self.off_loop(self.store.delete_camera, camera_id)
+
+    def _lock_of(self, camera_id: str) -> asyncio.Lock:
+        return self._changing.setdefault(camera_id, asyncio.Lock())
 
     async def _end(self, camera: Camera, reason: str) -> None:
-        puller = self._pullers.pop(camera.id, None)
-        if puller is not None:
-            await self.off_loop(puller.stop)
+        """Of a camera that the database has no more: whatever fails, it ends."""
         with camera.lock:
             camera.is_removed = True
             waiting = list(camera.waiting)
             camera.waiting.clear()
         for frame in waiting:
             frame.done(Problem(404, f"camera {camera.id!r} was removed or replaced"))
-        await self.off_loop(self._on_engine, camera, functools.partial(camera.end, reason))
         self._flush()
+        puller = self._pullers.pop(camera.id, None)
+        if puller is not None:
+            await asyncio.get_running_loop().run_in_executor(self._closing, puller.stop)
+        try:
+            await self.off_loop(self._on_engine, camera, functools.partial(camera.end, reason))
+        except Problem as problem:  # the engine comes to it later, or the next start ends the tracks
+            LOG.warning("camera %s: the ends of its tracks are stored later: %s", camera.id, problem)
         self.deliveries.camera_available(camera.id, False)
 
     def camera(self, camera_id: str) -> Camera:
@@ -251,6 +294,19 @@ class Hub:
         except KeyError:
             raise Problem(404, f"there is no camera {camera_id!r}; PUT /v1/cameras/{{id}} makes one") from None
 
+    async def explain(self, camera_id: str, track_id: int) -> tuple[DecisionEvidence, list[Sentence]]:
+        """The evidence of a decision and its words. Raises Problem 404, and 409 for a camera that keeps no cases."""
+        camera = self.camera(camera_id)
+        if not camera.settings.explain:
+            raise Problem(409, f"camera {camera_id!r} keeps nothing to explain by; PUT it with explain true")
+        case = camera.case(track_id)
+        if case is None:
+            raise Problem(404, f"camera {camera_id!r} has no decision of track {track_id} that it could explain")
+        async with self._explaining:  # one at a time: they share the interpreter with the engines
+            record = await self.off_loop(decision_evidence, case)
+        record = dataclasses.replace(record, track_id=track_id)
+        return record, sentences(record)
+
     def _engine(self, settings: CameraSettings) -> Engine:
         try:
             return self.engines[settings.model]
@@ -258,7 +314,10 @@ class Hub:
             raise Problem(400, "this service has no model that looks at pixels; start it with --model") from None
 
     def _on_engine(self, camera: Camera, task: Callable[[], list[CameraEvent]]) -> None:
-        self._engine(camera.settings).do(task, [camera])
+        try:
+            self._engine(camera.settings).do(task, [camera])
+        except TimeoutError as error:
+            raise Problem(503, f"{error}; try again later", 10) from None
 
     def _pull(self, camera: Camera) -> None:
         if camera.settings.source is not None:

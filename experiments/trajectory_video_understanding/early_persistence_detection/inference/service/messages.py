@@ -39,6 +39,8 @@ class CameraSettings(BaseModel):
         default=False, description="beside a tracker in charge: track_ids and confirmed come with the boxes"
     )
 
+    explain: bool = Field(default=False, description="keep what decisions followed from, so that they can be explained")
+
     @model_validator(mode="after")
     def _fits_together(self) -> CameraSettings:
         if self.box_format == "xywhn" and (self.width is None or self.height is None):
@@ -131,6 +133,25 @@ class TrackHistory(BaseModel):
     decision_frame: int | None
     probabilities: list[float] = Field(description="at ages 1, 2, ... until its decision")
     events: list[dict[str, Any]]
+
+
+class SentenceMessage(BaseModel):
+    """A sentence and the facts of the evidence that it states."""
+
+    text: str
+    facts: list[str]
+
+
+class TrackExplanation(BaseModel):
+    """Why a track was decided as it was. `evidence` is the record that the text is made of."""
+
+    track_id: int
+    verdict: str = Field(description="persistent or transient")
+    decision_frame: int
+    probability: float
+    text: str
+    sentences: list[SentenceMessage]
+    evidence: dict[str, Any]
 
 
 class ShadowDay(BaseModel):

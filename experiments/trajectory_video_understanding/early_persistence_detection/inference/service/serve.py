@@ -5,6 +5,7 @@
     python -m early_persistence_detection.inference.service.serve --model exported/ --sink mqtt://broker/persistence
     python -m early_persistence_detection.inference.service.serve --host 0.0.0.0 --tokens_file tokens --port 8080
     python -m early_persistence_detection.inference.service.serve --new_token door
+    python -m early_persistence_detection.inference.service.serve --forget_sink NAME
 
 A first camera, and a first frame:
 
@@ -20,7 +21,8 @@ Reads   MODEL, the folder that export_model.py writes, for cameras that are watc
 Writes  DATABASE (SQLite by its path, or PostgreSQL by its URL): cameras, events, what was learnt. It survives kill -9
         SPOOL, the videos that are uploaded, and their results
 Sinks   --sink jsonl:PATH   a line an event; --sink https://ADDRESS   a POST an event, with an Idempotency-Key and,
-        where EPD_WEBHOOK_SECRET is set, a signature; --sink mqtt://[user:password@]HOST[:PORT][/PREFIX]
+        where EPD_WEBHOOK_SECRET is set, a signature; --sink mqtt://[user:password@]HOST[:PORT][/PREFIX], by TLS
+        mqtts://. Of an authority of your own: SSL_CERT_FILE in the environment for https, ?ca=FILE behind mqtts://…
 
 Exit code 0 after SIGTERM or Ctrl-C: frames that wait are finished, events stored and delivered first; 2 where something
 that was given cannot be used, one line on stderr.
@@ -29,6 +31,7 @@ that was given cannot be used, one line on stderr.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import logging
 import os
@@ -58,8 +61,10 @@ LIMITS = {  # flag: field of Limits, what it is
     "--ping_seconds": ("ping_seconds", "between pings of a WebSocket, and for their answer"),
     "--max_upload_bytes": ("upload_bytes", "of a video with its detections"),
     "--max_jobs": ("jobs_waiting", "videos that wait"),
+    "--max_spool_bytes": ("spool_bytes", "of uploads and results; the oldest results make room"),
+    "--job_attempts": ("job_attempts", "at a video that the service ends in the middle of, after which it has failed"),
     "--job_seconds": ("job_seconds", "that a video may take"),
-    "--flush_seconds": ("flush_seconds", "for the sinks, at the end"),
+    "--flush_seconds": ("flush_seconds", "for the database, then for the sinks, at the end"),
 }
 
 
@@ -76,13 +81,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--sink", action="append", help="where events go; may be given several times")
     parser.add_argument("--allow_source", action="append", help="host that cameras may be pulled from; several times")
     parser.add_argument("--spool", type=Path, default=Path("early_persistence_spool"), help="folder of uploaded videos")
-    parser.add_argument("--retention_days", type=positive_float, help="how long events are kept (default: for ever)")
+    parser.add_argument("--retention_days", type=positive_float, help="of events and decided videos (default: all)")
     for flag, (name, words) in LIMITS.items():
         default = getattr(limits, name)
         kind = positive_int if isinstance(default, int) else positive_float
         parser.add_argument(flag, type=kind, default=default, dest=name, help=f"{words} (default %(default)s)")
     parser.add_argument(
         "--new_token", metavar="NAME", help="print a new token and its line for the tokens file, and end"
+    )
+    parser.add_argument(
+        "--forget_sink", metavar="NAME", help="let events be pruned that this sink has not got, and end"
     )
     parser.add_argument("--write_openapi", type=Path, metavar="PATH", help="write the OpenAPI document, and end")
     for action in parser._actions:
@@ -106,8 +114,14 @@ def main() -> None:
         import uvicorn
 
         from early_persistence_detection.inference.service.app import create_app, write_openapi
+        from early_persistence_detection.inference.service.store import Store
     if args.write_openapi is not None:
         write_openapi(args.write_openapi)
+        return
+    if args.forget_sink is not None:
+        with Store(args.database) as store:
+            store.forget_sink(args.forget_sink)
+        print(f"{args.forget_sink} is forgotten; given as --sink again, it begins with what is stored")
         return
     if not 0 <= args.port < 65536:
         raise InputError(f"--port is {args.port}; give 0 to 65535")
@@ -150,6 +164,8 @@ def main() -> None:
             self.should_exit = True  # and not what uvicorn does besides: end by the signal, whose exit code is not 0
 
     server = Server(config)
+    gc.collect()
+    gc.freeze()  # what lives as long as the service is not looked through again: that would hold up every camera
     server.run()
     if not server.started:
         raise InputError(f"cannot listen at {settings.host}:{settings.port}; see the lines above, give another --port")

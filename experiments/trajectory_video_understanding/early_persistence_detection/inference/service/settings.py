@@ -27,8 +27,10 @@ class Limits:
     ping_seconds: float = 20.0  # between pings of a WebSocket; as long for the answer
     upload_bytes: int = 8 * 2**30  # of one video
     jobs_waiting: int = 64
+    job_attempts: int = 3  # begun so often and never ended, a video is given up: the service may die of it
+    spool_bytes: int = 64 * 2**30  # of uploads and results; the oldest results make room for a new upload
     job_seconds: float = 6 * 3_600.0
-    flush_seconds: float = 10.0  # for the sinks, at the end
+    flush_seconds: float = 10.0  # for a database that takes nothing, then for the sinks, at the end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class ServiceSettings:
     webhook_secret: str | None = None
     allowed_sources: frozenset[str] = frozenset()  # hosts that cameras may be pulled from
     spool: Path = Path("early_persistence_spool")  # of uploaded videos
-    retention_days: float | None = None  # of events; None keeps them
+    retention_days: float | None = None  # of events, and of videos that are decided; None keeps them
     limits: Limits = dataclasses.field(default_factory=Limits)
 
     @property

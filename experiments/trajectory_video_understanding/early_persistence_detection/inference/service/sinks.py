@@ -728,6 +728,11 @@ class Deliveries:
         pauses = (poll_seconds, first_pause_seconds, longest_pause_seconds)
         self._couriers = [_Courier(store, sink, *pauses) for sink in sinks]
 
+    @property
+    def names(self) -> list[str]:
+        """Of the sinks."""
+        return [courier.sink.name for courier in self._couriers]
+
     def start(self) -> None:
         """Open the sinks, so that InputError tells at once of one that can never work, and begin."""
         opened = []

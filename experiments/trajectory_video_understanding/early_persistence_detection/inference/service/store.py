@@ -221,7 +221,7 @@ class Store:
         self._url, synchronous = _parsed(url)
         self.name = _shown(self._url)  # without user, password and options
         self._is_sqlite = self._url.get_backend_name() == "sqlite"
-        self._patience_seconds = patience_seconds
+        self.patience_seconds = patience_seconds
         self._lock = threading.RLock()  # of the one connection that writes
         self._connection: sa.Connection | None = None
         self._unsure: tuple[int, list[CameraEvent]] | None = None  # a commit whose answer never came
@@ -414,8 +414,13 @@ class Store:
         ]
 
     def forget_sink(self, sink: str) -> None:
-        """For one that will not come back: it no longer keeps events from being pruned."""
-        self._write(lambda connection: connection.execute(sa.delete(_cursors).where(_cursors.c.sink == sink)))
+        """For one that will not come back: it no longer keeps events from being pruned. Raises InputError, naming those
+        that there are, for one that there is not.
+        """
+        query = sa.delete(_cursors).where(_cursors.c.sink == sink)
+        if not self._write(lambda connection: connection.execute(query).rowcount):
+            known = ", ".join(sorted(self.cursors())) or "none"
+            raise InputError(f"{self.name} knows no sink called {sink!r}; it knows {known}")
 
     # jobs
 
@@ -492,7 +497,7 @@ class Store:
     # the connection that writes, and those that read
 
     def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-        deadline = time.monotonic() + self._patience_seconds
+        deadline = time.monotonic() + self.patience_seconds
         while True:
             try:
                 with self._engine.connect() as connection:
@@ -502,7 +507,7 @@ class Store:
 
     def _write(self, work: Callable[..., T]) -> T:
         """Do `work` in a transaction of its own. It may be done again after a connection is lost."""
-        deadline = time.monotonic() + self._patience_seconds
+        deadline = time.monotonic() + self.patience_seconds
         with self._lock:
             while True:
                 try:

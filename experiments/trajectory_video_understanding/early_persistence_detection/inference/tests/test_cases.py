@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 from early_persistence_detection.inference.cases import Case, CaseRecorder, Outcome
-from early_persistence_detection.inference.counterfactuals import NotReproduced, decision_evidence, model_sha256
+from early_persistence_detection.inference.counterfactuals import NotReproduced, decision_evidence
 from early_persistence_detection.inference.session import Session
 from early_persistence_detection.models.compute_gating import names_persistent
 from early_persistence_detection.models.evidence.adaptation import Adaptation
 from early_persistence_detection.models.evidence.evidence_model import general_model
-from early_persistence_detection.models.torch_stream import TorchStream
+from early_persistence_detection.models.torch_stream import TorchStream, load_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from video_tracks.track import Observation
@@ -66,7 +66,7 @@ def test_a_case_runs_again_to_the_same_p_and_the_session_is_none_the_wiser(kind)
     assert {case.track_id for case in cases} == decided and len(decided) > 20
     for case in cases:
         assert case.run(case.frames) == case.outcome  # exactly
-        assert decision_evidence(case, "m").probability == case.outcome.probability
+        assert decision_evidence(case).probability == case.outcome.probability
         assert len(case.frames) >= case.decision_frame == len(case.aged)
 
 
@@ -85,8 +85,8 @@ def test_a_record_knows_nothing_of_what_came_later(kind):
         before = [case for case in cases if case.frames[-1].frame_index < cut]
         again = [case for case in other if case.frames[-1].frame_index < cut]
         assert len(before) > 1
-        records = [decision_evidence(case, "m").as_bytes() for case in before]
-        assert records == [decision_evidence(case, "m").as_bytes() for case in again]
+        records = [decision_evidence(case).as_bytes() for case in before]
+        assert records == [decision_evidence(case).as_bytes() for case in again]
 
 
 def test_a_case_that_was_tampered_with_is_not_explained():
@@ -94,7 +94,7 @@ def test_a_case_that_was_tampered_with_is_not_explained():
     case = cases[5]
     p = (*case.outcome.probabilities[:-1], case.outcome.probability - 1e-9)
     with pytest.raises(NotReproduced, match=str(case.track_id)):
-        decision_evidence(dataclasses.replace(case, outcome=Outcome(p, case.outcome.decision)), "m")
+        decision_evidence(dataclasses.replace(case, outcome=Outcome(p, case.outcome.decision)))
 
 
 def whole_rerun(frames, track_id: int, at_frame: int, until: int, change: str):
@@ -130,7 +130,7 @@ def test_a_counterfactual_is_what_a_whole_new_run_of_the_camera_says(change):
     _, cases = cases_of(frames, confidence_threshold=0.85)
     checked = 0
     for case in [case for case in cases if case.decision_frame > 2][:25]:
-        record = decision_evidence(case, "m")
+        record = decision_evidence(case)
         for fact in record.of_kind("counterfactual"):
             if fact.change != change:
                 continue
@@ -152,7 +152,7 @@ def test_a_counterfactual_is_what_a_whole_new_run_of_the_camera_says(change):
 def test_shares_of_groups_sum_up_to_the_log_odds_and_facts_agree_with_each_other(seed):
     _, cases = cases_of(camera(seed, 30), confidence_threshold=0.9)
     for case in cases[:5]:
-        record = decision_evidence(case, model_sha256(None))
+        record = decision_evidence(case)
         p = record.probability
         total = sum(float(fact.value) for fact in record.of_kind("contribution"))
         assert total == pytest.approx(np.log(p / (1 - p)), abs=1e-6)
@@ -173,7 +173,7 @@ def test_a_model_that_looks_at_pixels_is_run_again_too(model, scene):
         session.update(frame, rows[rows[:, 0] == index, 1:])
     assert len(cases) >= 4
     for case in cases[:4]:
-        record = decision_evidence(case, "m")
+        record = decision_evidence(case)
         assert record.probability == case.outcome.probability
         changes = [fact for fact in record.of_kind("counterfactual") if fact.change == "withhold"]
         assert len(changes) == case.decision_frame - 1
@@ -186,4 +186,13 @@ def test_a_model_that_looks_at_pixels_is_run_again_too(model, scene):
     kept = np.arange(len(scores)) != 1
     p = case.probabilities(crops[kept][None], scores[kept][None])[0]
     outcome = case.decided(p.tolist())
-    assert decision_evidence(case, "m")["cf.withhold.2"].value == outcome.probability
+    assert decision_evidence(case)["cf.withhold.2"].value == outcome.probability
+
+
+def test_a_model_is_known_by_what_it_answers_by(model, files):
+    again = load_stream(files["model.pt"])
+    assert again.sha256 == TorchStream(model).sha256 == load_stream(files["model.pt"]).sha256
+    recalibrated = load_stream(files["model.pt"])
+    recalibrated.classifier.set_calibration(dataclasses.replace(recalibrated.calibration, confidence_threshold=0.9))
+    assert recalibrated.sha256 != again.sha256
+    assert general_model().sha256 == MODEL.sha256 != MODEL.asking("outlives_clip").sha256

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from early_persistence_detection.inference import export_model
+from early_persistence_detection.inference import export_model, exported_stream
 from early_persistence_detection.inference.exported_stream import ExportedStream, open_exported, read_description
 from early_persistence_detection.inference.exporting import export_stream
 from early_persistence_detection.inference.opening import open_model
@@ -53,8 +53,10 @@ def frames(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (16, count, 64, 64, 3), np.uint8)
 
 
-def test_tracks_that_come_and_go_are_told_what_torch_tells_them(exported):
-    """Births in every third frame, some leave early: batches of 1 to 9 tracks of mixed ages."""
+@pytest.mark.parametrize("most_at_once", [exported_stream.MOST_AT_ONCE, 3])
+def test_tracks_that_come_and_go_are_told_what_torch_tells_them(exported, monkeypatch, most_at_once):
+    """Births in every third frame, some leave early: 1 to 9 tracks of mixed ages, at once and piece by piece."""
+    monkeypatch.setattr(exported_stream, "MOST_AT_ONCE", most_at_once)
     model, folder = exported
     rng, ours, theirs = np.random.default_rng(1), ExportedStream(folder), TorchStream(model)
     states: list = [ours.initial_state(0), theirs.initial_state(0)]
@@ -96,7 +98,7 @@ def test_a_nan_in_one_track_leaves_the_others_bit_equal(exported):
         p, sound = stream.step(frame, None, sound)
         if index == 2:
             hurt.hidden[2] = np.nan
-            hurt.tokens.array[:, 2] = np.nan
+            hurt.tokens_so_far()[hurt.token_row == 2] = np.nan
             for layer in hurt.pasts:
                 for past in layer:
                     if past.dtype.kind == "f":
@@ -123,20 +125,30 @@ def test_two_continuations_of_one_state_do_not_meet(exported):
 
 
 def test_what_another_continuation_writes_is_never_read(exported):
-    """Of tracks of two ages the younger has room before the elder's last frame, which both continuations share."""
     _, folder = exported
     stream, clips = ExportedStream(folder), frames(2)
-    state = stream.initial_state(1)
-    for frame in clips[:3]:
-        _, state = stream.step(frame[:1], None, state)
-    _, state = stream.step(clips[3], None, state.append(stream.initial_state(1)))
-    expected, other = stream.step(clips[4], None, state)
+    state = stream.initial_state(2)
+    for frame in clips[:5]:
+        _, state = stream.step(frame, None, state)
+    expected, other = stream.step(clips[7], None, state)
     assert other.tokens is state.tokens  # else nothing is shared
-    other.tokens.array[1, 1] = np.nan
-    p, _ = stream.step(clips[4], None, state)
+    other.tokens_so_far()[len(state.token_row) :] = np.nan
+    p, _ = stream.step(clips[7], None, state)
     np.testing.assert_array_equal(p, expected)
-    q, _ = stream.step(clips[4][1:], None, state.select(np.array([1])))
-    np.testing.assert_allclose(q, expected[1:], rtol=0, atol=1e-6)
+
+
+def test_a_track_costs_the_memory_of_its_own_frames(exported):
+    """Young ones beside an old one, as they come: no room for an age that they have not reached."""
+    model, folder = exported
+    stream, clips = ExportedStream(folder), frames(8)
+    state = stream.initial_state(1)
+    before_any = state.num_bytes
+    for frame in clips[:12]:
+        _, state = stream.step(frame[:1], None, state)
+    state = state.append(stream.initial_state(7))
+    _, state = stream.step(clips[12], None, state)
+    of_a_frame = 4 * model.config.tokens_per_frame * model.config.width
+    assert state.num_bytes < 8 * before_any + 1.1 * (13 + 7) * of_a_frame
 
 
 def test_what_a_model_cannot_do_is_refused(exported):
@@ -205,6 +217,27 @@ class TestOneFolder:
         assert sizes[1] < 0.51 * sizes[0]
         torch_bytes = 4 * (16 * 64 * 64 * 2 * 4 + 2 * 4 * (24 * 32 * 32 + 48 * 16 * 16 + 96 * 8 * 8))
         assert sizes[0] < 0.72 * torch_bytes and sizes[1] < 0.36 * torch_bytes
+
+    def test_half_the_memory_and_the_same_answers(self, exported, tmp_path):
+        """Frames kept as they came; p as ever, whatever the caller does with his array afterwards."""
+        model, folder = exported
+        save_model(tmp_path / "model.pt", model)
+        export_stream(model, tmp_path / "model.pt", tmp_path / "frames", "frames")
+        usual, frugal = ExportedStream(folder), ExportedStream(tmp_path / "frames")
+        states = [usual.initial_state(4), frugal.initial_state(4)]
+        for index, frame in enumerate(frames(4)):
+            if index == 5:
+                states = [state.select(np.array([2, 0, 1])) for state in states]
+                states = [s.append(m.initial_state(1)) for s, m in zip(states, (usual, frugal), strict=True)]
+            p, states[0] = usual.step(frame, None, states[0])
+            q, states[1] = frugal.step(frame, None, states[1])
+            np.testing.assert_allclose(p, q, rtol=0, atol=1e-6)
+            frame[:] = 0
+        whole = frugal.initial_state(4)
+        for frame in frames(4):
+            _, whole = frugal.step(frame, None, whole)
+        torch_bytes = 4 * (16 * 64 * 64 * 2 * 4 + 2 * 4 * (24 * 32 * 32 + 48 * 16 * 16 + 96 * 8 * 8))
+        assert whole.num_bytes < 0.49 * torch_bytes
 
     @pytest.mark.parametrize(
         ("damage", "problem"),
@@ -280,6 +313,25 @@ class TestOneFolder:
         command = [sys.executable, "-c", code, str(exported[1])]
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         assert result.stdout == "[] [True]\n"
+
+
+@pytest.mark.parametrize("exported", ["transformer"], indirect=True)
+def test_frames_are_kept_only_where_a_layer_sees_them_one_by_one(exported, tmp_path):
+    model, _ = exported
+    save_model(tmp_path / "model.pt", model)
+    with pytest.raises(InputError, match="leave --cache frames out"):
+        export_stream(model, tmp_path / "model.pt", tmp_path / "frames", "frames")
+
+
+@pytest.mark.parametrize("name", ["slowfast", "i3d"])
+def test_other_extractors_with_frames_kept(name, tmp_path):
+    model = EarlyPersistenceClassifier(CONFIGS[name]["small"], ClassifierConfig()).eval()
+    save_model(tmp_path / "model.pt", model)
+    parity = export_stream(model, tmp_path / "model.pt", tmp_path / "frames", "frames")
+    assert parity["max_abs_dp"] <= 1e-5
+    sizes = [sum(past.nbytes for layer in ExportedStream(tmp_path / "frames").initial_state(1).pasts for past in layer)]
+    sizes.append(sum(past.nbytes for layer in model.initial_state(1).encoder.pasts for past in layer))
+    assert sizes[0] == sizes[1] - 2 * 3 * 3 * 64 * 64
 
 
 def test_an_evidence_model_is_exported_as_it_is(tmp_path):

@@ -1,7 +1,9 @@
 """Whatever a path names is opened as what it is, or refused in one line."""
 
+import os
 import subprocess
 import sys
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import early_persistence_detection as epd
@@ -66,3 +68,32 @@ def test_a_missing_part_of_an_installed_library_is_no_wrong_input():
 
     with pytest.raises(ModuleNotFoundError, match="numpy"), needs_extra("this", "train"):
         import numpy.no_such_part  # noqa: F401
+
+
+@pytest.mark.parametrize("way", ["extension", "library"])
+def test_opencv_that_is_installed_and_cannot_be_loaded_is_one_line(tmp_path, way):
+    """As on a server without libGL: the loader itself says what is wrong."""
+    if way == "extension":
+        (tmp_path / f"cv2{EXTENSION_SUFFIXES[0]}").write_bytes(b"no library")
+    else:
+        (tmp_path / "cv2.py").write_text("import ctypes\nctypes.CDLL('libthat_is_not_there.so.1')\n")
+    code = (
+        "from run_directory import run_cli\n"
+        "from video_tracks.opencv import require_opencv\n"
+        "run_cli(lambda: require_opencv('a folder of images'))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *filter(None, sys.path)])}
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, env=environment)
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "a folder of images" in line and "cannot be loaded" in line and "pip install '.[video]'" in line
+    assert ("cv2" if way == "extension" else "libthat_is_not_there.so.1") in line
+
+
+def test_a_defect_of_an_installed_library_is_no_wrong_input():
+    from run_directory import needs_extra
+
+    with pytest.raises(ImportError, match="no_such_name"), needs_extra("this", "train"):
+        from numpy import no_such_name  # noqa: F401
+    with pytest.raises(FileNotFoundError), needs_extra("this", "train"):
+        Path("/nowhere/at/all").read_bytes()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 import zipfile
@@ -92,6 +93,18 @@ class EvidenceModel:
     @functools.cached_property
     def _scale_shift(self) -> np.ndarray:
         return np.array([self.calibration.scale, self.calibration.shift])
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of all that it answers by: trees, calibrations, references, inputs and target."""
+        plain = {name: value.as_dict() for name, value in self.calibrations.items()}
+        digest = hashlib.sha256(json.dumps([self.inputs, self.target, plain], sort_keys=True).encode())
+        for target in TARGETS:
+            for name, array in self.trees[target].as_arrays().items():
+                digest.update(name.encode() + array.tobytes())
+        for detector, reference in sorted(self.references.items()):
+            digest.update(detector.encode() + reference.quantiles.tobytes() + reference.log_odds.tobytes())
+        return digest.hexdigest()
 
     def probability(self, values: np.ndarray, ages: np.ndarray) -> np.ndarray:
         """P(persistent) (n,), in (0, 1)."""

@@ -92,6 +92,8 @@ def causal_max_pool(x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
 class I3D(Extractor):
     """The stem, then nine mixed modules at the token grid."""
 
+    frame_layer = 0
+
     def __init__(self, config: I3DConfig | None = None):
         super().__init__()
         self.config = config = config or I3DConfig()

@@ -63,6 +63,12 @@ class Cache:
 class Extractor(nn.Module, abc.ABC):
     """Base of all extractors. Frames are float in [-1, 1], 64 x 64 RGB."""
 
+    frame_layer: int | None = None  # the number of the past that holds, of every frame, what `of_frame` makes of it
+
+    def of_frame(self, frames: Tensor) -> Tensor:
+        """Frames (B, 3, 64, 64) -> what the past of `frame_layer` keeps of them, (B, ...)."""
+        return frames
+
     @property
     @abc.abstractmethod
     def code_dim(self) -> int:

@@ -92,10 +92,15 @@ class CausalBlock(nn.Module):
         self.time = CausalTimeConv(channels)
         self.residual = residual
 
+    def of_frames(self, x: Tensor) -> Tensor:
+        """Frames (B, C_in, H, W), each by itself -> what enters the temporal convolution (B, C, H', W')."""
+        y: Tensor = self.norm(self.conv(x))
+        return y
+
     def forward(self, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
         """(B, T, C_in, H, W) -> (B, T, C, H', W'), new past."""
         batch = x.shape[0]
-        y = self.norm(self.conv(x.flatten(0, 1)))
+        y = self.of_frames(x.flatten(0, 1))
         y, past = self.time(y.unflatten(0, (batch, -1)), past)
         y = F.silu(y)
         return (x + y if self.residual else y), past
@@ -130,6 +135,8 @@ def _run(blocks: nn.ModuleList, x: Tensor, cache: Cache | None) -> tuple[Tensor,
 class MagvitTokenizer(Extractor):
     """Encoder, quantizer and decoder. Frames are float in [-1, 1], 64 x 64 RGB."""
 
+    frame_layer = 0
+
     def __init__(self, config: TokenizerConfig | None = None):
         super().__init__()
         self.config = config = config or TokenizerConfig()
@@ -154,6 +161,12 @@ class MagvitTokenizer(Extractor):
     @staticmethod
     def _residual(channels: int) -> CausalBlock:
         return CausalBlock(nn.Conv2d(channels, channels, kernel_size=3, padding=1), channels, residual=True)
+
+    def of_frame(self, frames: Tensor) -> Tensor:
+        """As `Extractor.of_frame`."""
+        first = self.encoder[0]
+        assert isinstance(first, CausalBlock)
+        return first.of_frames(frames)
 
     @property
     def code_dim(self) -> int:

@@ -44,6 +44,8 @@ class SlowFastConfig:
 class SlowFast(Extractor):
     """Four stages a pathway. The pasts: the slow features that stand, of the slow, the fast and the lateral layers."""
 
+    frame_layer = 2  # the first of the fast pathway
+
     def __init__(self, config: SlowFastConfig | None = None):
         super().__init__()
         self.config = config = config or SlowFastConfig()

@@ -8,6 +8,7 @@ import http.server
 import os
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import threading
@@ -39,6 +40,26 @@ def program(name: str, *places: Path) -> str:
     if found is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} not installed; bash scripts/run_tests.sh does")
     return found
+
+
+def certificate(folder: Path, names: str) -> tuple[Path, Path]:
+    """A certificate for `names` that no known authority has signed, and its key."""
+    paths = folder / "cert.pem", folder / "key.pem"
+    command = [
+        program("openssl"),
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=of nobody",
+    ]
+    command += ["-addext", f"subjectAltName={names}", "-out", str(paths[0]), "-keyout", str(paths[1])]
+    subprocess.run(command, check=True, capture_output=True)
+    return paths
 
 
 class Postgres:
@@ -128,19 +149,24 @@ class Receiver:
     """An HTTP server that notes what it is sent and answers by plan; 200 where no plan is left.
 
     A step of the plan is a status, "reset" (the connection is reset after the request was taken), "silence" (no answer
-    within the client's patience) or a status with headers.
+    within the client's patience) or a status with headers. With `certified`, a certificate and its key, it speaks TLS.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, certified: tuple[Path, Path] | None = None) -> None:
         self.plan: list[Any] = []
         self.requests: list[tuple[dict[str, str], bytes]] = []  # every one
         self.confirmed: list[str] = []  # keys of those that were answered by 200
+        self.num_connections = 0
         self.patience = threading.Event()  # set: silence ends
         receiver = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
+
+            def setup(self) -> None:
+                super().setup()
+                receiver.num_connections += 1
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -176,7 +202,12 @@ class Receiver:
                 pass  # clients are killed here
 
         self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook"
+        if certified is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*certified)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        scheme = "http" if certified is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self.server.server_address[1]}/hook"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def close(self) -> None:
@@ -213,23 +244,8 @@ class Broker:
             "max_packet_size 20000",
             "user root" if os.geteuid() == 0 else "",
         ]
-        self.authority = folder / "cert.pem"
         if is_tls:
-            key = folder / "key.pem"
-            certify = [
-                "req",
-                "-x509",
-                "-newkey",
-                "rsa:2048",
-                "-nodes",
-                "-days",
-                "2",
-                "-subj",
-                "/CN=localhost",
-                "-addext",
-            ]
-            names = ["subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(self.authority)]
-            subprocess.run([program("openssl"), *certify, *names], check=True, capture_output=True)
+            self.authority, key = certificate(folder, "DNS:localhost,IP:127.0.0.1")
             lines += [f"certfile {self.authority}", f"keyfile {key}"]
         (folder / "mosquitto.conf").write_text("\n".join(lines))
         self._process: subprocess.Popen[bytes] | None = None

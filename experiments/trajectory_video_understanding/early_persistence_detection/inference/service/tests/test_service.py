@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import json
@@ -25,8 +26,13 @@ from early_persistence_detection.inference.service.tests.running_service import 
     running,
 )
 from early_persistence_detection.inference.session import Session, TrackStatus
+from early_persistence_detection.models.calibration import Calibration
+from early_persistence_detection.models.checkpoint import save_model
 from early_persistence_detection.models.evidence.evidence_model import general_model
+from early_persistence_detection.models.tests.untrained_model import untrained_model
 from early_persistence_detection.models.torch_stream import load_stream
+
+ULP = 2**-23  # of a single-precision number of 1 to 2
 
 
 @pytest.fixture(scope="module")
@@ -289,3 +295,71 @@ def test_models_are_opened_anew_and_old_tracks_finish_on_the_old(tmp_path):
                     assert track["p"] == pytest.approx(1 / (1 + math.exp(-3.0)))
                     told_by_new += 1
         assert told_by_new
+
+
+def test_a_decision_is_explained_where_the_camera_keeps_what_it_followed_from(service):
+    service.put("why", explain=True)
+    service.put("why_not")
+    rng = np.random.default_rng(5)
+    decided: dict[int, dict[str, Any]] = {}
+    for frame in range(25):
+        boxes = [[20 + 4 * frame, 30, 20, 40], [*rng.uniform(0, 300, 2), *rng.uniform(15, 60, 2)]]
+        message = {"boxes": boxes, "scores": [0.9, float(rng.uniform(0.1, 0.4))], "seconds": frame / 10}
+        answers = [service.post(camera, message).json() for camera in ("why", "why_not")]
+        assert told(answers[0]) == told(answers[1])  # nothing that is decided changes
+        decided |= {track["track_id"]: track for track in answers[0]["tracks"] if track["decision_frame"] is not None}
+    assert len(decided) > 5
+    for track_id, track in decided.items():
+        answer = service.http.get(f"/v1/cameras/why/tracks/{track_id}/explanation")
+        assert answer.status_code == 200, answer.text
+        why = answer.json()
+        assert why["track_id"] == track_id == why["evidence"]["track_id"]
+        assert why["decision_frame"] == track["decision_frame"] and why["verdict"] in ("persistent", "transient")
+        facts = {fact["id"] for fact in why["evidence"]["facts"]}
+        assert why["sentences"] and all(set(each["facts"]) <= facts for each in why["sentences"])
+        assert why["verdict"] in why["text"] or "real" in why["text"] or "clutter" in why["text"]
+    of_other = service.http.get(f"/v1/cameras/why_not/tracks/{next(iter(decided))}/explanation")
+    assert is_problem(of_other, 409, "explain true")
+    assert is_problem(service.http.get("/v1/cameras/why/tracks/99999/explanation"), 404, "no decision of track 99999")
+
+
+def test_a_pixel_model_is_replaced_old_tracks_finish_on_the_old_one_and_new_ones_begin_on_the_new(tmp_path):
+    """Against a session of either model alone, over all frames. Its batches hold more tracks, and torch's sums of a
+    batch of another size may differ in the last bit of single precision.
+    """
+    paths = {"old": tmp_path / "model.pt", "new": tmp_path / "second.pt"}
+    for gain, path in zip((1.5, 1.3), paths.values(), strict=True):
+        model = untrained_model(gain)
+        model.set_calibration(Calibration((gain,) * 16, (gain - 1.4,) * 16, 0.999))  # never sure, so always asked
+        save_model(path, model)
+    alone = {name: Session(load_stream(path)) for name, path in paths.items()}
+    told_by = collections.Counter[str]()
+    with running(tmp_path / "service", "--model", str(paths["old"])) as service:
+        service.put("a", model="pixels")
+        born: set[int] = set()
+        for index in range(20):
+            if index == 4:
+                born = set(alone["old"].records)
+                paths["new"].replace(paths["old"])
+                assert service.http.post("/v1/models/reload").json()["pixels"] == 1
+            message, picture = lanes(index, 4), jpeg(320, 240, seed=index)
+            if index >= 8:  # beside those that are there come others
+                message["boxes"] += [[x + 150, y, width, height] for x, y, width, height in message["boxes"]]
+                message["scores"] *= 2
+            parts = {"frame": (None, json.dumps(message)), "picture": ("a.jpg", picture, "image/jpeg")}
+            answer = service.http.post("/v1/cameras/a/frames", files=parts).json()
+            expected, differing = {}, collections.defaultdict(set)
+            for name, session in alone.items():
+                given = pixels_of(picture), message["boxes"], message["scores"]
+                for status in session.update(*given, seconds=message["seconds"]):
+                    differing[status.track_id].add(status.probability)
+                    if (index < 4 or status.track_id in born) == (name == "old"):
+                        expected[status.track_id] = as_told(status)
+                        told_by[name] += index >= 4
+            got = {track["track_id"]: track for track in told(answer)}
+            assert got.keys() == expected.keys()
+            for track_id, track in expected.items():
+                assert got[track_id]["p"] == pytest.approx(track["p"], abs=ULP), (index, track_id)
+                assert got[track_id] == track | {"p": got[track_id]["p"]}
+            assert min(max(each) - min(each) for each in differing.values()) > 100 * ULP  # it shows whose p it is
+    assert told_by["old"] > 30 and told_by["new"] > 30

@@ -6,6 +6,7 @@ import concurrent.futures
 import json
 import socket as sockets
 import struct
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -243,6 +244,26 @@ def test_settings_that_cannot_be_are_refused(service, name):
 def test_only_hosts_that_are_allowed_are_pulled_from(service):
     answer = service.http.put("/v1/cameras/pulled", json={"source": "http://169.254.169.254/latest"})
     assert is_problem(answer, 403, "allow_source")
+
+
+def test_a_source_that_is_slow_to_close_holds_up_no_other_camera(tmp_path):
+    with sockets.create_server(("127.0.0.1", 0)) as silent, running(tmp_path, "--allow_source", "127.0.0.1") as service:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}/a.avi"
+        slow = [f"/v1/cameras/slow{index}" for index in range(8)]
+        for path in slow:
+            service.http.put(path, json={"source": address})
+        connections = [silent.accept() for _ in slow]  # they wait for an answer that never comes
+        with concurrent.futures.ThreadPoolExecutor(len(slow)) as pool:
+            removals = [pool.submit(service.http.delete, path) for path in slow]
+            time.sleep(1)
+            began = time.monotonic()
+            service.put("other")
+            assert service.post("other", lanes(0)).status_code == 200
+            assert service.http.delete("/v1/cameras/other").status_code == 204
+            assert time.monotonic() - began < 3 and not any(removal.done() for removal in removals)
+            assert {removal.result().status_code for removal in removals} == {204}
+        for connection, _ in connections:
+            connection.close()
 
 
 def test_tokens_scopes_and_rates(tmp_path):

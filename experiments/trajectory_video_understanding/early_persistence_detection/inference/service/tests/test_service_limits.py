@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from pathlib import Path
 
 import pytest
 from early_persistence_detection.inference.service.cameras import Camera, Frame
 from early_persistence_detection.inference.service.engine import Engine
+from early_persistence_detection.inference.service.hub import MAINTENANCE_SECONDS, Hub
 from early_persistence_detection.inference.service.messages import CameraSettings, FrameMessage
 from early_persistence_detection.inference.service.problems import Problem
 from early_persistence_detection.inference.service.service_metrics import ServiceMetrics
-from early_persistence_detection.inference.service.settings import Limits
+from early_persistence_detection.inference.service.settings import Limits, ServiceSettings
 from early_persistence_detection.inference.service.store import Store
 from early_persistence_detection.inference.service.tests.conftest import wait_for
 from early_persistence_detection.inference.service.tests.running_service import lanes, running
@@ -127,7 +130,7 @@ def test_a_burst_on_a_socket_is_waited_for_not_refused(tmp_path):
         counters = service.http.get("/v1/cameras/drops").json()["counters"]
         assert (counters["dropped"], counters["frames"]) == (dropped, 200 - dropped)
         # more boxes than tracks may be: the surplus is not guessed at
-        boxes = [[10, 10, 20, 20], [50, 50, 20, 20], [90, 90, 20, 20]]
+        boxes = [[310, 10, 20, 20], [350, 50, 20, 20], [390, 90, 20, 20]]  # where no track is
         answer = service.post("drops", {"boxes": boxes, "scores": [0.9, 0.2, 0.8]}).json()
         overload = [track for track in answer["tracks"] if track["reason"] == "overload"]
         assert [(track["box"], track["decision"], track["p"]) for track in overload] == [(boxes[1], "undecided", None)]
@@ -144,3 +147,88 @@ def test_a_burst_on_a_socket_is_waited_for_not_refused(tmp_path):
 def open_tracks(events: list[dict]) -> set:
     last = {(event["camera_id"], event["track_id"]): event["kind"] for event in events}
     return {track for track, kind in last.items() if kind not in ("undecided", "ended")}
+
+
+def test_a_frame_that_comes_before_an_idle_camera_is_let_go_keeps_it(tmp_path):
+    """The engine is held up until maintenance has asked it to let the camera go, and a frame has come after that."""
+
+    async def ages() -> list[tuple[int, int]]:
+        settings = ServiceSettings(
+            database=f"sqlite:///{tmp_path}/events.db", spool=tmp_path / "spool", limits=Limits(idle_seconds=0.1)
+        )
+        hub = Hub(settings)
+        await hub.start()
+        try:
+            camera, _ = await hub.put_camera("a", CameraSettings(width=160, height=120), None)
+            engine, is_held, may_go_on = hub.engines["evidence"], threading.Event(), threading.Event()
+
+            def hold() -> list:
+                is_held.set()
+                may_go_on.wait(60)
+                return []
+
+            answers = [await hub.submit(camera, FrameMessage(**lanes(0, 2)))]
+            held = asyncio.create_task(hub.off_loop(engine.do, hold, ()))
+            await hub.off_loop(is_held.wait)
+            await asyncio.sleep(1.5 * MAINTENANCE_SECONDS)
+            frame = hub.submit(camera, FrameMessage(**lanes(1, 2)))
+            may_go_on.set()
+            answers.append(await frame)
+            await held
+            return [(track["track_id"], track["age"]) for answer in answers for track in answer["tracks"]]
+        finally:
+            await hub.stop()
+
+    assert asyncio.run(ages()) == [(1, 1), (2, 1), (1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("has_ids", [False, True])
+def test_a_followed_track_of_a_low_score_outlives_an_overload_of_newcomers(store, has_ids):
+    """Two tracks may be; after each frame which tracks were seen, and the boxes that were not looked at."""
+    engine = Engine(
+        "evidence", general_model(), store, ServiceMetrics(), lambda: 1000, lambda ids: None, lambda: None, 0.0
+    )
+    settings = CameraSettings(track_ids=has_ids, width=640, height=480)
+    camera = Camera("a", settings, Limits(live_tracks_per_camera=2))
+    told = []
+
+    def done(answer: dict) -> None:
+        tracks = [(track["track_id"], track["age"]) for track in answer["tracks"] if track["seen"] and track["age"]]
+        told.append((tracks, [track["box"][0] for track in answer["tracks"] if track.get("reason") == "overload"]))
+
+    frames = [  # id, x, score
+        [(1, 10, 0.1), (2, 200, 0.2)],
+        [(7, 400, 0.9), (8, 500, 0.8), (2, 204, 0.2), (1, 14, 0.1)],
+        [(9, 17, 0.9), (7, 400, 0.9), (1, 18, 0.1)],  # the first track, and the best of those that are new
+        [(9, 17, 0.9), (8, 500, 0.8), (1, 22, 0.1)],
+    ]
+    for boxes in frames if has_ids else frames[:2]:
+        ids = [track_id for track_id, _, _ in boxes] if has_ids else None
+        message = FrameMessage(
+            boxes=[(x, 20, 40, 60) for _, x, _ in boxes], scores=[b[2] for b in boxes], track_ids=ids
+        )
+        engine.put(camera, Frame(message, done))
+    engine.start()
+    assert engine.stop(lambda: camera.end("service_stopped"), [camera], 60)
+    assert told[:2] == [([(1, 1), (2, 1)], []), ([(1, 2), (2, 2)], [400, 500])]
+    if has_ids:
+        assert told[2:] == [([(1, 3), (9, 1)], [400]), ([(1, 4), (9, 2)], [500])]
+
+
+def test_what_a_camera_learns_while_it_is_being_removed_is_kept_back_not_forgotten(store):
+    engine = Engine(
+        "evidence", general_model(), store, ServiceMetrics(), lambda: 1000, lambda ids: None, lambda: None, 0.0
+    )
+    camera = Camera("a", CameraSettings(adapt=True, width=160, height=120), Limits(queue_frames=100))
+    camera.is_learning = False
+    for index in range(60):
+        message = lanes(index % 20 + 100 * (index // 20), 3, 0.3)
+        engine.put(camera, Frame(FrameMessage(**message), lambda answer: None))
+    engine.start()
+    wait_for(lambda: camera.counters["frames"] == 60, "the frames")
+    engine.do(list, [camera])
+    assert store.learnt("a") is None
+    camera.is_learning = True
+    engine.do(list, [camera])
+    assert store.learnt("a") is not None
+    assert engine.stop(lambda: camera.end("service_stopped"), [camera], 60)

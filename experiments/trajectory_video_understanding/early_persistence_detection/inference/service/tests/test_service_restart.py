@@ -138,6 +138,29 @@ def test_what_cannot_be_served_is_said_in_one_line(tmp_path, flags, words):
     assert done.returncode == 2 and words in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
+def test_a_sink_that_will_not_come_back_is_named_and_can_be_forgotten(tmp_path):
+    sink, database = tmp_path / "events.jsonl", f"sqlite:///{tmp_path}/service.db"
+    with running(tmp_path, "--sink", f"jsonl:{sink}") as service:
+        service.put("a")
+        service.post("a", lanes(0))
+        assert service.stop() == 0
+    name = f"json_lines:{sink}"
+    with running(tmp_path) as service:
+        (line,) = [line for line in service.log.read_text().splitlines() if "--forget_sink" in line]
+        assert name in line and "prune" in line
+        in_use = serve("--database", database, "--forget_sink", name)
+        assert in_use.returncode == 2 and "in use" in in_use.stderr
+        assert service.stop() == 0
+    wrong = serve("--database", database, "--forget_sink", "hook")
+    assert wrong.returncode == 2 and name in wrong.stderr and len(wrong.stderr.splitlines()) == 1
+    done = serve("--database", database, "--forget_sink", name)
+    assert done.returncode == 0 and name in done.stdout
+    with Store(database) as store:
+        assert store.cursors() == {}
+    with running(tmp_path) as service:
+        assert "--forget_sink" not in service.log.read_text()
+
+
 def test_the_openapi_document_is_current():
     kept = Path(package.__file__).with_name("openapi.json").read_text(encoding="utf-8")
     assert json.loads(kept) == json.loads(json.dumps(bare_app().openapi())), "run serve.py --write_openapi PATH"

@@ -31,7 +31,7 @@ from early_persistence_detection.inference.service.sinks import (
 )
 from early_persistence_detection.inference.service.store import CameraEvent, Store, StoredEvent
 from early_persistence_detection.inference.service.tests import killed_service
-from early_persistence_detection.inference.service.tests.conftest import Broker, Receiver, wait_for
+from early_persistence_detection.inference.service.tests.conftest import Broker, Receiver, certificate, wait_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from paho.mqtt.enums import CallbackAPIVersion
@@ -210,6 +210,29 @@ def test_a_webhook_that_says_nothing_is_asked_again(store: Store, deliver, recei
     store.commit([event()], {})
     deliveries.wake()
     wait_for(lambda: receiver.confirmed == ["1"], "the second request")
+
+
+def test_a_webhook_by_tls_with_a_private_authority(
+    store: Store, deliver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Refused as long as nobody vouches for it, and where it is another's certificate; nothing is lost meanwhile."""
+    certified = certificate(tmp_path, "IP:127.0.0.1")
+    receiver = Receiver(certified)
+    try:
+        store.commit([event(track) for track in range(3)], {})
+        elsewhere = receiver.url.replace("127.0.0.1", "localhost")
+        deliveries = deliver([WebhookSink(receiver.url, name="ours"), WebhookSink(elsewhere, name="anothers")])
+        wait_for(lambda: all(health.retries >= 3 for health in deliveries.health().values()), "three refusals each")
+        assert not receiver.requests and set(store.cursors().values()) == {0}
+        assert "ours cannot be reached" in caplog.text and "certificate verify failed: self-signed" in caplog.text
+
+        monkeypatch.setenv("SSL_CERT_FILE", str(certified[0]))
+        wait_for(lambda: receiver.confirmed == ["1", "2", "3"] and store.cursor("ours") == 3, "all three")
+        assert receiver.num_connections == 1  # kept, as without TLS
+        wait_for(lambda: "Hostname mismatch" in str(deliveries.health()["anothers"].last_error), "the other refusal")
+        assert store.cursor("anothers") == 0
+    finally:
+        receiver.close()
 
 
 def test_retry_after_is_kept(store: Store, receiver: Receiver):

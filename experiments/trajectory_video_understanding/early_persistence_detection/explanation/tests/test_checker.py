@@ -1,0 +1,277 @@
+"""The checker: what is so is accepted in many words, what is not is rejected by its rule."""
+
+import dataclasses
+
+import pytest
+from early_persistence_detection.explanation.checker import MOST_CHARACTERS, check, read
+from early_persistence_detection.explanation.decision_evidence import DecisionEvidence, Fact
+from early_persistence_detection.explanation.tests.made_records import (
+    HOSTILE,
+    clutter_record,
+    made_record,
+    persistent_record,
+)
+from early_persistence_detection.explanation.wording import sentences
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+CLUTTER, PERSISTENT = clutter_record(), persistent_record()
+
+
+@given(st.integers(0, 2**32), st.randoms(use_true_random=False))
+@settings(max_examples=300, deadline=None)
+def test_all_that_we_say_is_accepted_in_every_variant(seed, random):
+    record = made_record(seed)
+    text = " ".join(sentence.text for sentence in sentences(record, choose=random.choice))
+    reading = read(text, record)
+    assert not reading.rejections, reading.rejections
+    said = sentences(record, choose=random.choice)
+    assert len(reading.sentences) == len(said)
+    facts = {fact_id for sentence in said for fact_id in sentence.fact_ids}
+    assert {fact_id for _, claims in reading.sentences for claim in claims for fact_id in claim.fact_ids} <= facts
+
+
+PARAPHRASES = (
+    "It was called clutter in frame 4.",
+    "The track was classified as clutter in its fourth frame.",
+    "The verdict was clutter.",
+    "The decision came in frame 4 of its life.",
+    "It was probably clutter.",
+    "It was very likely transient.",
+    "It was not called real.",
+    "In frame 4 the track was judged clutter because it was not seen in frame 3.",
+    "Because the detector missed it in frame 3, it was called clutter.",
+    "It was labelled clutter in frame 4 due to the miss in frame 3.",
+    "It was called clutter because of how often it was seen.",
+    "It was called clutter because of its scores.",
+    "What decided it was that it was missed in frame 3.",
+    "The decision hinged on the miss in frame 3.",
+    "Without the miss in frame 3 it would have been called real.",
+    "Had it been seen in frame 3, it would have been called real, with a probability of 93 % that it is real.",
+    "If the detector had found it in frame 3, the verdict would have been real.",
+    "It would have been called real if it had been detected in frame 3.",
+    "If frame 3 had been left out, no decision would have been made by then.",
+    "Without frame 3 it would still have been undecided.",
+    "Had its scores been the usual ones, it would not have been decided by frame 4.",
+    "Withholding frame 2 would have changed nothing.",
+    "Even if frame 2 had been withheld, the decision would have been the same.",
+    "Had nothing been known of its motion, it would still have been called clutter.",
+    "The probability that it is real was 3 %.",
+    "The chance of it being clutter was 97 percent.",
+    "By then, the probability that it is real stood at 0.03.",
+    "After frame 3 the probability that it is real was 30 %.",
+    "The probability that it is real was below 5 % then.",
+    "The probability fell from 62 % after frame 1 to 3 % after frame 4.",
+    "The probability dropped with every frame.",
+    "The probability that it is clutter rose from 38 % after frame 1 to 97 % after frame 4.",
+    "Between frames 3 and 4 it fell by 27 points.",
+    "The biggest change was a drop of 27 points from frame 3 to frame 4.",
+    "The probability that it is real was 3 %, 3 points below the threshold of 6 %.",
+    "The threshold for clutter was 6 %.",
+    "It was seen in two of its four frames.",
+    "It was seen in frames 1 and 2, but missed in frames 3 and 4.",
+    "The detector saw it in 2 of 4 frames.",
+    "It was only seen in frames 1 and 2.",
+    "Its average score was 0.41.",
+    "Its detection score was about 0.41 on average.",
+    "On average its score was higher than 23 % of the scores it was compared with.",
+    "Its box was 41 pixels tall.",
+    "It moved by 0.12 heights per frame.",
+    "Its box touched the edge of the picture in frame 2.",
+    "How often it was seen spoke most for clutter, while its motion spoke for real.",
+    "Its hits counted against real.",
+    "By the rule of ByteTrack it was dropped in frame 3.",
+    "SORT's rule had not decided by then.",
+    "It was detected as {class}.",
+    "There is a certificate for data like those of its calibration.",
+)
+PARAPHRASES_OF_PERSISTENT = (
+    "It was called persistent in frame 2, and no single thing decided it.",
+    "It was certainly persistent.",
+    "The probability that it is persistent was more than 99 %.",
+    "It was seen in all 2 frames.",
+    "It was never missed.",
+    "It hardly moved.",
+    "Its box never touched the border of the picture.",
+    "Hiding the upper left of frame 2 moved the probability most, down by 12 points.",
+    "Had it been missed in frame 2, the verdict would still have been persistent.",
+)
+
+
+@pytest.mark.parametrize("text", PARAPHRASES)
+def test_paraphrases_are_accepted(text):
+    assert not check(text, CLUTTER)
+
+
+@pytest.mark.parametrize("text", PARAPHRASES_OF_PERSISTENT)
+def test_paraphrases_of_the_other_verdict_are_accepted(text):
+    assert not check(text, PERSISTENT)
+
+
+LIES = (
+    # C1: what is not read in full
+    ("C1", "It was called clutter in frame 4"),
+    ("C1", "It was seen in frame 4 of its frames of frame 2."),
+    ("C1", "Was it called clutter?"),
+    ("C1", "It was called clutter with a probability of 3 %."),
+    ("C1", "Clutter."),
+    ("C1", ""),
+    # C2: numbers
+    ("C2", "It was called clutter in frame 3."),
+    ("C2", "The probability that it is real was 4 %."),
+    ("C2", "The probability that it is real was 0.3."),
+    ("C2", "The chance of it being clutter was 3 %."),
+    ("C2", "The probability that it is real was about 10 %."),
+    ("C2", "The probability that it is real was more than 50 %."),
+    ("C2", "The probability that it is real was 3 %, 4 points below the threshold of 6 %."),
+    ("C2", "The probability that it is real was 3 %, 3 points below the threshold of 9 %."),
+    ("C2", "It was seen in 3 of its 4 frames."),
+    ("C2", "It was seen in 2 of its 5 frames."),
+    ("C2", "It was seen in three frames."),
+    ("C2", "It was missed in frames 2 and 3."),
+    ("C2", "It was seen in every frame."),
+    ("C2", "It was never missed."),
+    ("C2", "It was only seen in frame 1."),
+    ("C2", "Its mean score was 0.43."),
+    ("C2", "On average its score was higher than 32 % of the scores it was compared with."),
+    ("C2", "Its box was 44 px high."),
+    ("C2", "It moved by 0.21 heights per frame."),
+    ("C2", "Its box touched the border of the picture in frames 1 and 2."),
+    ("C2", "The rule of ByteTrack dropped it in frame 2."),
+    ("C2", "The biggest step was a fall by 30 points between frames 3 and 4."),
+    ("C2", "Had it been seen in frame 3, it would have been called real, with a probability of 88 % that it is real."),
+    # C3: later frames
+    ("C3", "It was seen in frame 5."),
+    ("C3", "The probability fell from 62 % after frame 1 to 3 % after frame 9."),
+    ("C3", "It was seen again later."),
+    ("C3", "Eventually the track was confirmed."),
+    ("C3", "It was seen in the sixth frame."),
+    # C4: directions, comparisons
+    ("C4", "The probability rose from 62 % after frame 1 to 3 % after frame 4."),
+    ("C4", "The probability rose with every frame."),
+    ("C4", "The probability hardly changed from frame 1 to frame 4."),
+    ("C4", "The probability that it is clutter fell from frame 1 to frame 4."),
+    ("C4", "The probability that it is real was 3 %, 3 points above the threshold of 6 %."),
+    ("C4", "The biggest change was a drop of 27 points from frame 2 to frame 3."),
+    ("C4", "The biggest change was a rise of 27 points from frame 3 to frame 4."),
+    ("C4", "No threshold had been crossed when the clip ended."),
+    ("C4", "Its motion spoke most for clutter."),
+    ("C4", "How often it was seen spoke for real."),
+    ("C4", "The detector's scores spoke most for clutter."),
+    ("C4", "It hardly moved."),
+    # C5: verdict, negation, hedges
+    ("C5", "It was called real in frame 4."),
+    ("C5", "It was called persistent in frame 4."),
+    ("C5", "It was not called clutter."),
+    ("C5", "It was certainly clutter."),
+    ("C5", "It was perhaps clutter."),
+    ("C5", "It was probably real."),
+    ("C5", "The rule of ByteTrack confirmed it in frame 3."),
+    ("C5", "The rule of SORT dropped it."),
+    # C6: reasons
+    ("C6", "It was called clutter because it was seen in frame 2."),
+    ("C6", "It was called clutter because of frame 2."),
+    ("C6", "It was called clutter due to its motion."),
+    ("C6", "It was called clutter because of how it looks."),
+    ("C6", "It was called clutter because the probability fell."),
+    ("C6", "The probability fell because it was missed in frame 3."),
+    ("C6", "It was seen in frame 1 because it was missed in frame 3."),
+    ("C6", "It was called clutter because it was missed in frame 3 and it was seen in frame 2."),
+    ("C6", "It was not called real because it was missed in frame 3."),
+    ("C6", "It was missed in frame 3, so it was called clutter."),
+    ("C6", "Without frame 2 it would still have been called clutter."),
+    ("C6", "Without frame 2 it would have been called real."),
+    ("C6", "Had it been seen in frame 3, it would not have been decided by then."),
+    ("C6", "Had it been seen in frame 4, it would have been called real."),
+    ("C6", "Had frame 1 been withheld, it would have been called real."),
+    ("C6", "Had it been missed in frame 3, it would have been called real."),
+    ("C6", "Withholding frame 3 would have changed nothing."),
+    ("C6", "Even without frame 3 it would still have been undecided."),
+    ("C6", "It would have been called real."),
+    ("C6", "No single thing decided it."),
+    ("C6", "The decision hinged on its motion."),
+    # C7: promises
+    ("C7", "It is certified."),
+    ("C7", "The verdict is guaranteed."),
+    ("C7", "This is proven with 90 % confidence."),
+    ("C7", "With 90 % confidence, at most 5 % are decided wrongly though the whole clip gets them right."),
+    (
+        "C7",
+        "There is a certificate for data like those of its calibration: of all tracks at most 5 % are decided wrongly "
+        "though the whole clip gets them right.",
+    ),
+    # C8: what is not in the record
+    ("C8", "A bird was called clutter."),
+    ("C8", "It was called clutter because it was afraid."),
+    ("C8", "The red track was called clutter."),
+    ("C8", "Alice was seen in frame 2."),
+    ("C8", "It was called one that will stay in frame 4."),
+    ("C8", "Its neighbours spoke for clutter."),
+    ("C8", "It was seen in frame 2, which looks like glare."),
+    # C9: strings of users
+    ("C9", "It was detected as {camera}."),
+    ("C9", "It was detected as {class"),
+    ("C9", f"It was detected as {HOSTILE[0]}."),
+    # C10: form
+    ("C10", "It was **called** clutter."),
+    ("C10", "<b>It was called clutter.</b>"),
+    ("C10", "It was called clutter, see https://example.org."),
+    ("C10", "- It was called clutter."),
+    ("C10", "It was called clutter.\n\nIt was seen in frame 2."),
+    ("C10", "It was called clutter. " * 120),
+)
+
+
+@pytest.mark.parametrize(("rule", "text"), LIES)
+def test_lies_are_rejected_by_their_rule(rule, text):
+    rejections = check(text, CLUTTER)
+    assert rejections and rejections[0].rule == rule, rejections
+
+
+def test_every_rule_has_lies():
+    assert {rule for rule, _ in LIES} == {f"C{number}" for number in range(1, 11)}
+
+
+def test_one_lie_among_truths_is_found_and_named():
+    text = "It was called clutter in frame 4. It was seen in 3 of its 4 frames. It was seen in frame 1."
+    reading = read(text, CLUTTER)
+    assert [rejection.sentence for rejection in reading.rejections] == ["It was seen in 3 of its 4 frames."]
+    assert [sentence for sentence, _ in reading.sentences] == [
+        "It was called clutter in frame 4.",
+        "It was seen in frame 1.",
+    ]
+    assert not reading.is_accepted
+
+
+def test_what_is_said_of_one_record_is_rejected_for_another():
+    for text in PARAPHRASES_OF_PERSISTENT:
+        assert check(text, CLUTTER), text
+
+
+def test_a_promise_outside_its_scope_is_not_spoken_of():
+    facts = tuple(
+        dataclasses.replace(fact, about="elsewhere") if fact.kind == "certificate" else fact for fact in CLUTTER.facts
+    )
+    record = dataclasses.replace(CLUTTER, facts=facts)
+    assert check("There is a certificate for data like those of its calibration.", record)[0].rule == "C7"
+    assert not any("certif" in sentence.text for sentence in sentences(record))
+
+
+def test_together_is_a_reason_only_where_it_was_run_together():
+    kept = tuple(fact for fact in PERSISTENT.facts)
+    both = Fact(
+        *("cf.groups.hits+motion", "counterfactual", 0.4, "probability", 0.005, (), "hits+motion"),
+        change="group",
+        verdict="undecided",
+        effect="not_yet",
+        shift=5.0,
+    )
+    record = DecisionEvidence(8, 12, "ab" * 32, "cd" * 32, (*kept, both), None)
+    assert not check("It was called persistent because of its hits and its motion together.", record)
+    assert not check("Had nothing been known of its motion and its hits, it would not have been decided yet.", record)
+    assert check("It was called persistent because of its hits and its neighbours together.", record)[0].rule == "C6"
+    assert check("It was called persistent because of its hits.", record)[0].rule == "C6"
+
+
+def test_a_text_is_bounded():
+    assert check("It was called clutter. " * (MOST_CHARACTERS // 20), CLUTTER)[0].rule == "C10"
