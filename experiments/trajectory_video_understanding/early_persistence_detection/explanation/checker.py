@@ -126,7 +126,8 @@ _PATTERNS: dict[str, str] = {
     "it": "(?:this track|that track|the track|this candidate|the candidate|track|it)",
     "was": "(?:was|is|has been|had been)",
     "numbers": r"\d++(?:(?: ?, and | ?, | and | to | through |-)\d++(?!\.\d| ?%| percentage| point| of))*",
-    "frames": r"(?:its |the )?(?:frames <numbers>|frame \d++)|then|there|that frame",
+    "frames": r"(?:its |the )?(?:frames <numbers>|frame \d++)|that frame",
+    "in_frames": r"(?:in|at|during) <frames>|then|there",
     "frame": r"(?:its |the )?frame \d++",
     "prep": "(?:in|at|by|after|on|as of|from)",
     "life": "(?: of its life| of the track's life| of its track| of the track| of its existence)",
@@ -168,7 +169,7 @@ _PATTERNS: dict[str, str] = {
     "fall": "(?:fall|drop|decrease|decline|loss)",
     "seenverb": "(?:seen|detected|found|spotted|observed|visible)",
     "sawverb": "(?:saw|found|detected|spotted|observed)",
-    "missedverb": "(?:missed|not seen|not detected|not found|unseen|undetected|not spotted)",
+    "missedverb": "(?:missed|missing|absent|not seen|not detected|not found|unseen|undetected|not spotted)",
     "all": (
         r"(?:every one of its|each of its|all of its|every|each|all its|all of the|all the|all)(?: \d+)?"
         r" ?(?:frames|frame)(?: of its life)?(?:, \d+ in all)?"
@@ -196,12 +197,13 @@ _PATTERNS: dict[str, str] = {
         r"(?:<seenthing>|<missedthing>|<groups>|<looks>|<detections>|(?:what )?<frames>(?: brought| gave| showed)?)"
     ),
     "seenthing": (
-        r"(?:it <was> <seenverb> in <frames>|being <seenverb> in <frames>|its being <seenverb> in <frames>|"
-        r"its detection in <frames>|the detector <sawverb> it in <frames>|the detection in <frames>)"
+        r"(?:<it> <was> <seenverb> <in_frames>|being <seenverb> <in_frames>|its being <seenverb> <in_frames>|"
+        r"its detection <in_frames>|the detector <sawverb> it <in_frames>|the detection <in_frames>)"
     ),
     "missedthing": (
-        r"(?:it <was> <missedverb> in <frames>|being <missedverb> in <frames>|its being <missedverb> in <frames>|"
-        r"the detector missed it in <frames>|the miss in <frames>|the misses in <frames>)"
+        r"(?:<it> <was> <missedverb> <in_frames>|being <missedverb> <in_frames>|its being <missedverb> <in_frames>|"
+        r"the detector (?:missed|did not see|did not find|did not detect|failed to detect) it <in_frames>|"
+        r"(?:the miss|the misses|its absence) <in_frames>)"
     ),
     "lacked": "(?:been missed|not been seen|not been detected|not been found|been unseen|gone unseen|gone undetected)",
     "usual": "(?:the usual ones|usual|ordinary|typical|ordinary ones|at their median|average)",
@@ -227,6 +229,11 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ("decided", r"(?:<decision> (?:fell|came|was made|was reached|was taken)|<it> was decided) <when:when>"),
     ("bare_verdict", r"<verdict:verdict>"),
     (
+        "verdict",
+        r"(?:<when:before>,? )?the (?:tracker|model|system) (?P<no>did not )?(?:<called>|call|judge) <it>(?: as| to be)? "
+        r"<verdict:verdict>(?: <when:after>)?",
+    ),
+    (
         "probability",
         r"(?:when |and |as )?(?:<soon>,? |<when:before>,? )?<chance>(?: <that:that>)? (?:<soon> )?(?:was|is|stood|had reached|reached|came to|lay)(?: at)?(?: <soon>| already)? <amount:amount>(?: <that:that2>)?(?: <soon>| <when:after>)?",
     ),
@@ -234,7 +241,7 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
         "probability",
         r"(?:with|at|having) <chance>(?: <that:that>)? (?:of|at) <amount:amount>(?: <that:that2>)?(?: <soon>| <when:after>)?",
     ),
-    ("probability", r"(?:at|with) <amount:amount>(?: <that:that>)?"),
+    ("probability", r"(?:at|with) (?:an? )?<amount:amount>(?: probability| chance)?(?: <that:that>)?"),
     (
         "probability_would",
         r"(?:and |when )?<chance>(?: <that:that>)? would(?: then)? have (?:been|stood at|come to) <amount:amount>(?: <that:that2>)?",
@@ -249,11 +256,16 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         "largest_step",
-        r"(?:its|the) (?:largest|biggest|greatest|main) (?:single )?(?:change|step|move|swing)(?: in the probability| of the probability)? <was> (?:(?:a|an) )?(?P<way><rise>|<fall>)(?: (?:of|by) <points:points>)?(?:,? <span:span>)?",
+        r"(?:its|the) (?:largest|biggest|greatest|main) (?:single )?(?:change|step|move|swing)(?: in probability| in the probability| of the probability)? <was> (?:(?:a|an) )?(?:<points:points> )?(?P<way><rise>|<fall>)(?: (?:of|by) <points:points2>)?(?:,? <span:span>)?",
+    ),
+    (
+        "largest_step",
+        r"(?:its|the) (?:largest|biggest|greatest) (?:single )?(?P<way><rise>|<fall>) <was> (?:of |by )?<points:points>"
+        r"(?:,? <span:span>)?",
     ),
     (
         "margin",
-        r"(?:which |that )?(?:was |is |lay |lies |stood )?(?P<beyond>only just|just|barely|<points>) (?P<side>above|below|over|under|beyond|past) (?:the|its) threshold(?: (?:of|at) <amount:amount>)?(?: for <verdict:verdict>)?",
+        r"(?:which |that |this |it )?(?:was |is |lay |lies |stood )?(?:(?P<beyond>only just|just|barely|<points>) )?(?P<side>above|below|over|under|beyond|past) (?:the|its) (?:<amount:amount2> )?threshold(?: (?:of|at) <amount:amount>)?(?: for <verdict:verdict>)?",
     ),
     (
         "margin",
@@ -282,6 +294,7 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
         "missed",
         r"the detector (?:did not|failed to|could not) (?:see|find|detect|spot) it in (?P<much><all>|<some>|<frames>)",
     ),
+    ("not_seen", r"not in (?P<much><frames>)"),
     ("never_missed", r"(?:(?:<it> <was> |was )?never missed|the detector never missed it)"),
     (
         "mean_score",
@@ -298,37 +311,38 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         "height",
-        r"(?:when (?:it was )?last seen,? )?(?:its|the) box had a height of <number:number> (?:px|pixels)(?: when (?:it was )?last seen)?",
+        r"(?:when (?:it was )?last seen,? )?(?:its|the) box (?:had a height of|measured|was) <number:number> (?:px|pixels)(?: in height)?(?: when (?:it was )?last seen)?",
     ),
     (
         "speed",
-        r"(?:<it> )?moved(?: by)? <number:number> (?:of that height|of its height|heights|of its own height|box heights) (?:a|per|each|every) frame",
+        r"(?:<it> )?moved(?: by)? <number:number> (?:of that height|of its height|heights|of its own height|box heights|times its height|times that height) (?:a|per|each|every) frame",
     ),
     ("still", r"(?:<it> )?(?:hardly|barely|scarcely) moved"),
     (
         "border",
-        r"(?:its|the) box (?:touched|reached|was at|met) the (?:border|edge) of the picture in (?P<much><all>|<some>|<none>|<frames>)",
+        r"(?:its|the) box (?:touched|reached|was at|met) (?:the (?:border|edge) of the (?:picture|image)|the (?:picture|image)'s (?:border|edge)) in (?P<much><all>|<some>|<none>|<frames>)",
     ),
     (
         "border",
-        r"in (?P<much><all>|<some>|<none>|<frames>),? (?:was )?(?:its|the) box (?:touched|was at|at) the (?:border|edge) of the picture",
+        r"in (?P<much><all>|<some>|<none>|<frames>),? (?:was )?(?:its|the) box (?:touched|was at|at) (?:the (?:border|edge) of the (?:picture|image)|the (?:picture|image)'s (?:border|edge))",
     ),
     (
         "border",
-        r"(?:its|the) box (?P<never>never touched|never reached|was never at) the (?:border|edge) of the picture",
+        r"(?:its|the) box (?P<never>never touched|never reached|was never at) (?:the (?:border|edge) of the (?:picture|image)|the (?:picture|image)'s (?:border|edge))",
     ),
-    ("class", r"(?:<it> <was> )?(?:detected|seen|classed) as (?:a |an )?\{class\}"),
+    ("class", r"(?:<it> <was> )?(?:detected|seen|classed|classified) as (?:a |an )?\{class\}"),
     ("class", r"(?:the detector's class(?: for it)?|its class) (?:was|is) \{class\}"),
-    ("class", r"the detector called it (?:a |an )?\{class\}"),
+    ("class", r"the detector (?:called it|classified it as|labelled it as|labeled it as) (?:a |an )?\{class\}"),
     (
         "cause",
-        r"(?:(?:this|that|it) (?:was|is) )?(?:because|due to|owing to|thanks to|on account of)(?: of)? (?P<thing><thing>(?: and <thing>)*)",
+        r"(?:(?:this|that|it) (?:was|is) )?(?:because|since|as|due to|owing to|thanks to|on account of)(?: of)? (?P<thing><thing>(?: and <thing>)*)",
     ),
     (
         "cause",
         r"(?:what decided (?:it|this|that)|the deciding (?:thing|fact|factor)|the reason)(?: for this| for that)? (?:was|is)(?: that)? (?P<thing><thing>)",
     ),
     ("cause", r"<decisionit> (?:hinged|hung|depended|rested) on (?P<thing><thing>)"),
+    ("cause", r"(?P<thing><thing>) (?:decided (?:<decision>|it|this)|was decisive|was what decided (?:<decision>|it))"),
     ("no_single", r"no (?:single|1|one) (?:thing|fact|change)(?: alone)? decided (?:it|this|that)"),
     ("no_single", r"nothing (?:alone|by itself|on its own) decided (?:it|this|that)"),
     ("no_single", r"no single change would have changed (?:it|<decision>)"),
@@ -338,19 +352,19 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ("if", r"(?P<even>even )?(?P<without>without) (?P<withhold><frames>)"),
     (
         "if",
-        r"(?P<even>even )?had <it> (?:been missed in (?P<miss><frames>) and (?:been )?<seenverb> in (?P<hit><frames>)|<lacked> in (?P<miss2><frames>)|been <seenverb> in (?P<hit2><frames>))",
+        r"(?P<even>even )?had <it> (?:been missed (?P<miss><in_frames>) and (?:been )?<seenverb> (?P<hit><in_frames>)|<lacked> (?P<miss2><in_frames>)|been <seenverb> (?P<hit2><in_frames>))",
     ),
     (
         "if",
-        r"(?P<even>even )?if <it> had (?:been missed in (?P<miss><frames>) and (?:been )?<seenverb> in (?P<hit><frames>)|<lacked> in (?P<miss2><frames>)|been <seenverb> in (?P<hit2><frames>))",
+        r"(?P<even>even )?if <it> had (?:been missed (?P<miss><in_frames>) and (?:been )?<seenverb> (?P<hit><in_frames>)|<lacked> (?P<miss2><in_frames>)|been <seenverb> (?P<hit2><in_frames>))",
     ),
     (
         "if",
-        r"(?P<even>even )?(?:had the detector|if the detector had) (?:missed it in (?P<miss><frames>)|(?:seen|found|detected) it in (?P<hit><frames>))",
+        r"(?P<even>even )?(?:had the detector|if the detector had) (?:missed it (?P<miss><in_frames>)|(?:seen|found|detected) it (?P<hit><in_frames>))",
     ),
     (
         "if",
-        r"(?P<even>even )?(?P<without>without) (?:(?:its|the) (?:detection|detections|hit|hits) in (?P<miss><frames>)|the (?:miss|misses) in (?P<hit><frames>))",
+        r"(?P<even>even )?(?P<without>without) (?:(?:its|the) (?:detection|detections|hit|hits) (?P<miss><in_frames>)|the (?:miss|misses) (?P<hit><in_frames>))",
     ),
     (
         "if",
@@ -399,6 +413,14 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
         r"(?:<of_all>,? )?<group:group> (?:(?:spoke|argued|counted|weighed|pointed)(?: (?P<most>most strongly|most|the most))?|(?P<most2>most strongly|most)) (?P<way>for|in favour of|in favor of|against|towards) <side:side>",
     ),
     (
+        "share",
+        r"(?P<most>the strongest) (?:evidence|argument) (?P<way>for|against) <side:side> <was> <group:group>",
+    ),
+    (
+        "share",
+        r"<group:group> <was> (?P<most>the strongest) (?:evidence|argument) (?P<way>for|against) <side:side>",
+    ),
+    (
         "hidden",
         r"(?:of the regions that were hidden,? )?(?:hiding )?<place:place> (?:of|in) <frame:frame> moved (?:<chance>|it) (?:the )?most(?:[,:]? (?P<way>up|down)(?: by <points:points>)?)?",
     ),
@@ -408,11 +430,11 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         "rule",
-        r"(?:by |under |according to )?the rule of <rule:rule>,? (?P<said>(?:<it> was )?(?:confirmed|accepted|kept|dropped|rejected|discarded)(?: <it>)?|had not decided|<it> was still undecided|was still undecided|had made no decision)(?: by then| then| yet)?(?: in <frame:frame>)?",
+        r"(?:by |under |according to )?the rule of <rule:rule>,? (?P<said>(?:<it> was )?(?:confirmed|accepted|kept|dropped|rejected|discarded)(?: <it>)?|had not (?:yet )?(?:decided|reached a decision)|<it> was still undecided|was still undecided|had made no decision)(?: by then| then| yet)?(?: in <frame:frame>)?",
     ),
     (
         "rule",
-        r"<rule:rule>(?:'s rule)? (?P<said>(?:confirmed|accepted|kept|dropped|rejected|discarded) <it>|had not decided|was still undecided)(?: by then| then| yet)?(?: in <frame:frame>)?",
+        r"<rule:rule>(?:'s rule)? (?P<said>(?:confirmed|accepted|kept|dropped|rejected|discarded) <it>|had not (?:yet )?(?:decided|reached a decision)|was still undecided)(?: by then| then| yet)?(?: in <frame:frame>)?",
     ),
     (
         "certified",
@@ -433,6 +455,7 @@ _JOINT = re.compile(
     r"\s+(?:and|but|while|whereas|though|although|yet)\s+(?:also )?|\s+"
 )
 _OPENING = re.compile(r"(?:(?:also|in addition|moreover|furthermore|however|finally|overall|in short),? )")
+_WHY = ("because", "since", "as ", "due", "owing", "thanks", "on account")  # what a reason begins with
 _CAUSAL = re.compile(
     r"\b(?:because|due|owing|thanks|account|reason|without|since|so|therefore|thus|hence|caused?|causes|"
     r"led|leads|made|makes|would|if|had it|decided it|decided this|hinged|depended)\b"
@@ -472,6 +495,8 @@ def _vocabulary() -> frozenset[str]:
 def _normalised(sentence: str) -> str:
     text = sentence.lower().replace("’", "'").replace("–", "-").replace("—", " - ")
     text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"\b(?:instead|indeed|actually) | (?:instead|indeed)(?=[,.;])", "", text)
+    text = re.sub(r"(?<=\d)-(?=point)", " ", text)
     text = re.sub(r"\s*\(([^()]*)\)", r", \1", text)
     text = re.sub(r" ?(?:percent(?!age)|per cent)\b", " %", text)
     for short, full in (("wasn't", "was not"), ("didn't", "did not"), ("couldn't", "could not"), ("hadn't", "had not")):
@@ -553,10 +578,10 @@ class _Sentence:
     def _unread(self, body: str) -> _Untrue:
         """Why a sentence is not read at all."""
         given = self.record.get("class")
+        known = _vocabulary()
+        words = re.findall(r"[^\W\d_]+(?:'s)?", body.replace("{class}", ""))
         unknown = [
-            word
-            for word in re.findall(r"[^\W\d_]+(?:'s)?", body.replace("{class}", ""))
-            if word not in _vocabulary() and not _CAUSAL.fullmatch(word)
+            word for word in words if not ({word, word.removesuffix("'s")} & known or _CAUSAL.fullmatch(word))
         ]
         if given is not None and len(str(given.value)) > 2 and str(given.value).lower() in body and unknown:
             return _Untrue("C9", "a string of the user's stands in the text")
@@ -840,6 +865,11 @@ class _Sentence:
         self._much(str(clause["much"]), self.missed, "it was missed", clause=clause)
         return [Claim("num_missed", ("num_missed",))]
 
+    def _not_seen(self, place: int, clause: _Clause) -> list[Claim]:
+        if place == 0 or self.found[place - 1].kind != "seen":
+            raise _Untrue("C1", "it is not clear what is denied")
+        return self._missed(place, clause)
+
     def _never_missed(self, place: int, clause: _Clause) -> list[Claim]:
         self._much("no frame", self.missed, "it was missed")
         return [Claim("num_missed", ("num_missed",))]
@@ -887,7 +917,7 @@ class _Sentence:
 
     def _cause(self, place: int, clause: _Clause) -> list[Claim]:
         text = clause.match.group()
-        alone = len(self.found) == 1 or not text.startswith(("because", "due", "owing", "thanks", "on account"))
+        alone = len(self.found) == 1 or not text.startswith(_WHY)
         if not alone and "verdict" not in self._neighbours(place) and "decided" not in self._neighbours(place):
             raise _Untrue("C6", "the reason is given for something else than the decision")
         nearby = [self.found[other] for other in (place - 1, place + 1) if 0 <= other < len(self.found)]
@@ -903,7 +933,7 @@ class _Sentence:
         facts: list[Fact] = []
         for thing in re.findall(_expanded("<thing>"), things):
             facts += self._behind(thing, clause)
-        if not text.startswith(("because", "due", "owing", "thanks", "on account")) and "because" not in text:
+        if not text.startswith(_WHY) and "because" not in text:
             if self.record.decisive not in {fact.id for fact in facts}:
                 raise _Untrue("C6", f"{things!r} is one reason, not what decided it")
         return [Claim("cause", tuple(fact.id for fact in facts))]
@@ -913,7 +943,9 @@ class _Sentence:
         for kind, change, held in (("<missedthing>", "hit", self.missed), ("<seenthing>", "miss", self.seen)):
             if not re.fullmatch(_expanded(kind), thing):
                 continue
-            ages = self._ages(thing[thing.rindex(" in ") + 4 :], clause)
+            named = re.search(_expanded("(?:<in_frames>)$"), thing)
+            assert named is not None
+            ages = self._ages(named.group(), clause)
             if not set(ages) <= held:
                 raise _Untrue("C2", f"{thing!r} is not so")
             together = self.record.get("cf.shortest_set")
