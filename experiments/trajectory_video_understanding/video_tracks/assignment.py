@@ -11,14 +11,19 @@ Legend: n rows, m columns.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+
+FEW_COLUMNS = 32  # up to here plain numbers are faster than arrays, ten times where a camera has five tracks
 
 
 def assign(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rows, ascending, and their columns, int64 (min(n, m),) each, of finite `values` (n, m)."""
     is_tall = values.shape[0] > values.shape[1]
     cost = -np.asarray(values.T if is_tall else values, np.float64)
-    columns = _columns_of_rows(cost)
+    is_small = cost.shape[1] <= FEW_COLUMNS
+    columns = np.array(_columns_of_few_rows(cost.tolist()), np.int64) if is_small else _columns_of_rows(cost)
     rows = np.arange(len(columns))
     if not is_tall:
         return rows, columns
@@ -59,6 +64,46 @@ def _columns_of_rows(cost: np.ndarray) -> np.ndarray:
             row = int(came_from[column])
             row_of[column] = row
             column_of[row], column = column, int(column_of[row])
+            if row == first:
+                break
+    return column_of
+
+
+def _columns_of_few_rows(cost: list[list[float]]) -> list[int]:
+    """As `_columns_of_rows`, step by step and bit by bit, on plain numbers."""
+    num_columns = len(cost[0]) if cost else 0
+    row_price, column_price = [0.0] * len(cost), [0.0] * num_columns
+    column_of, row_of = [-1] * len(cost), [-1] * num_columns
+    for first in range(len(cost)):
+        reached, came_from = [math.inf] * num_columns, [-1] * num_columns
+        left = list(range(num_columns))[::-1]
+        settled, rows = [], [first]
+        row, length = first, 0.0
+        while True:
+            of_row, price, least, place = cost[row], row_price[row], math.inf, -1
+            for index, column in enumerate(left):
+                through = length + of_row[column] - price - column_price[column]
+                if through < reached[column]:
+                    reached[column], came_from[column] = through, row
+                if reached[column] < least or (reached[column] == least and row_of[column] < 0):  # as `_nearest`
+                    least, place = reached[column], index
+            column, length = left[place], least
+            settled.append(column)
+            left[place] = left[-1]
+            left.pop()
+            if row_of[column] < 0:
+                break
+            row = row_of[column]
+            rows.append(row)
+        row_price[first] += length
+        for row in rows[1:]:
+            row_price[row] += length - reached[column_of[row]]
+        for each in settled:
+            column_price[each] -= length - reached[each]
+        while True:  # turn the path round
+            row = came_from[column]
+            row_of[column] = row
+            column_of[row], column = column, column_of[row]
             if row == first:
                 break
     return column_of

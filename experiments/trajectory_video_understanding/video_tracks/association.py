@@ -89,7 +89,7 @@ class Associator:
         min_iou, self._gap = MIN_IOU / min(self._gap, LONGEST_GAP), 1
         found: list[tuple[int, BoxTracker, int]] = []  # row of the detection, whose track it is, which of them
         for kind, tracker in self._of_class.items():
-            rows = np.flatnonzero(kinds == kind)
+            rows = np.arange(len(kinds)) if len(self._of_class) == 1 else np.flatnonzero(kinds == kind)
             owner = tracker.update(corners[rows], scores[rows], min_iou)
             found += [
                 (row, tracker, track) for row, track in zip(rows.tolist(), owner.tolist(), strict=True) if track >= 0

@@ -8,9 +8,9 @@ import numpy as np
 
 
 def intersections(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Areas that xywh boxes share, in square px: (n, 4), (m, 4) -> (n, m)."""
-    low, other_low = boxes[:, :2].T, others[:, :2].T
-    high, other_high = low + boxes[:, 2:].T, other_low + others[:, 2:].T
+    """Areas that xywh boxes share, in square px: (n, 4), (m, 4) -> (n, m). Of stacks (c, n, 4), (c, m, 4): (n, m, c)."""
+    low, other_low = boxes.T[:2], others.T[:2]
+    high, other_high = low + boxes.T[2:], other_low + others.T[2:]
     sides = np.minimum(high[:, :, None], other_high[:, None]) - np.maximum(low[:, :, None], other_low[:, None])
     np.maximum(sides, 0, out=sides)
     shared: np.ndarray = sides[0] * sides[1]

@@ -44,7 +44,8 @@ class SteadyMotion:
         """Advance by one frame; None where the point is unseen."""
         self._held += 1
         if point is not None:
-            vx, vy = ((now - before) / self._held for now, before in zip(point, self._seen_at, strict=True))
+            (x, y), (before_x, before_y) = point, self._seen_at
+            vx, vy = (x - before_x) / self._held, (y - before_y) / self._held
             shrink = min(1.0, self._max_step_px / max(math.hypot(vx, vy), 1e-9))
             self._velocity = vx * shrink, vy * shrink
             self._seen_at, self._held = point, 0
@@ -60,7 +61,7 @@ class SteadyMotion:
 
 def box_centre(box: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """The centre of an xywh box, in px."""
-    x, y, width, height = (float(value) for value in box)
+    x, y, width, height = map(float, box)
     return x + width / 2, y + height / 2
 
 

@@ -319,7 +319,7 @@ def judge_attention(
     most, random = faithfulness_changes(model, split, frame, attention, tokens, device, judged.seed)
     figures = {
         "attention_efficiency_ratio": metrics.attention_efficiency_ratio(attention, tokens, frame, judged.seed, scenes),
-        "attention_faithfulness": metrics.attention_faithfulness(most, random, judged.seed, scenes),
+        "attention_faithfulness": metrics.faithfulness(most, random, judged.seed, scenes),
     }
     counts = {
         "num_clips": len(split),

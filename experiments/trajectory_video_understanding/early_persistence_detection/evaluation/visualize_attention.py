@@ -5,21 +5,28 @@
         --output results/visualizations --num_samples 20
 
 Reads   MODEL, split `test` of DATA
-Writes  OUTPUT/sample_XXXX_attention.png frames up to the decision, attention over them, p and the Bayes posterior
-        OUTPUT/overview.png              right and wrong decisions of both kinds, below each other
-        OUTPUT/attention_analysis.json   attention efficiency ratio and faithfulness over the clips, with intervals
+Writes  OUTPUT/sample_XXXX_attention.png frames up to the decision with p and the Bayes posterior, attention over them,
+                                         what withholding regions and frames does to p (occlusion), and all that in words
+        OUTPUT/overview.png              right and wrong decisions of both kinds, beside and below each other
+        OUTPUT/attention_analysis.json   attention efficiency ratio and faithfulness over the clips, with intervals, also
+                                         of occlusion; each sample's numbers (pattern) and their description in words
 
 The two figures stand together: a query can be taught to look at persistent objects (ratio) without what it looks at
-mattering to its answer (faithfulness).
+mattering to its answer (faithfulness). Where it does not matter, occlusion shows what does: every part of it was really
+withheld. Its faithfulness is measured on the first MAX_OCCLUDED_CLIPS clips, as withholding parts one at a time costs about
+as many answers of the head as there are regions.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from persistence_augmented_dataset.dataset import ClipSplit, load_split
 from run_directory import (
     SCHEMA_VERSION,
@@ -38,8 +45,10 @@ from video_tracks.clip import KIND_NAME
 
 from early_persistence_detection import metrics
 from early_persistence_detection.evaluation.result_files import sample_picture
+from early_persistence_detection.explanation.attention_words import attention_pattern, describe
 from early_persistence_detection.figures import png
 from early_persistence_detection.models.attention_visualization import (
+    NUM_REMOVED_TOKENS,
     Sample,
     attention_at_decision,
     faithfulness_changes,
@@ -49,13 +58,23 @@ from early_persistence_detection.models.attention_visualization import (
 from early_persistence_detection.models.checkpoint import load_model
 from early_persistence_detection.models.compute_gating import DEFAULT_CONFIDENCE_THRESHOLD, Decisions, decide
 from early_persistence_detection.models.devices import resolve_device
+from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.extractors.registry import EXTRACTORS
 from early_persistence_detection.models.object_tokens import object_tokens
+from early_persistence_detection.models.occlusion import (
+    Occlusion,
+    frame_changes,
+    occlusion_at_decision,
+    removal_changes,
+    strongest_frame,
+    strongest_regions,
+)
 from early_persistence_detection.models.prediction import predict
 from early_persistence_detection.models.stopping.rules import RULE_HELP, RULES, confidence_of
 
 OVERVIEW_SAMPLES = 6
 OVERVIEW_MAX_FRAMES = 6  # a clip that is watched longer would shrink the others
+MAX_OCCLUDED_CLIPS = 400  # in the faithfulness of occlusion
 
 
 def parse_args() -> argparse.Namespace:
@@ -99,22 +118,71 @@ def choose_samples(labels: np.ndarray, decisions: Decisions, count: int, longest
     return np.array((wrong + in_turn(right))[:count])
 
 
+def by_decision(
+    decision: np.ndarray, changes: tuple[np.ndarray, np.ndarray], seed: int, scenes: np.ndarray | None
+) -> dict[str, dict[str, float] | None]:
+    """Faithfulness over the clips of each decision (n,), for JSON: `changes` (n,) by what was chosen and by chance."""
+    result = {}
+    for kind, name in KIND_NAME.items():
+        chosen, drawn = (np.where(decision == kind, change, np.nan) for change in changes)
+        result[name] = metrics.finite_or_none(metrics.faithfulness(chosen, drawn, seed, scenes))
+    return result
+
+
+def occlusion_faithfulness(
+    model: EarlyPersistenceClassifier,
+    split: ClipSplit,
+    decisions: Decisions,
+    occlusion: Occlusion,
+    tokens: np.ndarray,
+    device: torch.device,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    """By decision, for JSON: how many times as much p moves without the parts that move it most singly as at random.
+
+    `regions`: those of `strongest_regions` together, against as many random object tokens; `frames`: the strongest frame,
+    against as many random tokens; `frames_to_others`: against another frame. `tokens` (n, T, N) of `object_tokens`.
+    """
+    frame, scenes = decisions.decision_frame, metrics.known_scenes(split.metadata["scene_id"])
+    anywhere = np.ones_like(tokens, bool)
+    changes = {
+        "regions": removal_changes(model, split, frame, strongest_regions(occlusion), tokens >= 0, device, seed),
+        "frames": removal_changes(model, split, frame, strongest_frame(occlusion), anywhere, device, seed),
+        "frames_to_others": frame_changes(occlusion, frame),
+    }
+    measured = {name: by_decision(decisions.decision, both, seed, scenes) for name, both in changes.items()}
+    result: dict[str, dict[str, Any]] = {}
+    for kind, called in KIND_NAME.items():
+        counts = {name: int(np.isfinite(both[0][decisions.decision == kind]).sum()) for name, both in changes.items()}
+        result[called] = {**{name: of_kinds[called] for name, of_kinds in measured.items()}, "num_clips": counts}
+    return result
+
+
 def build_sample(
-    split: ClipSplit, index: int, decisions: Decisions, probabilities: np.ndarray, attention: np.ndarray
+    split: ClipSplit,
+    index: int,
+    decisions: Decisions,
+    probabilities: np.ndarray,
+    attention: np.ndarray,
+    occlusion: Occlusion,
+    description: str = "",
 ) -> Sample:
-    """What is drawn of one clip: nothing after its decision."""
+    """What is drawn of one clip, `occlusion` being that of it alone: nothing after its decision."""
     seen = slice(0, int(decisions.decision_frame[index]))
     metadata = split.metadata
     return Sample(
         clip_index=int(index),
         frames=split.clips(np.array([index]))[0, seen],
         attention=attention[index, seen],
+        regions=occlusion.regions[seen],
+        withheld_frames=occlusion.frames[seen],
         probabilities=probabilities[index, seen],
         bayes_posterior=metadata["bayes_posterior_pixels"][index, seen],
         objects=metadata["objects"][index, seen],
         object_kind=metadata["object_kind"][index],
         label=int(metadata["label"][index]),
         decision=int(decisions.decision[index]),
+        description=description,
     )
 
 
@@ -124,24 +192,42 @@ def main() -> None:
     device = resolve_device(args.device)
     model = load_model(args.model, device, args.extractor)
     split = load_split(args.data, "test").limit(args.max_clips)
-    labels = split.metadata["label"].astype(np.int64)
+    metadata = split.metadata
+    labels = metadata["label"].astype(np.int64)
     probabilities = predict(model, split, device)
     threshold = model.calibration.thresholds_of(args.rule, args.model, args.confidence_threshold)
     decisions = decide(probabilities, threshold)
-    attention = attention_at_decision(model, split, decisions.decision_frame, device)
-    tokens = object_tokens(split.metadata["objects"], split.metadata["object_kind"])
-    scenes = metrics.known_scenes(split.metadata["scene_id"])
-    ratio = metrics.attention_efficiency_ratio(attention, tokens, decisions.decision_frame, args.seed, scenes)
-    most, drawn = faithfulness_changes(model, split, decisions.decision_frame, attention, tokens, device, args.seed)
-    faithfulness = metrics.attention_faithfulness(most, drawn, args.seed, scenes)
-    by_decision = {}
-    for kind in (1, 0):
-        most_of_kind, drawn_of_kind = (np.where(decisions.decision == kind, change, np.nan) for change in (most, drawn))
-        by_decision[KIND_NAME[kind]] = metrics.attention_faithfulness(most_of_kind, drawn_of_kind, args.seed, scenes)
+    frame = decisions.decision_frame
+    attention = attention_at_decision(model, split, frame, device)
+    tokens = object_tokens(metadata["objects"], metadata["object_kind"])
+    scenes = metrics.known_scenes(metadata["scene_id"])
+    ratio = metrics.attention_efficiency_ratio(attention, tokens, frame, args.seed, scenes)
+    changes = faithfulness_changes(model, split, frame, attention, tokens, device, args.seed)
+    faithfulness = metrics.faithfulness(*changes, args.seed, scenes)
+    attention_by_decision = by_decision(decisions.decision, changes, args.seed, scenes)
 
+    samples = choose_samples(labels, decisions, args.num_samples)
+    for_overview = choose_samples(labels, decisions, OVERVIEW_SAMPLES, OVERVIEW_MAX_FRAMES)
+    first = split.limit(MAX_OCCLUDED_CLIPS)
+    occluded = functools.reduce(np.union1d, (np.arange(len(first)), samples, for_overview))
+    occlusion = occlusion_at_decision(model, split.at(occluded), frame[occluded], device)
+    occlusion_by_decision = occlusion_faithfulness(
+        model, first, decide(probabilities[: len(first)], threshold), occlusion.at(slice(len(first))), tokens[: len(first)],
+        device, args.seed,
+    )
+
+    own = object_tokens(metadata["objects"][:, :, :1], metadata["object_kind"][:, :1]) >= 0
     pictures, listed = {}, []
-    for number, index in enumerate(choose_samples(labels, decisions, args.num_samples)):
-        sample = build_sample(split, index, decisions, probabilities, attention)
+    for number, index in enumerate(samples):
+        of_clip, seen = occlusion.at(int(np.searchsorted(occluded, index))), slice(0, int(frame[index]))
+        pattern = attention_pattern(
+            attention[index, seen], own[index, seen], of_clip.regions[seen], of_clip.frames[seen],
+            probability=decisions.probability[index], changes=(changes[0][index], changes[1][index]),
+            decision=int(decisions.decision[index]), num_removed=NUM_REMOVED_TOKENS,
+        )  # fmt: skip
+        called = KIND_NAME[pattern.decision]
+        description = describe(pattern, attention_by_decision[called], occlusion_by_decision[called]["frames"])
+        sample = build_sample(split, index, decisions, probabilities, attention, of_clip, description)
         name = sample_picture(number)
         pictures[name] = png(sample_figure(sample))
         listed.append(
@@ -150,13 +236,17 @@ def main() -> None:
                 "clip_index": sample.clip_index,
                 "label": sample.label,
                 "decision": sample.decision,
-                "decision_frame": int(decisions.decision_frame[index]),
+                "decision_frame": int(frame[index]),
                 "frames_shown": len(sample.frames),
                 "probability": float(decisions.probability[index]),
+                "description": description,
+                "pattern": pattern.as_dict(),
             }
         )
-    chosen = choose_samples(labels, decisions, OVERVIEW_SAMPLES, OVERVIEW_MAX_FRAMES)
-    overview = [build_sample(split, index, decisions, probabilities, attention) for index in chosen]
+    overview = [
+        build_sample(split, index, decisions, probabilities, attention, occlusion.at(int(np.searchsorted(occluded, index))))
+        for index in for_overview
+    ]
     pictures["overview.png"] = png(overview_figure(overview))
 
     directory = RunDirectory(args.output)
@@ -171,15 +261,15 @@ def main() -> None:
             "stage": "visualize",
             "schema_version": SCHEMA_VERSION,
             "num_clips": len(split),
-            "num_clips_with_both_kinds": len(metrics.attention_columns(attention, tokens, decisions.decision_frame)),
-            "num_clips_in_faithfulness": int(np.isfinite(most).sum()),
+            "num_clips_with_both_kinds": len(metrics.attention_columns(attention, tokens, frame)),
+            "num_clips_in_faithfulness": int(np.isfinite(changes[0]).sum()),
+            "num_clips_occluded": len(first),
             "rule": args.rule,
             "confidence_threshold": args.confidence_threshold,
             "attention_efficiency_ratio": metrics.finite_or_none(ratio),
             "attention_faithfulness": metrics.finite_or_none(faithfulness),
-            "attention_faithfulness_by_decision": {
-                name: metrics.finite_or_none(part) for name, part in by_decision.items()
-            },
+            "attention_faithfulness_by_decision": attention_by_decision,
+            "occlusion_faithfulness_by_decision": occlusion_by_decision,
             "samples": listed,
             "provenance": provenance(vars(args), args.seed),
         },

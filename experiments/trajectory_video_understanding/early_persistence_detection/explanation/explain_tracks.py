@@ -8,6 +8,7 @@
 Reads   RESULTS/decision_evidence.json and decision_pictures/, which detect.py --explain leaves
 Writes  OUTPUT/explanations.json  the text of each track, sentence by sentence, with the ids of the facts that it states
         OUTPUT/explanations.md    the same to read
+        OUTPUT/language_model_answers/  of levels 1 and 2, by what was asked: a run that is cut off goes on
         OUTPUT/explanations.html  the same with the frames up to the decision, p over age, what moved it, and what would
                                   have been decided otherwise
 
@@ -33,12 +34,15 @@ from run_directory import CommandLine, provenance, require_writable, run_cli
 from early_persistence_detection.explanation.explained import (
     OUTPUTS,
     explain_plainly,
+    explain_with,
     write_explanations,
 )
+from early_persistence_detection.explanation.language_model import LanguageModel
 from early_persistence_detection.explanation.wording import LENGTHS
 
 LEVELS = (0, 1, 2)
 MOST_PRINTED = 3
+ANSWERS = "language_model_answers"  # folder in OUTPUT: what was asked once is not asked again
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,8 +69,13 @@ def main() -> None:
     args = parse_args()
     require_writable(args.output, OUTPUTS)
     explain = functools.partial(explain_plainly, length=args.length)
+    if args.level:
+        model = LanguageModel.from_environment(args.llm_url, args.llm_model, cache=args.output / ANSWERS)
+        explain = functools.partial(explain_with, model, args.level, args.length)
     made_with = provenance(vars(args))
-    explanations = write_explanations(args.results, args.output, args.track, explain, made_with=made_with)
+    explanations = write_explanations(
+        args.results, args.output, args.track, explain, made_with=made_with, is_slow=args.level > 0
+    )
     for each in explanations[:MOST_PRINTED]:
         print(f"track {each.record.track_id}: {each.as_text()}")
     if len(explanations) > MOST_PRINTED:

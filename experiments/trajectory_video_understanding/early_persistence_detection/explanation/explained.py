@@ -6,13 +6,14 @@ p over age, what moved it and what would have been. All three are made of the sa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from run_directory import SCHEMA_VERSION, InputError, write_json, write_text
+from run_directory import SCHEMA_VERSION, InputError, progress, write_json, write_text
 
 from early_persistence_detection.explanation.decision_evidence import (
     PICTURES,
@@ -21,7 +22,9 @@ from early_persistence_detection.explanation.decision_evidence import (
     Fact,
     read_records,
 )
+from early_persistence_detection.explanation.language_model import LanguageModel
 from early_persistence_detection.explanation.page import article, html_page
+from early_persistence_detection.explanation.rewording import reword
 from early_persistence_detection.explanation.wording import (
     Sentence,
     as_html,
@@ -64,6 +67,12 @@ def explain_plainly(record: DecisionEvidence, length: str = "paragraph") -> Expl
     return Explanation(record, tuple(sentences(record, length)), 0)
 
 
+def explain_with(model: LanguageModel, level: int, length: str, record: DecisionEvidence) -> Explanation:
+    """Level 1 or 2, with a language model's help; level 0 with a note where that is of no use."""
+    reworded = reword(record, level, model, length)
+    return Explanation(record, reworded.sentences, reworded.level, reworded.note)
+
+
 def records_of(directory: Path) -> list[DecisionEvidence]:
     """Those that detect.py --explain left in a folder of results. Raises InputError where there are none."""
     path = directory / RECORDS
@@ -82,11 +91,12 @@ def write_explanations(
     judged_by: str | None = None,
     labels: Mapping[int, int] | None = None,
     made_with: Mapping[str, Any] | None = None,
+    is_slow: bool = False,
 ) -> list[Explanation]:
     """Explain the decisions whose evidence lies in `directory`, into OUTPUTS of `output` (default: the same folder).
 
     `track_ids`: only these. `labels`, 1 or 0 by track, choose which are shown as examples of right and wrong; no text
-    knows them. Raises InputError where there is no evidence, and for a track that has none.
+    knows them. `is_slow`: show the progress. Raises InputError where there is no evidence, and for a track that has none.
     """
     output = directory if output is None else output
     records = records_of(directory)
@@ -95,7 +105,9 @@ def write_explanations(
         raise InputError(f"track {min(missing)} was not decided in {directory}; decisions.csv lists those that were")
     if track_ids:
         records = [record for record in records if record.track_id in set(track_ids)]
-    explanations = [explain(record) for record in records]
+    with contextlib.ExitStack() as shown:
+        waiting = shown.enter_context(progress(records, len(records), "explaining", "tracks")) if is_slow else records
+        explanations = [explain(record) for record in waiting]
     folder = Path(os.path.relpath(directory, output))
     pictures = {
         record.track_id: (folder / PICTURES / f"{record.track_id}.png").as_posix()

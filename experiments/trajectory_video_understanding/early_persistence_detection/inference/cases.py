@@ -200,16 +200,15 @@ class EvidenceCase(Case):
                 stream.skip()
                 continue
             question = stream.begin(frame.frame_index, None, frame.observations, frame.seconds)
-            (row,) = np.flatnonzero(question.found.track_ids == self.track_id).tolist()
+            found = stream.evidence.update(frame.observations, frame.seconds)
+            (row,) = np.flatnonzero(found.track_ids == self.track_id).tolist()
             if stream.adaptation is None:  # nobody else's p counts for this track's
-                found = question.found
-                alone = FrameEvidence(
-                    found.track_ids[row : row + 1], found.ages[row : row + 1], found.values[row : row + 1]
-                )
-                question, row = dataclasses.replace(question, found=alone), 0
+                mine = slice(row, row + 1)
+                found, row = FrameEvidence(found.track_ids[mine], found.ages[mine], found.values[mine]), 0
+            question.found = found
             if look is not None:
-                look(stream, question.found, row)
-            values = question.model.log_odds(question.found.values, question.found.ages)
+                look(stream, found, row)
+            values = question.model.log_odds(found.values, found.ages)
             stream.finish(question, Answer(values, 0.0))
             probabilities = stream.records[self.track_id].probabilities
         return self.decided(probabilities)

@@ -34,7 +34,6 @@ EVIDENCE_FILE = "evidence.npz"  # of a model that goes by evidence alone
 MAKE_IT = "export_model.py"
 AT_REST = {"float32": np.float32, "float16": np.float16, "frames": np.float32}  # by what is chosen as cache
 MOST_AT_ONCE = 256  # tracks that a graph is run on: what it needs meanwhile is twice what it remembers of them
-SPARE = 0.25  # of the frames kept: how much further an array of tokens reaches when it had to grow
 
 
 class _Tokens:
@@ -303,7 +302,8 @@ class ExportedStream:
         now = before + len(kept)
         if tokens.num_used != before or now > len(tokens.array):
             to_come = (self.num_frames - 1) * len(ages) - before  # at most
-            tokens = _Tokens.of([state.tokens_so_far()], min(len(kept) + int(SPARE * before), to_come))
+            # room for as many again: where nobody comes or goes, which copies too, frames are copied three times in all
+            tokens = _Tokens.of([state.tokens_so_far()], min(len(kept) + before, to_come))
         tokens.array[before:now] = token if len(kept) == len(ages) else token[kept]
         tokens.num_used = now
         token_row = np.concatenate([state.token_row, kept])

@@ -26,7 +26,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 from run_directory import InputError
-from video_tracks.association import Association, Associator, FollowedIds, checked_detections
+from video_tracks.association import Association, Associator, FollowedIds
 from video_tracks.clip import KIND_NAME, UNDECIDED, verdict_name
 from video_tracks.crops import MAX_SPEED, SteadyMotion, box_centre
 from video_tracks.evidence import TrackEvidence
@@ -95,13 +95,13 @@ class Recorder(Protocol):
 class _HeldBox:
     """The box of a track that is in view: where it was seen last, carried on."""
 
-    def __init__(self, box: np.ndarray):
-        self._size = float(box[2]), float(box[3])
+    def __init__(self, box: Box):
+        self._size = box[2:]
         self._motion = SteadyMotion(box_centre(box), MAX_SPEED * max(self._size))
 
-    def update(self, box: np.ndarray | None) -> None:
+    def update(self, box: Box | None) -> None:
         if box is not None:
-            self._size = float(box[2]), float(box[3])
+            self._size = box[2:]
         self._motion.update(None if box is None else box_centre(box))
 
     @property
@@ -265,7 +265,7 @@ class Session:
         ]
         if self._recorder is not None:
             self._recorder.finished(self, asked)
-        seen = {found.track_id: found.box for found in self.observations if found.track_id in self.records}
+        seen = {each.track_id: _as_tuple(each.box) for each in self.observations if each.track_id in self.records}
         self._last_seen |= dict.fromkeys(seen, asked.frame_index)
         lost = [each.track_id for each in followed if each.observation is None]
         view = {}
@@ -279,7 +279,7 @@ class Session:
             assert held is not None  # an undecided track was in view since its birth
             view[track_id] = held
         self._in_view = view
-        return [self._status(track_id, _as_tuple(box), True, seconds) for track_id, box in seen.items()] + [
+        return [self._status(track_id, box, True, seconds) for track_id, box in seen.items()] + [
             self._status(track_id, view[track_id].box, False, seconds) for track_id in lost
         ]
 
@@ -407,11 +407,11 @@ def _check_frame(frame: np.ndarray | None) -> None:
 
 
 def _checked(boxes: ArrayLike, scores: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (n, 4) and scores as arrays. That they are finite, of positive size and as many, the association checks."""
     boxes = np.asarray(boxes, np.float64)
     if boxes.size == 0:
         boxes = boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes are {boxes.shape}, expected (n, 4): x, y, width, height in px")
     scores = np.ones(len(boxes)) if scores is None else np.asarray(scores, np.float64)
-    checked_detections(boxes, scores, None)
     return boxes, scores

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
-from video_tracks.evidence import FrameEvidence, TrackEvidence
+from video_tracks.evidence import FrameEvidence, TrackEvidence, update_all
 from video_tracks.live_crops import LiveCrop, LiveCrops
 from video_tracks.track import Observation
 
@@ -195,20 +195,23 @@ class StepQuestion:
         return id(self.model), self.pixels is None, self.evidence is None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class EvidenceQuestion:
-    """The evidence on a stream's live tracks, for a model that goes by nothing else."""
+    """What one frame showed to a stream that goes by evidence; the evidence is gathered when it is answered, in one
+    pass over the cameras that are asked together.
+    """
 
     frame_index: int
     seconds: float | None
     model: EvidenceModel
-    found: FrameEvidence  # of B tracks
-    seen: Mapping[int, Observation]  # by track
+    evidence: TrackEvidence
+    observations: Sequence[Observation]
+    found: FrameEvidence | None = None  # of B tracks, once it is gathered
 
     @property
     def num_rows(self) -> int:
-        """B."""
-        return len(self.found.track_ids)
+        """B, once the evidence is gathered; before, the tracks that were seen."""
+        return len(self.observations if self.found is None else self.found.track_ids)
 
     @property
     def goes_with(self) -> tuple[object, ...]:
@@ -264,8 +267,25 @@ def answer_all(asked: Sequence[Asked]) -> list[tuple[Answer, ...]]:
     return [tuple(each) for each in answers]
 
 
+def _gather(questions: Sequence[Question]) -> float:
+    """Take the frames of those that ask for evidence and were not taken yet. Returns the seconds of each."""
+    waiting = [question for question in questions if isinstance(question, EvidenceQuestion) and question.found is None]
+    if not waiting:
+        return 0.0
+    began = time.perf_counter()
+    found = update_all(
+        [question.evidence for question in waiting],
+        [question.observations for question in waiting],
+        [question.seconds for question in waiting],
+    )
+    for question, evidence in zip(waiting, found, strict=True):
+        question.found = evidence
+    return (time.perf_counter() - began) / len(waiting)
+
+
 def _answered(questions: Sequence[Question]) -> list[Answer]:
-    answers = [Answer(np.zeros(0), 0.0)] * len(questions)
+    gathering = _gather(questions)
+    answers = [Answer(np.zeros(0), gathering)] * len(questions)
     together: dict[tuple[object, ...], list[int]] = {}
     for index, question in enumerate(questions):
         if question.num_rows:
@@ -278,7 +298,7 @@ def _answered(questions: Sequence[Question]) -> list[Answer]:
         first = 0
         for index, question in zip(indices, asked, strict=True):
             rows = np.arange(first, first + question.num_rows)
-            answers[index] = Answer(values[rows], seconds * len(rows), batch, rows)
+            answers[index] = Answer(values[rows], gathering + seconds * len(rows), batch, rows)
             first += len(rows)
     return answers
 
@@ -286,7 +306,8 @@ def _answered(questions: Sequence[Question]) -> list[Answer]:
 def _ask(questions: Sequence[Question]) -> tuple[np.ndarray, StreamState | None]:
     """Ask questions that go with each other: what is said to all their rows, and the state after it."""
     if isinstance(questions[0], EvidenceQuestion):
-        found = [question.found for question in questions if isinstance(question, EvidenceQuestion)]
+        evidence = [question.found for question in questions if isinstance(question, EvidenceQuestion)]
+        found = [each for each in evidence if each is not None]
         values = np.concatenate([each.values for each in found])
         return questions[0].model.log_odds(values, np.concatenate([each.ages for each in found])), None
     steps = [question for question in questions if isinstance(question, StepQuestion)]
@@ -443,24 +464,23 @@ class EvidenceStream(Verdicts):
         observations: Sequence[Observation],
         seconds: float | None = None,
     ) -> EvidenceQuestion:
-        """The first half of `update`: gather the evidence."""
+        """The first half of `update`: births. The evidence is gathered with the answer."""
         started = time.perf_counter()
         self.events = []
         self.num_video_frames += 1
         self.num_detector_frames += 1
-        seen = {found.track_id: found for found in observations}
         for found in observations:
             if found.newborn:
                 self._begin(found.track_id, found.class_id, frame_index, seconds)
-        found_evidence = self.evidence.update(observations, seconds)
         self.seconds += time.perf_counter() - started
-        return EvidenceQuestion(frame_index, seconds, self.model, found_evidence, seen)
+        return EvidenceQuestion(frame_index, seconds, self.model, self.evidence, observations)
 
     def finish(self, question: Question, answer: Answer) -> Sequence[FollowedEvidence]:
         """The second half of `update`: enter what the model says of the tracks that `begin` gave."""
-        assert isinstance(question, EvidenceQuestion)
+        assert isinstance(question, EvidenceQuestion) and question.found is not None
         started = time.perf_counter()
-        found, seen, followed = question.found, question.seen, []
+        found, followed = question.found, []
+        seen = {each.track_id: each for each in question.observations}
         probability = expit(self._adapted(found, answer.values))
         for track_id, age, p in zip(found.track_ids.tolist(), found.ages.tolist(), probability.tolist(), strict=True):
             record = self.records.get(track_id)

@@ -1,28 +1,38 @@
-"""What the decision query attends to, whether that attention is faithful, and pictures of it.
+"""What the decision query attends to, whether that attention is faithful, and pictures of it beside occlusion.
 
-Legend: n clips, T frames, M object slots, N tokens per frame (row-major grid).
+Legend: n clips, T frames, tau of them up to the decision, M object slots, N tokens per frame (row-major grid), R regions
+along each side of it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 
 import cv2
 import matplotlib
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Ellipse
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Ellipse, Rectangle
 from persistence_augmented_dataset.dataset import ClipSplit
 from run_directory import progress
-from video_tracks.clip import CLIP_SIZE, KIND_COLOR, KIND_NAME
+from video_tracks.clip import CLIP_SIZE, KIND_COLOR, KIND_NAME, PERSISTENT, TRANSIENT, VERDICT_RGB
 
 from early_persistence_detection.models.early_persistence_classifier import EarlyPersistenceClassifier
 from early_persistence_detection.models.extractors.interface import GRID_SIZE
+from early_persistence_detection.models.occlusion import removal_changes
 from early_persistence_detection.models.tensor_state import frames_to_input
 
 NUM_REMOVED_TOKENS = 8  # in the faithfulness measure
-RANDOM_DRAWS = 3
+FULL_BORDER, MAX_BORDER_POINTS = 0.3, 4.0  # the change of p by a withheld frame that is drawn widest, and how wide
+MIN_REGION_PEAK = 0.01  # so that changes of nearly nothing are not painted as much
+MIN_COLUMNS = 4  # room for the title
+COLUMN_INCHES, ROWS_INCHES, LINE_INCHES = 1.15, 4.45, 0.125
+CHARACTERS_PER_INCH, MAX_CHARACTERS = 18.0, 140  # of a line of the caption
+GREY = "#555555"
+KEY = "occlusion: blue spoke for persistent, red for transient; border and p: the whole frame withheld"
 
 
 @torch.inference_mode()
@@ -58,7 +68,6 @@ def _most_attended(attention: np.ndarray) -> np.ndarray:
     return chosen.reshape(attention.shape)
 
 
-@torch.inference_mode()
 def faithfulness_changes(
     model: EarlyPersistenceClassifier,
     split: ClipSplit,
@@ -71,47 +80,11 @@ def faithfulness_changes(
 ) -> tuple[np.ndarray, np.ndarray]:
     """How much p at the decision moves when tokens are withheld: the most attended ones, and random object tokens.
 
-    `attention` (n, T, N) of `attention_at_decision`, `tokens` (n, T, N) of `object_tokens`. Returns two float64 (n,),
-    absolute changes; the second is the mean of RANDOM_DRAWS draws. NaN for clips with fewer than twice
-    NUM_REMOVED_TOKENS object tokens among the frames up to the decision. Source of the idea: the deletion metric of
-    Petsiuk et al., RISE, BMVC 2018.
+    `attention` (n, T, N) of `attention_at_decision`, `tokens` (n, T, N) of `object_tokens`; the rest and what is
+    returned as `occlusion.removal_changes` has it.
     """
-    seen = np.arange(tokens.shape[1])[None, :, None] < decision_frame[:, None, None]
-    on_objects = (tokens >= 0) & seen
-    judged = np.flatnonzero(on_objects.sum((1, 2)) >= 2 * NUM_REMOVED_TOKENS)
-    most, drawn = np.full(len(split), np.nan), np.full(len(split), np.nan)
-    random = np.random.default_rng(seed)
-    with progress(None, len(judged), "faithfulness", "clips") as bar:
-        for start in range(0, len(judged), batch_size):
-            rows = judged[start : start + batch_size]
-            longest = int(decision_frame[rows].max())
-            codes, _ = model.extractor.encode(frames_to_input(split.clips(rows)[:, :longest], device))
-            last = torch.from_numpy(decision_frame[rows] - 1).to(device)
-            ages = torch.arange(longest, device=device)
-
-            def p_at_decision(
-                removed: np.ndarray | None,
-                codes: torch.Tensor = codes,
-                longest: int = longest,
-                last: torch.Tensor = last,
-                ages: torch.Tensor = ages,
-            ) -> np.ndarray:
-                mask = None if removed is None else torch.from_numpy(removed[:, :longest]).to(device)
-                p = model.probability(model.head(codes, mask)[0], ages)
-                return p.gather(1, last[:, None]).squeeze(1).double().cpu().numpy()
-
-            whole = p_at_decision(None)
-            most[rows] = np.abs(p_at_decision(np.stack([_most_attended(attention[row]) for row in rows])) - whole)
-            changes = []
-            for _ in range(RANDOM_DRAWS):
-                removed = np.zeros((len(rows), *tokens.shape[1:]), bool)
-                for mask, row in zip(removed, rows, strict=True):
-                    chosen = random.choice(np.flatnonzero(on_objects[row]), NUM_REMOVED_TOKENS, replace=False)
-                    mask.reshape(-1)[chosen] = True
-                changes.append(np.abs(p_at_decision(removed) - whole))
-            drawn[rows] = np.mean(changes, axis=0)
-            bar.update(len(rows))
-    return most, drawn
+    removed = np.stack([_most_attended(of_clip) for of_clip in attention])
+    return removal_changes(model, split, decision_frame, removed, tokens >= 0, device, seed, batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,12 +94,15 @@ class Sample:
     clip_index: int
     frames: np.ndarray  # uint8 (tau, 64, 64, 3)
     attention: np.ndarray  # (tau, N)
+    regions: np.ndarray  # (tau, R, R) of `Occlusion`
+    withheld_frames: np.ndarray  # (tau,) of `Occlusion`
     probabilities: np.ndarray  # (tau,)
     bayes_posterior: np.ndarray  # (tau,), NaN where unknown
     objects: np.ndarray  # (tau, M, 4) ellipses in clip px, NaN where unseen
     object_kind: np.ndarray  # (M,)
     label: int
     decision: int
+    description: str  # of the pattern, in words
 
     @property
     def title(self) -> str:
@@ -137,28 +113,64 @@ class Sample:
             f"at frame {len(self.frames)} ({verdict})"
         )
 
+    @property
+    def region_peak(self) -> float:
+        """The change of p that is painted in full colour."""
+        return max(MIN_REGION_PEAK, float(np.abs(self.regions).max()))
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _laid_over(frame: np.ndarray, colour: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """A frame uint8 (64, 64, 3), greyed, under `colour` (64, 64, 3) that counts by `weight` (64, 64)."""
+    grey = frame.mean(axis=2, keepdims=True).repeat(3, axis=2)
+    return ((1 - weight[..., None]) * grey + weight[..., None] * colour).round().astype(np.uint8)
+
 
 def heat(frame: np.ndarray, attention: np.ndarray, peak: float) -> np.ndarray:
     """A frame uint8 (64, 64, 3), greyed, with its tokens' attention (N,) laid over it; `peak` is the hottest."""
     grid = cv2.resize(attention.reshape(GRID_SIZE, GRID_SIZE), (CLIP_SIZE, CLIP_SIZE), interpolation=cv2.INTER_CUBIC)
     level = np.clip(grid / max(peak, 1e-12), 0, 1)
-    colour = matplotlib.colormaps["inferno"](level)[..., :3] * 255
-    grey = frame.mean(axis=2, keepdims=True).repeat(3, axis=2)
-    weight = (0.25 + 0.65 * level)[..., None]
-    return ((1 - weight) * grey + weight * colour).round().astype(np.uint8)
+    return _laid_over(frame, matplotlib.colormaps["inferno"](level)[..., :3] * 255, 0.25 + 0.65 * level)
 
 
-def draw_sample(axes: np.ndarray, sample: Sample) -> None:
-    """Draw a sample into `axes` (2, k), k at least its number of frames: frames above, attention below."""
-    peak = float(sample.attention.max())
-    for column in range(axes.shape[1]):
-        above, below = axes[:, column]
-        for axis in (above, below):
-            axis.set_axis_off()
-        if column >= len(sample.frames):
-            continue
-        above.imshow(sample.frames[column], interpolation="nearest")
-        below.imshow(heat(sample.frames[column], sample.attention[column], peak), interpolation="nearest")
+def spoken(frame: np.ndarray, regions: np.ndarray, peak: float) -> np.ndarray:
+    """A frame uint8 (64, 64, 3), greyed, its regions (R, R) in the colour of what they spoke for; `peak` is the fullest."""
+    moved = regions.repeat(CLIP_SIZE // len(regions), axis=0).repeat(CLIP_SIZE // len(regions), axis=1)
+    colour = np.where(moved[..., None] > 0, VERDICT_RGB[KIND_NAME[PERSISTENT]], VERDICT_RGB[KIND_NAME[TRANSIENT]])
+    return _laid_over(frame, colour, 0.75 * np.clip(np.abs(moved) / peak, 0, 1))
+
+
+def _outline(axis: Axes, change: float) -> None:
+    """A border in the colour of what a withheld frame spoke for, as wide as it moved p by `change`."""
+    wide = MAX_BORDER_POINTS * min(1.0, abs(change) / FULL_BORDER)
+    colour = KIND_COLOR[PERSISTENT if change > 0 else TRANSIENT]
+    axis.add_patch(Rectangle((-0.5, -0.5), CLIP_SIZE, CLIP_SIZE, fill=False, edgecolor=colour, linewidth=wide))
+
+
+def draw_sample(panel: Figure | SubFigure, sample: Sample, columns: int, top: float, bottom: float) -> None:
+    """Draw frames, attention over them and occlusion, below each other, into `panel` between two heights of it.
+
+    `columns` is at least the number of frames: samples that stand together have frames of one size.
+    """
+    axes = panel.subplots(3, columns, squeeze=False)
+    panel.subplots_adjust(left=0.09, right=0.99, top=top, bottom=bottom, wspace=0.06, hspace=0.17)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+        axis.set_anchor("N")
+    attention_peak = float(sample.attention.max())
+    region_peak = sample.region_peak
+    for row, name in zip(axes, ("seen", "attention", "occlusion"), strict=True):
+        row[0].text(
+            -0.1, 0.5, name, transform=row[0].transAxes, ha="right", va="center", rotation=90, fontsize=7, color=GREY
+        )
+    for column, frame in enumerate(sample.frames):
+        seen, attended, occluded = axes[:, column]
+        seen.imshow(frame, interpolation="nearest")
+        attended.imshow(heat(frame, sample.attention[column], attention_peak), interpolation="nearest")
+        occluded.imshow(spoken(frame, sample.regions[column], region_peak), interpolation="nearest")
         for slot in range(len(sample.object_kind)):
             x, y, radius_x, radius_y = sample.objects[column, slot]
             if np.isfinite(x) and sample.object_kind[slot] in KIND_COLOR:
@@ -167,33 +179,43 @@ def draw_sample(axes: np.ndarray, sample: Sample) -> None:
                     edgecolor=KIND_COLOR[sample.object_kind[slot]], linewidth=1.8 if slot == 0 else 0.9,
                     linestyle="-" if slot == 0 else ":",
                 )  # fmt: skip
-                above.add_patch(outline)
-        above.set_title(f"frame {column + 1}", fontsize=7, pad=2, color="#555555")
-        bayes = sample.bayes_posterior[column]
-        text = f"p {sample.probabilities[column]:.2f}" + (f"\nBayes {bayes:.2f}" if np.isfinite(bayes) else "")
-        below.text(0.5, -0.06, text, transform=below.transAxes, ha="center", va="top", fontsize=7)
+                seen.add_patch(outline)
+        seen.set_title(f"frame {column + 1}", fontsize=7, pad=2, color=GREY)
+        p, bayes, change = sample.probabilities[column], sample.bayes_posterior[column], sample.withheld_frames[column]
+        below = {seen: f"p {p:.2f}", attended: _share(sample.attention[column].sum())}
+        below[seen] += f", Bayes {bayes:.2f}" if np.isfinite(bayes) else ""
+        if np.isfinite(change):
+            below[occluded] = f"without it p {sample.probabilities[-1] - change:.2f}"
+            _outline(occluded, change)
+        for axis, text in below.items():
+            axis.text(0.5, -0.05, text, transform=axis.transAxes, ha="center", va="top", fontsize=6.5)
 
 
 def sample_figure(sample: Sample) -> Figure:
-    """One sample on its own."""
-    columns = max(4, len(sample.frames))  # room for the title
-    figure = Figure(figsize=(1.15 * columns + 0.2, 3.3), dpi=130, facecolor="white")
-    axes = figure.subplots(2, columns, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
-    draw_sample(axes, sample)
-    figure.suptitle(sample.title, fontsize=9, y=0.985, color=KIND_COLOR[sample.label])
-    figure.subplots_adjust(left=0.01, right=0.99, top=0.84, bottom=0.13)
+    """One sample on its own, with what is to be said of it below."""
+    columns = max(MIN_COLUMNS, len(sample.frames))
+    width = COLUMN_INCHES * columns + 0.5
+    lines = textwrap.wrap(sample.description, min(MAX_CHARACTERS, int(width * CHARACTERS_PER_INCH)))
+    caption = LINE_INCHES * len(lines) + 0.1
+    height = ROWS_INCHES + caption
+    figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
+    figure.suptitle(sample.title, fontsize=9, y=1 - 0.06 / height, color=KIND_COLOR[sample.label])
+    draw_sample(figure, sample, columns, top=1 - 0.42 / height, bottom=(caption + 0.42) / height)
+    key = f"{KEY}; full colour: {sample.region_peak:.2f}"
+    figure.text(0.02, (caption + 0.03) / height, key, fontsize=6.5, va="bottom", color=GREY)
+    figure.text(0.02, caption / height, "\n".join(lines), fontsize=7, va="top", linespacing=1.25)
     return figure
 
 
 def overview_figure(samples: list[Sample]) -> Figure:
     """Several samples, two in a row."""
-    columns = max(4, *(len(sample.frames) for sample in samples))
+    columns = max(MIN_COLUMNS, *(len(sample.frames) for sample in samples))
     rows = -(-len(samples) // 2)
-    figure = Figure(figsize=(2 * (1.15 * columns + 0.3), 3.3 * rows), dpi=110, facecolor="white")
-    panels = figure.subfigures(rows, 2, squeeze=False).ravel()
+    height = ROWS_INCHES * rows + 0.2
+    figure = Figure(figsize=(2 * (COLUMN_INCHES * columns + 0.5), height), dpi=110, facecolor="white")
+    figure.text(0.5, 0.05 / height, KEY, fontsize=8, ha="center", va="bottom", color=GREY)
+    panels = figure.subfigures(rows + 1, 2, squeeze=False, height_ratios=[*[ROWS_INCHES] * rows, 0.2])[:-1].ravel()
     for panel, sample in zip(panels, samples, strict=False):
-        axes = panel.subplots(2, columns, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
-        draw_sample(axes, sample)
-        panel.suptitle(sample.title, fontsize=9, y=0.985, color=KIND_COLOR[sample.label])
-        panel.subplots_adjust(left=0.03, right=0.97, top=0.84, bottom=0.14)
+        panel.suptitle(sample.title, fontsize=9, y=1 - 0.06 / ROWS_INCHES, color=KIND_COLOR[sample.label])
+        draw_sample(panel, sample, columns, top=1 - 0.42 / ROWS_INCHES, bottom=0.34 / ROWS_INCHES)
     return figure

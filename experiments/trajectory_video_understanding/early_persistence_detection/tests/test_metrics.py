@@ -177,7 +177,7 @@ def test_every_interval_takes_clusters():
         (metrics.harmonic_mean, [right, frame], [16]),
         (metrics.regret, list(cost), []),
         (metrics.attention_efficiency_ratio, [attention, tokens, frame], []),
-        (metrics.attention_faithfulness, list(changes), []),
+        (metrics.faithfulness, list(changes), []),
     ):
         once = metric(*per_clip, *rest)
         copies = metric(*(np.repeat(part, 4, axis=0) for part in per_clip), *rest, clusters=np.repeat(np.arange(30), 4))
@@ -303,8 +303,8 @@ def test_attention_spread_evenly_over_tokens_has_ratio_one():
 
 def test_faithfulness_is_the_ratio_of_mean_changes():
     most, random = np.array([0.4, 0.2, np.nan, 9.0]), np.array([0.1, 0.2, 9.0, np.nan])
-    assert metrics.attention_faithfulness(most, random).value == pytest.approx(2.0)
-    assert metrics.attention_faithfulness(most[2:], random[2:]) is None
+    assert metrics.faithfulness(most, random).value == pytest.approx(2.0)
+    assert metrics.faithfulness(most[2:], random[2:]) is None
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])

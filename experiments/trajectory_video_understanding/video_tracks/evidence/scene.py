@@ -7,7 +7,10 @@ Legend: n boxes.
 
 from __future__ import annotations
 
+import bisect
+import collections
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -25,18 +28,20 @@ class ScoreHistory:
     """The last scores of a video, to rank others among."""
 
     def __init__(self) -> None:
-        self._scores = np.zeros(0)
-        self._sorted = np.zeros(0)
+        self._scores: collections.deque[float] = collections.deque()
+        self._sorted: list[float] = []  # the same: a few scores a frame find their places sooner than all are sorted
         self.low, self.high = math.inf, -math.inf  # of all scores so far
 
     def add(self, scores: np.ndarray) -> None:
         """Remember the scores (n,) of one frame; those that are not finite are none."""
-        known = [score for score in scores.tolist() if math.isfinite(score)]
-        if not known:
-            return
-        self._scores = np.concatenate([self._scores, known])[-NUM_SCORES:]
-        self._sorted = np.sort(self._scores)
-        self.low, self.high = min(self.low, *known), max(self.high, *known)
+        for score in scores.tolist():
+            if not math.isfinite(score):
+                continue
+            self._scores.append(score)
+            bisect.insort(self._sorted, score)
+            self.low, self.high = min(self.low, score), max(self.high, score)
+            if len(self._scores) > NUM_SCORES:
+                del self._sorted[bisect.bisect_left(self._sorted, self._scores.popleft())]
 
     @property
     def tells(self) -> bool:
@@ -54,9 +59,13 @@ class ScoreHistory:
         return float(np.median(self._sorted)) if self.tells else None
 
     def rank(self, scores: np.ndarray) -> np.ndarray:
-        """The share of remembered scores that are lower, ties by half: (n,) in [0, 1]."""
-        below = self._sorted.searchsorted(scores, "left") + self._sorted.searchsorted(scores, "right")
-        return below / (2 * max(len(self._sorted), 1))
+        """The share of remembered scores that are lower, ties by half: (n,) in [0, 1]; of a NaN 1."""
+        known = self._sorted
+        below = [
+            2 * len(known) if math.isnan(score) else bisect.bisect_left(known, score) + bisect.bisect(known, score)
+            for score in scores.tolist()
+        ]
+        return np.array(below, np.float64) / (2 * max(len(known), 1))
 
 
 class SceneSizes:
@@ -77,58 +86,21 @@ class SceneSizes:
         """(2, n): log height and log aspect of boxes (n, 4) against the scene's, in its standard deviations; NaN until
         MIN_BOXES were seen.
         """
-        return self._standardised(self._measured(boxes)[2])
+        return _measured([self], boxes, [len(boxes)])[3]
 
     def learn(self, boxes: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """The `residuals` of the boxes (n, 4) of one frame, from which, with weights (n,), it learns for later ones."""
-        if not self.num_boxes:
-            self._unit = float(np.median(boxes[:, 3]))
-        height, bottom, logs = self._measured(boxes)
-        residuals, weight, keep = self._standardised(logs), float(weights.sum()), FORGETTING ** len(boxes)
-        if self.num_boxes:
-            log_ratio = np.minimum(np.maximum(logs[0], -1), 1)
-            seen, squares = self._spread
-            self._spread = (
-                keep * (seen + weight),
-                keep * (squares + float((weights * (log_ratio * log_ratio)).sum())),
-            )
-        aspect, (seen, total, squares) = logs[1], self._shape
-        self._shape = (
-            keep * seen + weight,
-            keep * total + float(weights @ aspect),
-            keep * squares + float(weights @ (aspect * aspect)),
-        )
-        height_at_least = np.maximum(height, MIN_HEIGHT)
-        relative = weights / (height_at_least * height_at_least)
-        design = np.ones((2, len(boxes)))
-        design[1] = bottom
-        self._normal = keep * self._normal + (relative * design) @ design.T
-        self._target = keep * self._target + design @ (relative * height)
-        self._line = self._fitted()
-        self.num_boxes += len(boxes)
-        return residuals
+        return learn_sizes([self], boxes, weights, [len(boxes)])
 
-    def _measured(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Heights and lower edges in units, (n,); log of height over that expected there, and of width over height."""
-        (_, top, width, height), (intercept, slope) = boxes.T, self._line
-        bottom, in_units = (top + height) / self._unit, height / self._unit
-        ratios = np.empty((2, len(boxes)))
-        np.divide(in_units, np.maximum(intercept + slope * bottom, 0.1), out=ratios[0])
-        np.divide(width, height, out=ratios[1])
-        return in_units, bottom, np.log(ratios)
-
-    def _standardised(self, logs: np.ndarray) -> np.ndarray:
+    def _expectation(self) -> tuple[float, ...]:
+        """The line, the unit, and by what logs are standardised; NaN while nothing is known."""
         if self.num_boxes < MIN_BOXES:
-            return np.full(logs.shape, np.nan)
+            return (*self._line, self._unit, math.nan, math.nan, math.nan)
         seen, squares = self._spread
         size_sd = math.sqrt(squares / max(seen, 1e-9)) + 0.05
         seen, total, squares = self._shape
         mean = total / seen
-        shape_sd = math.sqrt(max(squares / seen - mean**2, 0.0)) + 0.05
-        residuals = np.empty(logs.shape)
-        np.divide(logs[0], size_sd, out=residuals[0])
-        np.divide(logs[1] - mean, shape_sd, out=residuals[1])
-        return residuals
+        return (*self._line, self._unit, size_sd, mean, math.sqrt(max(squares / seen - mean**2, 0.0)) + 0.05)
 
     def _fitted(self) -> tuple[float, float]:
         """Intercept and slope, by elimination: for two unknowns, a call of LAPACK costs more than all the rest."""
@@ -141,6 +113,70 @@ class SceneSizes:
         share = c * (1 / a)
         slope = (f - share * e) / (d - share * b)
         return (e - b * slope) / a, slope
+
+
+def learn_sizes(
+    scenes: Sequence[SceneSizes], boxes: np.ndarray, weights: np.ndarray, counts: Sequence[int]
+) -> np.ndarray:
+    """`SceneSizes.learn` of several scenes at once, the boxes (n, 4) of one after those of the other: (2, n).
+
+    What is of one box is computed for all of them in one call; a sum is of one scene, so each has the bits that it
+    would have alone.
+    """
+    first = 0
+    for scene, count in zip(scenes, counts, strict=True):
+        if count and not scene.num_boxes:
+            scene._unit = float(np.median(boxes[first : first + count, 3]))
+        first += count
+    height, bottom, logs, residuals = _measured(scenes, boxes, counts)
+    log_ratio, aspect = np.minimum(np.maximum(logs[0], -1), 1), logs[1]
+    weighted_squares, squared_aspect = weights * (log_ratio * log_ratio), aspect * aspect
+    height_at_least = np.maximum(height, MIN_HEIGHT)
+    relative = weights / (height_at_least * height_at_least)
+    design = np.ones((2, len(boxes)))
+    design[1] = bottom
+    relative_design, relative_height = relative * design, relative * height
+    first = 0
+    for scene, count in zip(scenes, counts, strict=True):
+        if not count:
+            continue
+        rows = slice(first, first + count)
+        first += count
+        weight, keep, of_scene, share = float(weights[rows].sum()), FORGETTING**count, design[:, rows], weights[rows]
+        if scene.num_boxes:
+            seen, squares = scene._spread
+            scene._spread = keep * (seen + weight), keep * (squares + float(weighted_squares[rows].sum()))
+        seen, total, squares = scene._shape
+        scene._shape = (
+            keep * seen + weight,
+            keep * total + float(share @ aspect[rows]),
+            keep * squares + float(share @ squared_aspect[rows]),
+        )
+        scene._normal = keep * scene._normal + relative_design[:, rows] @ of_scene.T
+        scene._target = keep * scene._target + of_scene @ relative_height[rows]
+        scene._line = scene._fitted()
+        scene.num_boxes += count
+    return residuals
+
+
+def _measured(
+    scenes: Sequence[SceneSizes], boxes: np.ndarray, counts: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Heights and lower edges in their scene's units, (n,); log of height over that expected there, and of width over
+    height, (2, n); both in standard deviations, (2, n).
+    """
+    expected = np.array([scene._expectation() for scene in scenes]).repeat(counts, axis=0)
+    intercept, slope, unit, size_sd, mean, shape_sd = expected.T
+    _, top, width, height = boxes.T
+    bottom, in_units = (top + height) / unit, height / unit
+    logs = np.empty((2, len(boxes)))
+    np.divide(in_units, np.maximum(intercept + slope * bottom, 0.1), out=logs[0])
+    np.divide(width, height, out=logs[1])
+    np.log(logs, out=logs)
+    residuals = np.empty(logs.shape)
+    np.divide(logs[0], size_sd, out=residuals[0])
+    np.divide(logs[1] - mean, shape_sd, out=residuals[1])
+    return in_units, bottom, logs, residuals
 
 
 class SceneMemory:

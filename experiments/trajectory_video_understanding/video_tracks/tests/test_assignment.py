@@ -19,7 +19,7 @@ def test_the_pairs_of_scipy(values):
         np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("shape", [(60, 60), (40, 90), (90, 40)])
+@pytest.mark.parametrize("shape", [(60, 60), (40, 90), (90, 40), (20, 32), (32, 32), (33, 33), (32, 12)])
 def test_the_pairs_of_scipy_in_a_crowd(shape):
     rng = np.random.default_rng(0)
     values = np.where(rng.random(shape) < 0.1, np.round(rng.random(shape), 1), 0.0)

@@ -215,6 +215,40 @@ def test_visualize_states_faithfulness_beside_the_ratio():
     assert 0 < analysis["num_clips_with_both_kinds"] <= analysis["num_clips"]
 
 
+def test_visualize_states_how_faithful_occlusion_is():
+    analysis = read(visualized() / "attention_analysis.json")
+    measured = analysis["occlusion_faithfulness_by_decision"]
+    decision = predictions()[1]
+    assert analysis["num_clips_occluded"] == analysis["num_clips"] == NUM_TEST_CLIPS
+    assert set(measured) == {"persistent", "transient"}
+    for kind, name in ((1, "persistent"), (0, "transient")):
+        of_kind = measured[name]
+        assert set(of_kind) == {"regions", "frames", "frames_to_others", "num_clips"}
+        assert all(count <= (decision == kind).sum() for count in of_kind["num_clips"].values())
+        for part in ("regions", "frames", "frames_to_others"):
+            assert (of_kind[part] is None) == (of_kind["num_clips"][part] == 0)
+            assert of_kind[part] is None or 0 < of_kind[part]["low"] <= of_kind[part]["value"] <= of_kind[part]["high"]
+        assert of_kind["frames_to_others"] is None or of_kind["frames_to_others"]["value"] >= 1
+    assert sum(of_kind["num_clips"]["frames"] for of_kind in measured.values()) > 0
+
+
+def test_visualize_describes_each_pattern_by_its_numbers():
+    analysis = read(visualized() / "attention_analysis.json")
+    p = predictions()[3]
+    for sample in analysis["samples"]:
+        pattern, text = sample["pattern"], sample["description"]
+        assert len(pattern["frame_shares"]) == len(pattern["withheld_frames"]) == sample["decision_frame"]
+        assert sum(pattern["frame_shares"]) == pytest.approx(1, abs=1e-4)
+        assert pattern["probability"] == pytest.approx(p[sample["clip_index"], sample["decision_frame"] - 1], abs=1e-4)
+        assert f"The 8 most attended of {64 * sample['decision_frame']} tokens" in text
+        assert all(int(frame) <= sample["decision_frame"] for frame in re.findall(r"frame (\d+)", text))
+        called = "persistent" if sample["decision"] else "transient"
+        of_class = analysis["attention_faithfulness_by_decision"][called]
+        if of_class is None or of_class["low"] <= 1:
+            assert f"attention does not tell why a track is called {called}; look at the occlusion row" in text
+        assert "because" not in text
+
+
 def test_visualize_agrees_with_the_evaluation():
     analysis = read(visualized() / "attention_analysis.json")
     report = read(evaluated() / "evaluation_metrics.json")
@@ -477,3 +511,26 @@ def test_report_shows_what_was_decided_before_a_video_ended_and_the_notes(tmp_pa
     markdown, _ = report(folder)
     assert "Detection on video failed (exit code 2)" in markdown and "street.mp4" in markdown
     assert "2 rows of det.txt coincide" in markdown
+
+
+def test_report_shows_two_explanations_of_each_kind_as_text(tmp_path):
+    folder = results(tmp_path / "results")
+    detection(folder)
+    tracks = [
+        {"track_id": number, "text": f"Track text {number} <b>not bold</b>.", "picture": None} for number in range(1, 9)
+    ]
+    tracks[2]["picture"] = "decision_pictures/3.png"
+    (folder / "detection" / "decision_pictures").mkdir()
+    cv2.imwrite(str(folder / "detection" / "decision_pictures" / "3.png"), np.zeros((8, 8, 3), np.uint8))
+    told = {
+        "stage": "explain", "schema_version": 1, "summary": "8 tracks were decided.", "judged_by": "real_or_clutter",
+        "examples": {"right": [1, 3], "wrong": [], "close": [8, 5]}, "tracks": tracks,
+    }  # fmt: skip
+    (folder / "detection" / "explanations.json").write_text(json.dumps(told))
+    markdown, html = report(folder)
+    assert "8 tracks were decided." in markdown
+    shown = [number for number in range(1, 9) if f"Track text {number} " in markdown]
+    assert shown == [1, 3, 5, 8] and "decision_pictures/3.png" in markdown
+    assert markdown.count("None in this video") == 1 and "<b>not" not in html and "&lt;b&gt;not bold" in html
+    (folder / "detection" / "explanations.json").unlink()
+    assert "Why were they decided so" not in report(folder)[0]

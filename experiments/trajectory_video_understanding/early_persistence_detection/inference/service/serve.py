@@ -31,6 +31,7 @@ that was given cannot be used, one line on stderr.
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import logging
 import os
@@ -163,6 +164,8 @@ def main() -> None:
             self.should_exit = True  # and not what uvicorn does besides: end by the signal, whose exit code is not 0
 
     server = Server(config)
+    gc.collect()
+    gc.freeze()  # what lives as long as the service is not looked through again: that would hold up every camera
     server.run()
     if not server.started:
         raise InputError(f"cannot listen at {settings.host}:{settings.port}; see the lines above, give another --port")

@@ -8,19 +8,28 @@ import torch
 from early_persistence_detection.evaluation.visualize_attention import build_sample, choose_samples
 from early_persistence_detection.models.attention_visualization import (
     NUM_REMOVED_TOKENS,
+    Sample,
     attention_at_decision,
     faithfulness_changes,
     heat,
     overview_figure,
     sample_figure,
+    spoken,
 )
 from early_persistence_detection.models.compute_gating import Decisions
 from early_persistence_detection.models.early_persistence_classifier import ClassifierConfig, EarlyPersistenceClassifier
 from early_persistence_detection.models.extractors.magvit_tokenizer import TokenizerConfig
 from early_persistence_detection.models.object_tokens import object_tokens
+from early_persistence_detection.models.occlusion import Occlusion, occlusion_at_decision
 from early_persistence_detection.models.tensor_state import frames_to_input
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from persistence_augmented_dataset.dataset import NUM_OBJECT_SLOTS, ClipSplit
 from video_tracks.clip import NUM_FRAMES
 
@@ -162,19 +171,73 @@ def decisions() -> Decisions:
     return Decisions(np.array([1, 1, 1, 0, 0, 0, 1]), DECISION_FRAME, np.full(NUM_CLIPS, 0.9))
 
 
-def test_a_sample_holds_nothing_after_its_decision(split, attention):
+@pytest.fixture(scope="module")
+def occlusion(model, split) -> Occlusion:
+    return occlusion_at_decision(model, split, DECISION_FRAME, CPU)
+
+
+@pytest.fixture
+def sample_of(split, attention, occlusion):
+    """The sample of a clip, with a caption."""
     p = np.linspace(0, 1, NUM_CLIPS * NUM_FRAMES).reshape(NUM_CLIPS, NUM_FRAMES)
+    caption = " ".join(["Withholding frame 2, in which the object is not visible, moves p most."] * 12)
+
+    def made(clip: int) -> Sample:
+        return build_sample(split, clip, decisions(), p, attention, occlusion.at(clip), caption)
+
+    return made
+
+
+def test_a_sample_holds_nothing_after_its_decision(split, sample_of):
     for clip, frame in enumerate(DECISION_FRAME):
-        sample = build_sample(split, clip, decisions(), p, attention)
-        for part in (sample.frames, sample.attention, sample.probabilities, sample.bayes_posterior, sample.objects):
+        sample = sample_of(clip)
+        parts = (sample.frames, sample.attention, sample.probabilities, sample.bayes_posterior, sample.objects)
+        for part in (*parts, sample.regions, sample.withheld_frames):
             assert len(part) == frame
         assert np.array_equal(sample.frames, split.clips(np.array([clip]))[0, :frame])
         figure = sample_figure(sample)
-        assert sum(len(axis.images) for axis in figure.axes) == 2 * frame  # each frame as it is, and with attention
-    wrong = build_sample(split, 1, decisions(), p, attention)
-    assert "transient, called persistent at frame 3 (WRONG)" in wrong.title
-    both = overview_figure([build_sample(split, clip, decisions(), p, attention) for clip in (0, 3)])
-    assert sum(len(axis.images) for panel in both.subfigs for axis in panel.axes) == 2 * (1 + 4)
+        assert sum(len(axis.images) for axis in figure.axes) == 3 * frame  # as it is, with attention, with occlusion
+    assert "transient, called persistent at frame 3 (WRONG)" in sample_of(1).title
+    both = overview_figure([sample_of(clip) for clip in (0, 3)])
+    assert sum(len(axis.images) for panel in both.subfigs for axis in panel.axes) == 3 * (1 + 4)
+
+
+def boxes(figure: Figure) -> tuple[list[Bbox], list[Bbox]]:
+    """Where the texts and the pictures of a figure lie when it is drawn, in px."""
+    FigureCanvasAgg(figure).draw()
+    of_axes = {text for axis in figure.findobj(Axes) for text in axis.findobj(Text) if text not in (*axis.texts, axis.title)}
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text not in of_axes]  # ticks are not drawn
+    return [text.get_window_extent() for text in texts], [image.get_window_extent() for image in figure.findobj(AxesImage)]
+
+
+@pytest.mark.parametrize("clip", [0, 3, 5])
+def test_no_text_lies_on_another_or_on_a_picture(sample_of, clip):
+    for figure in (sample_figure(sample_of(clip)), overview_figure([sample_of(clip), sample_of(1), sample_of(2)])):
+        texts, images = boxes(figure)
+        assert len(texts) > 4 + DECISION_FRAME[clip] and images
+        for number, text in enumerate(texts):
+            assert figure.bbox.x0 <= text.x0 and text.x1 <= figure.bbox.x1, "cut off"
+            assert figure.bbox.y0 <= text.y0 and text.y1 <= figure.bbox.y1, "cut off"
+            for other in (*texts[number + 1 :], *images):
+                assert not text.overlaps(other), (text, other)
+
+
+def test_the_whole_caption_is_written_below(sample_of):
+    sample = sample_of(3)
+    written = [text.get_text() for text in sample_figure(sample).texts]
+    assert any(text.replace("\n", " ") == sample.description for text in written)
+
+
+def test_a_region_has_the_colour_of_what_it_spoke_for():
+    frame = np.full((64, 64, 3), 90, np.uint8)
+    regions = np.zeros((4, 4))
+    regions[1, 3], regions[2, 0] = 0.2, -0.2
+    shown = spoken(frame, regions, peak=0.2).astype(int)
+    persistent, transient, elsewhere = shown[20, 60], shown[40, 4], shown[4, 4]
+    assert persistent[2] > persistent[0] and transient[0] > transient[2], "blue, red"
+    assert tuple(elsewhere) == (90, 90, 90)
+    faint = spoken(frame, 0.1 * regions, peak=0.2).astype(int)
+    assert np.abs(faint - 90).sum() < np.abs(shown - 90).sum()
 
 
 def test_heat_is_hottest_where_attention_is():
