@@ -5,9 +5,9 @@
         --output docs/measured/explanations/explanations.json
 
 Reads the evidence that detect.py --explain left in each folder of results. All that level 0 says of every decision is
-held against its record; then lies are made of it, one change each (explanation_lies.py, which tells a lie from the facts
-and without the checker), and held against the record too, and so are truths in other words. The same seed draws the
-same. Shares have 95 % intervals of Wilson.
+held against its record; then lies are made of it, one change each (explanation_lies.py, which tells a lie from the
+facts and without the checker), and held against the record too, and so are truths in other words. The same seed draws
+the same. Shares have 95 % intervals of Wilson.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def lies_caught(records: Sequence[DecisionEvidence], num_lies: int, seed: int) -
         for said in said_of(record, rng):
             for kind, text in lies(said, rng):
                 made[kind].append((text, record))
-    by_kind, by_rule, passed = {}, Counter(), []
+    by_kind, passed = {}, []
+    by_rule: Counter[str] = Counter()
     for kind, own in made.items():
         caught = 0
         drawn = rng.sample(own, min(num_lies, len(own)))
@@ -141,7 +142,7 @@ def main() -> None:
     records = [record for folder in args.results for record in records_of(folder)]
     if not records:
         raise InputError(f"no decisions in {args.results[0]}; give folders where some were made")
-    result = {
+    result: dict[str, Any] = {
         "stage": "benchmark_explanations",
         "schema_version": SCHEMA_VERSION,
         "level_0": claims_of_level_0(records),

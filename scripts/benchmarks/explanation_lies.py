@@ -115,8 +115,7 @@ def lies(said: Said, rng: random.Random) -> Iterator[tuple[str, str]]:
 def _numbers(said: Said, rng: random.Random) -> Iterator[str]:
     for name in ("p", "first", "threshold", "rank", "confidence"):
         if match := re.fullmatch(r"(\d+) %", str(said.slots.get(name, ""))):
-            other = _other_number(int(match.group(1)), 1, 99, 3, rng)
-            yield said.with_slots(**{name: f"{other} %"})
+            yield said.with_slots(**{name: f"{_other_number(int(match.group(1)), 1, 99, 3, rng)} %"})
     if match := re.fullmatch(r"(\d+) points?( \w+)?", str(said.slots.get("points") or said.slots.get("margin", ""))):
         other = f"{_other_number(int(match.group(1)), 2, 99, 2, rng)} points{match.group(2) or ''}"
         yield said.with_slots(**{"points" if "points" in said.slots else "margin": other})
@@ -245,10 +244,9 @@ def _verdicts(said: Said, rng: random.Random) -> Iterator[str]:
         if chance > 0.9:
             yield f"It was possibly {terms.of(record.verdict)}."
         yield f"It was probably {terms.of(other)}."
-    if "that" in said.slots and "p" in said.slots and said.template.startswith("probability"):
-        if abs(2 * record.probability - 1) > 2 * CLEARLY:
-            contrary = "that it will not stay" if "stay" in terms.that else f"that it is {terms.transient}"
-            yield said.with_slots(that=contrary)
+    if said.template.startswith("probability") and abs(2 * record.probability - 1) > 2 * CLEARLY:
+        contrary = "that it will not stay" if "stay" in terms.that else f"that it is {terms.transient}"
+        yield said.with_slots(that=contrary)
     if said.template.startswith("rule_"):
         names = {"rule_confirmed": "confirmed", "rule_dropped": "dropped", "rule_undecided": ""}
         for name, word in names.items():

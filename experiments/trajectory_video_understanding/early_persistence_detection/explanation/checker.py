@@ -126,13 +126,15 @@ _PATTERNS: dict[str, str] = {
     "it": "(?:this track|that track|the track|this candidate|the candidate|track|it)",
     "was": "(?:was|is|has been|had been)",
     "numbers": r"\d++(?:(?: ?, and | ?, | and | to | through |-)\d++(?!\.\d| ?%| percentage| point| of))*",
-    "frames": r"(?:its |the )?(?:frames <numbers>|frame \d++)|then|there|that frame",
+    "frames": r"(?:its |the )?(?:frames <numbers>|frame \d++)|that frame",
+    "in_frames": r"(?:in|at|during) <frames>|then|there",
     "frame": r"(?:its |the )?frame \d++",
     "prep": "(?:in|at|by|after|on|as of|from)",
     "life": "(?: of its life| of the track's life| of its track| of the track| of its existence)",
     "when": r"<prep> <frame><life>?",
     "approx": (
-        "(?:about|around|roughly|approximately|some|nearly|almost|just under|just over|just below|just above|over|above|"
+        "(?:about|around|roughly|approximately|some|nearly|almost|just under|just over|just below|just above|"
+        "over|above|"
         "more than|at least|at most|no more than|below|under|less than|exactly|only|just)"
     ),
     "amount": r"(?:<approx> )?(?:\d+(?:\.\d+)? ?%|[01]?\.\d+|1\.0+|[01](?![\d.]))",
@@ -156,7 +158,8 @@ _PATTERNS: dict[str, str] = {
     "up": "(?:rose|climbed|grew|increased|went up|had risen|had climbed|jumped|rising|climbing|increasing|growing)",
     "down": "(?:fell|dropped|sank|decreased|declined|went down|had fallen|had dropped|falling|dropping|decreasing)",
     "level": (
-        "(?:hardly changed|barely changed|scarcely changed|hardly moved|barely moved|stayed level|stayed nearly the same|"
+        "(?:hardly changed|barely changed|scarcely changed|hardly moved|barely moved|stayed level|stayed nearly "
+        "the same|"
         "stayed almost the same|stayed about the same|stayed the same|remained nearly the same|remained steady)"
     ),
     "each": "with (?:every|each) (?:new )?frame|(?:in|after) (?:every|each) frame|frame by frame|steadily",
@@ -168,17 +171,19 @@ _PATTERNS: dict[str, str] = {
     "fall": "(?:fall|drop|decrease|decline|loss)",
     "seenverb": "(?:seen|detected|found|spotted|observed|visible)",
     "sawverb": "(?:saw|found|detected|spotted|observed)",
-    "missedverb": "(?:missed|not seen|not detected|not found|unseen|undetected|not spotted)",
+    "missedverb": "(?:missed|missing|absent|not seen|not detected|not found|unseen|undetected|not spotted)",
     "all": (
         r"(?:every one of its|each of its|all of its|every|each|all its|all of the|all the|all)(?: \d+)?"
         r" ?(?:frames|frame)(?: of its life)?(?:, \d+ in all)?"
     ),
     "some": (
-        r"(?:<approx> )?(?:\d+ (?:out of|of) (?:its |the |all |all of its )?\d+ frames|\d+ (?:out of|of) \d+|\d+ of its frames|"
+        r"(?:<approx> )?(?:\d+ (?:out of|of) (?:its |the |all |all of its )?\d+ frames|\d+ (?:out of|of) \d+|\d+ "
+        r"of its frames|"
         r"\d+ frames|1 frame)"
     ),
     "none": "(?:none of its frames|no frame|none of the frames)",
-    "birth": r"(?:1 frame only, its birth|frame 1 only, its birth|only its birth|its birth only|its first frame only|frame 1 only|only frame 1)",
+    "birth": r"(?:1 frame only, its birth|frame 1 only, its birth|only its birth|its birth only|its first frame "
+    "only|frame 1 only|only frame 1)",
     "group": "(?:" + "|".join(f"(?:{words})" for words in _GROUPS.values()) + ")",
     "groups": "<group>(?:(?: and| together with) <group>)?(?: together)?",
     "score": "(?:detection |detector |detector's |confidence )?(?:score|scores)",
@@ -196,12 +201,13 @@ _PATTERNS: dict[str, str] = {
         r"(?:<seenthing>|<missedthing>|<groups>|<looks>|<detections>|(?:what )?<frames>(?: brought| gave| showed)?)"
     ),
     "seenthing": (
-        r"(?:it <was> <seenverb> in <frames>|being <seenverb> in <frames>|its being <seenverb> in <frames>|"
-        r"its detection in <frames>|the detector <sawverb> it in <frames>|the detection in <frames>)"
+        r"(?:<it> <was> <seenverb> <in_frames>|being <seenverb> <in_frames>|its being <seenverb> <in_frames>|"
+        r"its detection <in_frames>|the detector <sawverb> it <in_frames>|the detection <in_frames>)"
     ),
     "missedthing": (
-        r"(?:it <was> <missedverb> in <frames>|being <missedverb> in <frames>|its being <missedverb> in <frames>|"
-        r"the detector missed it in <frames>|the miss in <frames>|the misses in <frames>)"
+        r"(?:<it> <was> <missedverb> <in_frames>|being <missedverb> <in_frames>|its being <missedverb> <in_frames>|"
+        r"the detector (?:missed|did not see|did not find|did not detect|failed to detect) it <in_frames>|"
+        r"(?:the miss|the misses|its absence) <in_frames>)"
     ),
     "lacked": "(?:been missed|not been seen|not been detected|not been found|been unseen|gone unseen|gone undetected)",
     "usual": "(?:the usual ones|usual|ordinary|typical|ordinary ones|at their median|average)",
@@ -213,11 +219,13 @@ _PATTERNS: dict[str, str] = {
 _CLAUSES: tuple[tuple[str, str], ...] = (
     (
         "verdict",
-        r"(?:<when:before>,? )?<it> <was> (?:<hedge:hedge> )?(?P<no>not )?<called> <verdict:verdict>(?: <when:after>)?",
+        r"(?:<when:before>,? )?<it> <was> (?:<hedge:hedge> )?(?P<no>not )?<called> <verdict:verdict>(?: "
+        r"<when:after>)?",
     ),
     (
         "verdict",
-        r"<decision> (?:<when:before> )?<was> (?P<no>not )?(?:for |to call it |that it is |that it was )?<verdict:verdict>(?: <when:after>)?",
+        r"<decision> (?:<when:before> )?<was> (?P<no>not )?(?:for |to call it |that it is |that it was "
+        r")?<verdict:verdict>(?: <when:after>)?",
     ),
     ("verdict", r"<it> (?:is|was) <hedge:hedge> (?P<no>not )?<verdict:verdict>"),
     (
@@ -227,48 +235,72 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ("decided", r"(?:<decision> (?:fell|came|was made|was reached|was taken)|<it> was decided) <when:when>"),
     ("bare_verdict", r"<verdict:verdict>"),
     (
-        "probability",
-        r"(?:when |and |as )?(?:<soon>,? |<when:before>,? )?<chance>(?: <that:that>)? (?:<soon> )?(?:was|is|stood|had reached|reached|came to|lay)(?: at)?(?: <soon>| already)? <amount:amount>(?: <that:that2>)?(?: <soon>| <when:after>)?",
+        "verdict",
+        r"(?:<when:before>,? )?the (?:tracker|model|system) (?P<no>did not )?(?:<called>|call|judge) <it>(?: as| "
+        r"to be)? "
+        r"<verdict:verdict>(?: <when:after>)?",
     ),
     (
         "probability",
-        r"(?:with|at|having) <chance>(?: <that:that>)? (?:of|at) <amount:amount>(?: <that:that2>)?(?: <soon>| <when:after>)?",
+        r"(?:when |and |as )?(?:<soon>,? |<when:before>,? )?<chance>(?: <that:that>)? (?:<soon> )?(?:was|is|stood|"
+        r"had reached|reached|came to|lay)(?: down to| up to| at)?(?: <soon>| already)? <amount:amount>(?: "
+        r"<that:that2>)?(?: <soon>| <when:after>)?",
     ),
-    ("probability", r"(?:at|with) <amount:amount>(?: <that:that>)?"),
+    (
+        "probability",
+        r"(?:with|at|having) <chance>(?: <that:that>)? (?:of|at) <amount:amount>(?: <that:that2>)?(?: <soon>| "
+        r"<when:after>)?",
+    ),
+    ("probability", r"(?:at|with) (?:an? )?<amount:amount>(?: probability| chance)?(?: <that:that>)?"),
     (
         "probability_would",
-        r"(?:and |when )?<chance>(?: <that:that>)? would(?: then)? have (?:been|stood at|come to) <amount:amount>(?: <that:that2>)?",
+        r"(?:and |when )?<chance>(?: <that:that>)? would(?: then)? have (?:been|stood at|come to) <amount:amount>(?:"
+        r" <that:that2>)?",
     ),
     (
         "trend",
-        r"(?P<head>(?:(?:<each>|<span>),? )*)(?:(?P<bare>it)|<chance>(?: <that:that>)?)? ?(?P<moved><up>|<down>|<level>)(?P<tail>(?:,? (?:from <amount>(?: <when>)?|to <amount>(?: <when>)?|by <points>|<span>|<each>))+)",
+        r"(?P<head>(?:(?:<each>|<span>),? )*)(?:(?P<bare>it)|<chance>(?: <that:that>)?)? ?(?P<moved><up>|<down>|"
+        r"<level>)(?P<tail>(?:,? (?:from <amount>(?: <when>)?|to <amount>(?: <when>)?|by <points>|<span>|<each>))+)",
     ),
     (
         "trend",
-        r"(?P<head>(?:(?:<each>|<span>),? )+)(?:(?P<bare>it)|<chance>(?: <that:that>)?) (?P<moved><up>|<down>|<level>)(?P<tail>)",
+        r"(?P<head>(?:(?:<each>|<span>),? )+)(?:(?P<bare>it)|<chance>(?: <that:that>)?) (?P<moved><up>|<down>|"
+        r"<level>)(?P<tail>)",
     ),
     (
         "largest_step",
-        r"(?:its|the) (?:largest|biggest|greatest|main) (?:single )?(?:change|step|move|swing)(?: in the probability| of the probability)? <was> (?:(?:a|an) )?(?P<way><rise>|<fall>)(?: (?:of|by) <points:points>)?(?:,? <span:span>)?",
+        r"(?:its|the) (?:largest|biggest|greatest|main) (?:single )?(?:change|step|move|swing)(?: in probability| in"
+        r" the probability| of the probability)? <was> (?:(?:a|an) )?(?:<points:points> )?(?P<way><rise>|<fall>)(?: "
+        r"(?:of|by) <points:points2>)?(?:,? <span:span>)?",
+    ),
+    (
+        "largest_step",
+        r"(?:its|the) (?:largest|biggest|greatest) (?:single )?(?P<way><rise>|<fall>) <was> (?:of |by )?<points:points>"
+        r"(?:,? <span:span>)?",
     ),
     (
         "margin",
-        r"(?:which |that )?(?:was |is |lay |lies |stood )?(?P<beyond>only just|just|barely|<points>) (?P<side>above|below|over|under|beyond|past) (?:the|its) threshold(?: (?:of|at) <amount:amount>)?(?: for <verdict:verdict>)?",
+        r"(?:which |that |this |it )?(?:was |is |lay |lies |stood )?(?:(?P<beyond>only just|just|barely|<points>) "
+        r")?(?P<side>above|below|over|under|beyond|past) (?:the|its) (?:<amount:amount2> )?threshold(?: (?:of|at) "
+        r"<amount:amount>)?(?: for <verdict:verdict>)?",
     ),
     (
         "margin",
-        r"(?:which |it |<chance> )?(?:crossed|passed) (?:the|its) threshold(?: (?:of|at) <amount:amount>)?(?: by <points:beyond>)?(?: (?P<just>only just))?",
+        r"(?:which |it |<chance> )?(?:crossed|passed) (?:the|its) threshold(?: (?:of|at) <amount:amount>)?(?: by "
+        r"<points:beyond>)?(?: (?P<just>only just))?",
     ),
     (
         "threshold",
-        r"(?:the|its) threshold(?: for <verdict:verdict>)?(?: <soon>)? (?:was|is|stood at|lay at)(?: <soon>)? <amount:amount>",
+        r"(?:the|its) threshold(?: for <verdict:verdict>)?(?: <soon>)? (?:was|is|stood at|lay at)(?: <soon>)? "
+        r"<amount:amount>",
     ),
     ("forced", r"no threshold (?:had been|was) (?:crossed|reached|passed) (?:when|before|by the time) the clip ended"),
     ("forced", r"no threshold (?:had been|was) (?:crossed|reached|passed) by the end of the clip"),
     ("forced", r"the clip (?:ended|had ended) before (?:a|any) threshold (?:was|had been) (?:crossed|reached|passed)"),
     (
         "seen",
-        r"(?:<it> <was> |was )?(?P<only>only )?<seenverb>(?: only)? in (?P<much><birth>|<all>|<some>|<none>|<frames>)",
+        r"(?:<it> <was> |was )?(?P<only>only )?<seenverb>(?: only)? in (?P<much><birth>|<all>|<some>|<none>|"
+        r"<frames>)",
     ),
     ("seen", r"in (?P<much><all>|<some>|<none>|<frames>),? (?:<it> <was> <seenverb>|the detector <sawverb> it)"),
     ("seen", r"(?:<it> was |was )?only <seenverb> at its birth(?:, in frame 1)?"),
@@ -280,55 +312,69 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ("missed", r"(?:<it> )?went (?:undetected|unseen|unnoticed|missing) in (?P<much><all>|<some>|<frames>)"),
     (
         "missed",
-        r"the detector (?:did not|failed to|could not) (?:see|find|detect|spot) it in (?P<much><all>|<some>|<frames>)",
+        r"the detector (?:did not|failed to|could not) (?:see|find|detect|spot) it in (?P<much><all>|<some>|"
+        r"<frames>)",
     ),
+    ("not_seen", r"not in (?P<much><frames>)"),
     ("never_missed", r"(?:(?:<it> <was> |was )?never missed|the detector never missed it)"),
     (
         "mean_score",
-        r"(?:on average,? )?(?:its|the) (?:mean |average )?<score> (?:was|is|were)(?: on average)? <number:number>(?: on average)?",
+        r"(?:on average,? )?(?:its|the) (?:mean |average )?<score> (?:was|is|were)(?: on average)? "
+        r"<number:number>(?: on average)?",
     ),
     ("mean_score", r"(?:its|the) <score> averaged <number:number>"),
     (
         "rank",
-        r"(?:which is |which was |on average,? )?(?:(?:its|the) (?:mean |average )?<score> (?:was|is|were) )?(?:on average )?(?P<than>higher than|above|greater than|lower than|below) <amount:amount> of the scores (?:that )?it (?:is|was) compared with",
+        r"(?:which is |which was |on average,? )?(?:(?:its|the) (?:mean |average )?<score> (?:was|is|were) )?(?:on "
+        r"average )?(?P<than>higher than|above|greater than|lower than|below) <amount:amount> of (?:the scores|"
+        r"those) (?:that )?it (?:is|was) compared with",
     ),
     (
         "height",
-        r"(?:when (?:it was )?last seen,? )?(?:its|the) box (?:was|is|had been) <number:number> (?:px|pixels) (?:high|tall)(?: when (?:it was )?last seen)?",
+        r"(?:when (?:it was )?last seen,? )?(?:its|the) box (?:was|is|had been) <number:number> (?:px|pixels) "
+        r"(?:high|tall)(?: when (?:it was )?last seen)?",
     ),
     (
         "height",
-        r"(?:when (?:it was )?last seen,? )?(?:its|the) box had a height of <number:number> (?:px|pixels)(?: when (?:it was )?last seen)?",
+        r"(?:when (?:it was )?last seen,? )?(?:its|the) box (?:had a height of|measured|was) <number:number> (?:px|"
+        r"pixels)(?: in height)?(?: when (?:it was )?last seen)?",
     ),
     (
         "speed",
-        r"(?:<it> )?moved(?: by)? <number:number> (?:of that height|of its height|heights|of its own height|box heights) (?:a|per|each|every) frame",
+        r"(?:<it> )?moved(?: by)? <number:number> (?:of that height|of its height|heights|of its own height|box "
+        r"heights|times its height|times that height) (?:a|per|each|every) frame",
     ),
     ("still", r"(?:<it> )?(?:hardly|barely|scarcely) moved"),
     (
         "border",
-        r"(?:its|the) box (?:touched|reached|was at|met) the (?:border|edge) of the picture in (?P<much><all>|<some>|<none>|<frames>)",
+        r"(?:its|the) box (?:touched|reached|was at|met) (?:the (?:border|edge) of the (?:picture|image)|the "
+        r"(?:picture|image)'s (?:border|edge)) in (?P<much><all>|<some>|<none>|<frames>)",
     ),
     (
         "border",
-        r"in (?P<much><all>|<some>|<none>|<frames>),? (?:was )?(?:its|the) box (?:touched|was at|at) the (?:border|edge) of the picture",
+        r"in (?P<much><all>|<some>|<none>|<frames>),? (?:was )?(?:its|the) box (?:touched|was at|at) (?:the "
+        r"(?:border|edge) of the (?:picture|image)|the (?:picture|image)'s (?:border|edge))",
     ),
     (
         "border",
-        r"(?:its|the) box (?P<never>never touched|never reached|was never at) the (?:border|edge) of the picture",
+        r"(?:its|the) box (?P<never>never touched|never reached|was never at) (?:the (?:border|edge) of the "
+        r"(?:picture|image)|the (?:picture|image)'s (?:border|edge))",
     ),
-    ("class", r"(?:<it> <was> )?(?:detected|seen|classed) as (?:a |an )?\{class\}"),
+    ("class", r"(?:<it> <was> )?(?:detected|seen|classed|classified) as (?:a |an )?\{class\}"),
     ("class", r"(?:the detector's class(?: for it)?|its class) (?:was|is) \{class\}"),
-    ("class", r"the detector called it (?:a |an )?\{class\}"),
+    ("class", r"the detector (?:called it|classified it as|labelled it as|labeled it as) (?:a |an )?\{class\}"),
     (
         "cause",
-        r"(?:(?:this|that|it) (?:was|is) )?(?:because|due to|owing to|thanks to|on account of)(?: of)? (?P<thing><thing>(?: and <thing>)*)",
+        r"(?:(?:this|that|it) (?:was|is) )?(?:because|since|as|due to|owing to|thanks to|on account of)(?: of)? "
+        r"(?P<thing><thing>(?: and <thing>)*)",
     ),
     (
         "cause",
-        r"(?:what decided (?:it|this|that)|the deciding (?:thing|fact|factor)|the reason)(?: for this| for that)? (?:was|is)(?: that)? (?P<thing><thing>)",
+        r"(?:what decided (?:it|this|that)|the deciding (?:thing|fact|factor)|the reason)(?: for this| for that)? "
+        r"(?:was|is)(?: that)? (?P<thing><thing>)",
     ),
     ("cause", r"<decisionit> (?:hinged|hung|depended|rested) on (?P<thing><thing>)"),
+    ("cause", r"(?P<thing><thing>) (?:decided (?:<decision>|it|this)|was decisive|was what decided (?:<decision>|it))"),
     ("no_single", r"no (?:single|1|one) (?:thing|fact|change)(?: alone)? decided (?:it|this|that)"),
     ("no_single", r"nothing (?:alone|by itself|on its own) decided (?:it|this|that)"),
     ("no_single", r"no single change would have changed (?:it|<decision>)"),
@@ -338,81 +384,112 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ("if", r"(?P<even>even )?(?P<without>without) (?P<withhold><frames>)"),
     (
         "if",
-        r"(?P<even>even )?had <it> (?:been missed in (?P<miss><frames>) and (?:been )?<seenverb> in (?P<hit><frames>)|<lacked> in (?P<miss2><frames>)|been <seenverb> in (?P<hit2><frames>))",
+        r"(?P<even>even )?had <it> (?:been missed (?P<miss><in_frames>) and (?:been )?<seenverb> "
+        r"(?P<hit><in_frames>)|<lacked> (?P<miss2><in_frames>)|been <seenverb> (?P<hit2><in_frames>))",
     ),
     (
         "if",
-        r"(?P<even>even )?if <it> had (?:been missed in (?P<miss><frames>) and (?:been )?<seenverb> in (?P<hit><frames>)|<lacked> in (?P<miss2><frames>)|been <seenverb> in (?P<hit2><frames>))",
+        r"(?P<even>even )?if <it> had (?:been missed (?P<miss><in_frames>) and (?:been )?<seenverb> "
+        r"(?P<hit><in_frames>)|<lacked> (?P<miss2><in_frames>)|been <seenverb> (?P<hit2><in_frames>))",
     ),
     (
         "if",
-        r"(?P<even>even )?(?:had the detector|if the detector had) (?:missed it in (?P<miss><frames>)|(?:seen|found|detected) it in (?P<hit><frames>))",
+        r"(?P<even>even )?(?:had the detector|if the detector had) (?:missed it (?P<miss><in_frames>)|(?:seen|found|"
+        r"detected) it (?P<hit><in_frames>))",
     ),
     (
         "if",
-        r"(?P<even>even )?(?P<without>without) (?:(?:its|the) (?:detection|detections|hit|hits) in (?P<miss><frames>)|the (?:miss|misses) in (?P<hit><frames>))",
+        r"(?P<even>even )?(?P<without>without) (?:(?:its|the) (?:detection|detections|hit|hits) "
+        r"(?P<miss><in_frames>)|the (?:miss|misses) (?P<hit><in_frames>))",
     ),
     (
         "if",
-        r"(?P<even>even )?(?:had (?:its|the) <score> been|if (?:its|the) <score> had been|if (?:its|the) <score> were|with) (?P<median><usual>)(?: scores)?",
+        r"(?P<even>even )?(?:had (?:its|the) <score> been|if (?:its|the) <score> had been|if (?:its|the) <score> "
+        r"were|with) (?P<median><usual>)(?: scores)?",
     ),
     (
         "if",
-        r"(?P<even>even )?(?:had nothing been known (?:of|about)|if nothing had been known (?:of|about)) (?P<group><groups>)",
+        r"(?P<even>even )?(?:had nothing been known (?:of|about)|if nothing had been known (?:of|about)) "
+        r"(?P<group><groups>)",
     ),
     ("if", r"(?P<even>even )?(?:had (?P<group><groups>) been unknown|if (?P<group2><groups>) had been unknown)"),
     ("if", r"(?P<even>even )?(?P<without>without)(?: knowing)? (?P<group><groups>)"),
     (
         "if",
-        r"(?P<even>even )?(?:had|if) (?:(?P<pixels><looks>)|(?P<evidence><detections>)) (?:been|had been|were|was) <withheld>",
+        r"(?P<even>even )?(?:had|if) (?:(?P<pixels><looks>)|(?P<evidence><detections>)) (?:been|had been|were|was) "
+        r"<withheld>",
     ),
     ("if", r"(?P<even>even )?(?P<without>without) (?:(?P<pixels><looks>)|(?P<evidence><detections>))"),
     (
         "would",
-        r"<it> would (?P<still>still )?(?P<no>not )?have (?:still )?been (?P<still2>still )?<called> <verdict:verdict><time>?",
+        r"<it> would (?P<still>still )?(?P<no>not )?have (?:still )?been (?P<still2>still )?<called> "
+        r"<verdict:verdict><time>?",
     ),
     (
         "would",
-        r"<decision> would (?P<still>still )?(?P<no>not )?have (?P<still2>still )?been (?:for )?<verdict:verdict><time>?",
+        r"<decision> would (?P<still>still )?(?P<no>not )?have (?P<still2>still )?been (?:for "
+        r")?<verdict:verdict><time>?",
     ),
     ("would", r"(?P<still>still )?would have been (?P<still2>still )?<called> <verdict:verdict><time>?"),
     (
         "would",
-        r"(?P<undecided><decisionit> would (?:still )?(?:not have been decided|have been undecided|have still been undecided|have remained undecided|have stayed undecided|not have been made|not have fallen|not have come)<time>?)",
+        r"(?P<undecided><decisionit> would (?:still )?(?:not have been decided|have been undecided|have still been "
+        r"undecided|have remained undecided|have stayed undecided|not have been made|not have fallen|not have "
+        r"come)<time>?)",
     ),
     ("would", r"(?P<undecided>no (?:decision|verdict|answer) would have been (?:made|reached|taken)<time>?)"),
     ("would", r"(?P<undecided>(?:it )?would have (?:delayed|put off) (?:<decision>|it))"),
     (
         "would",
-        r"(?P<same><decision> would (?:still )?have (?:still )?been (?:the same|unchanged|no different)|<decision> would (?:still )?not have changed|nothing would have changed|(?:it |this |that )?would have changed nothing|(?:it |this |that )?would not have changed (?:<decision>|anything|it)|<decision> would have stayed the same|it would (?:still )?have been decided the same(?: way)?)",
+        r"(?P<same><decision> would (?:still )?have (?:still )?been (?:the same|unchanged|no different)|<decision> "
+        r"would (?:still )?not have changed|nothing would have changed|(?:it |this |that )?would have changed "
+        r"nothing|(?:it |this |that )?would not have changed (?:<decision>|anything|it)|<decision> would have stayed"
+        r" the same|it would (?:still )?have been decided the same(?: way)?)",
     ),
     (
         "would",
-        r"(?P<differs><decision> would have (?:changed|been different|been another)|(?:it |this |that )?would have changed (?:<decision>|it))",
+        r"(?P<differs><decision> would have (?:changed|been different|been another)|(?:it |this |that )?would have "
+        r"changed (?:<decision>|it))",
     ),
     (
         "would",
-        r"(?P<contrary>(?:it |this |that )?would have (?:flipped|reversed|turned) (?:<decision>|it)|<decision> would have been (?:the opposite|the other|the contrary|reversed))",
+        r"(?P<contrary>(?:it |this |that )?would have (?:flipped|reversed|turned) (?:<decision>|it)|<decision> would"
+        r" have been (?:the opposite|the other|the contrary|reversed))",
     ),
     (
         "share",
-        r"(?:<of_all>,? )?<group:group> (?:(?:spoke|argued|counted|weighed|pointed)(?: (?P<most>most strongly|most|the most))?|(?P<most2>most strongly|most)) (?P<way>for|in favour of|in favor of|against|towards) <side:side>",
+        r"(?:<of_all>,? )?<group:group> (?:(?:spoke|argued|counted|weighed|pointed)(?: (?P<most>most strongly|most|"
+        r"the most))?|(?P<most2>most strongly|most)) (?P<way>for|in favour of|in favor of|against|towards) "
+        r"<side:side>",
+    ),
+    (
+        "share",
+        r"(?P<most>the strongest) (?:evidence|argument) (?P<way>for|against) <side:side> <was> <group:group>",
+    ),
+    (
+        "share",
+        r"<group:group> <was> (?P<most>the strongest) (?:evidence|argument) (?P<way>for|against) <side:side>",
     ),
     (
         "hidden",
-        r"(?:of the regions that were hidden,? )?(?:hiding )?<place:place> (?:of|in) <frame:frame> moved (?:<chance>|it) (?:the )?most(?:[,:]? (?P<way>up|down)(?: by <points:points>)?)?",
+        r"(?:of the regions that were hidden,? )?(?:hiding )?<place:place> (?:of|in) <frame:frame> moved (?:<chance>"
+        r"|it) (?:the )?most(?:[,:]? (?P<way>up|down)(?: by <points:points>)?)?",
     ),
     (
         "hidden_none",
-        r"(?:hiding any single region|no region that was hidden) (?:hardly moved <chance>|moved <chance> (?:by )?much)",
+        r"(?:hiding any single region|no region that was hidden) (?:hardly moved <chance>|moved <chance> (?:by "
+        r")?much)",
     ),
     (
         "rule",
-        r"(?:by |under |according to )?the rule of <rule:rule>,? (?P<said>(?:<it> was )?(?:confirmed|accepted|kept|dropped|rejected|discarded)(?: <it>)?|had not decided|<it> was still undecided|was still undecided|had made no decision)(?: by then| then| yet)?(?: in <frame:frame>)?",
+        r"(?:by |under |according to )?the rule of <rule:rule>,? (?P<said>(?:<it> was )?(?:confirmed|accepted|kept|"
+        r"dropped|rejected|discarded)(?: <it>)?|had not (?:yet )?(?:decided|reached a decision)|<it> was still "
+        r"undecided|was still undecided|had made no decision)(?: by then| then| yet)?(?: in <frame:frame>)?",
     ),
     (
         "rule",
-        r"<rule:rule>(?:'s rule)? (?P<said>(?:confirmed|accepted|kept|dropped|rejected|discarded) <it>|had not decided|was still undecided)(?: by then| then| yet)?(?: in <frame:frame>)?",
+        r"<rule:rule>(?:'s rule)? (?P<said>(?:confirmed|accepted|kept|dropped|rejected|discarded) <it>|had not "
+        r"(?:yet )?(?:decided|reached a decision)|was still undecided)(?: by then| then| yet)?(?: in <frame:frame>)?",
     ),
     (
         "certified",
@@ -424,15 +501,19 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         "promise",
-        r"(?:of (?:all tracks|(?P<stopped>the tracks decided by any age)),? )?(?:at most|no more than) (?P<eps>\d+(?:\.\d+)? ?%) (?:of (?:all tracks|(?P<stopped2>the tracks decided by any age)) )?(?:are|is) decided wrongly though the whole clip gets (?:them|it) right",
+        r"(?:of (?:all tracks|(?P<stopped>the tracks decided by any age)),? )?(?:at most|no more than) (?P<eps>\d"
+        r"+(?:\.\d+)? ?%) (?:of (?:all tracks|(?P<stopped2>the tracks decided by any age)) )?(?:are|is) decided "
+        r"wrongly though the whole clip gets (?:them|it) right",
     ),
 )
 # what may stand between two clauses: none of it says why
 _JOINT = re.compile(
-    r"\s*[;:]\s*(?:(?:but|and|yet|however|also),? )?|\s+-\s+|\s*,\s*(?:(?:and|but|while|whereas|though|although|yet) (?:also )?)?|"
+    r"\s*[;:]\s*(?:(?:but|and|yet|however|also),? )?|\s+-\s+|\s*,\s*(?:(?:and|but|while|whereas|though|although|"
+    r"yet) (?:also )?)?|"
     r"\s+(?:and|but|while|whereas|though|although|yet)\s+(?:also )?|\s+"
 )
 _OPENING = re.compile(r"(?:(?:also|in addition|moreover|furthermore|however|finally|overall|in short),? )")
+_WHY = ("because", "since", "as ", "due", "owing", "thanks", "on account")  # what a reason begins with
 _CAUSAL = re.compile(
     r"\b(?:because|due|owing|thanks|account|reason|without|since|so|therefore|thus|hence|caused?|causes|"
     r"led|leads|made|makes|would|if|had it|decided it|decided this|hinged|depended)\b"
@@ -442,10 +523,14 @@ _FUTURE = re.compile(
     r"\b(?:later|afterwards|next|eventually|soon after|in the future|subsequent\w*|following frames?|after that)\b"
 )
 
-_UNITS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen".split()
+_UNITS = (
+    *("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen"),
+    *("fourteen", "fifteen", "sixteen"),
+)
 _ORDINALS = (
-    "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth"
-).split()
+    *("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh"),
+    *("twelfth", "thirteenth", "fourteenth", "fifteenth", "sixteenth"),
+)
 
 
 def _expanded(pattern: str) -> str:
@@ -472,6 +557,9 @@ def _vocabulary() -> frozenset[str]:
 def _normalised(sentence: str) -> str:
     text = sentence.lower().replace("’", "'").replace("–", "-").replace("—", " - ")
     text = re.sub(r"\s+", " ", text).strip()
+    text = re.sub(r"\b(?:instead|indeed|actually) | (?:instead|indeed)(?=[,.;])|, however(?=,)", "", text)
+    text = re.sub(r"(?<=\d)-(?=point)", " ", text)
+    text = re.sub(r"(\bits \w+), (?=spoke|argued|counted|weighed|pointed)", r"\1 ", text)
     text = re.sub(r"\s*\(([^()]*)\)", r", \1", text)
     text = re.sub(r" ?(?:percent(?!age)|per cent)\b", " %", text)
     for short, full in (("wasn't", "was not"), ("didn't", "did not"), ("couldn't", "could not"), ("hadn't", "had not")):
@@ -553,11 +641,9 @@ class _Sentence:
     def _unread(self, body: str) -> _Untrue:
         """Why a sentence is not read at all."""
         given = self.record.get("class")
-        unknown = [
-            word
-            for word in re.findall(r"[^\W\d_]+(?:'s)?", body.replace("{class}", ""))
-            if word not in _vocabulary() and not _CAUSAL.fullmatch(word)
-        ]
+        known = _vocabulary()
+        words = re.findall(r"[^\W\d_]+(?:'s)?", body.replace("{class}", ""))
+        unknown = [word for word in words if not ({word, word.removesuffix("'s")} & known or _CAUSAL.fullmatch(word))]
         if given is not None and len(str(given.value)) > 2 and str(given.value).lower() in body and unknown:
             return _Untrue("C9", "a string of the user's stands in the text")
         if _CERTIFIED.search(body):
@@ -737,7 +823,8 @@ class _Sentence:
         a, b = 1, self.d
         spans = re.findall(
             _expanded(
-                r"(?<![\d%] )\b(?:from|between) frames? \d+ (?:to|and) (?:frame )?\d+|(?<![\d%] )\b(?:in|at) frame \d+(?!\d)"
+                r"(?<![\d%] )\b(?:from|between) frames? \d+ (?:to|and) (?:frame )?\d+|(?<![\d%] )\b(?:in|at) "
+                r"frame \d+(?!\d)"
             ),
             where,
         )
@@ -840,6 +927,11 @@ class _Sentence:
         self._much(str(clause["much"]), self.missed, "it was missed", clause=clause)
         return [Claim("num_missed", ("num_missed",))]
 
+    def _not_seen(self, place: int, clause: _Clause) -> list[Claim]:
+        if place == 0 or self.found[place - 1].kind != "seen":
+            raise _Untrue("C1", "it is not clear what is denied")
+        return self._missed(place, clause)
+
     def _never_missed(self, place: int, clause: _Clause) -> list[Claim]:
         self._much("no frame", self.missed, "it was missed")
         return [Claim("num_missed", ("num_missed",))]
@@ -887,7 +979,7 @@ class _Sentence:
 
     def _cause(self, place: int, clause: _Clause) -> list[Claim]:
         text = clause.match.group()
-        alone = len(self.found) == 1 or not text.startswith(("because", "due", "owing", "thanks", "on account"))
+        alone = len(self.found) == 1 or not text.startswith(_WHY)
         if not alone and "verdict" not in self._neighbours(place) and "decided" not in self._neighbours(place):
             raise _Untrue("C6", "the reason is given for something else than the decision")
         nearby = [self.found[other] for other in (place - 1, place + 1) if 0 <= other < len(self.found)]
@@ -903,9 +995,9 @@ class _Sentence:
         facts: list[Fact] = []
         for thing in re.findall(_expanded("<thing>"), things):
             facts += self._behind(thing, clause)
-        if not text.startswith(("because", "due", "owing", "thanks", "on account")) and "because" not in text:
-            if self.record.decisive not in {fact.id for fact in facts}:
-                raise _Untrue("C6", f"{things!r} is one reason, not what decided it")
+        is_the_one = not text.startswith(_WHY) and "because" not in text
+        if is_the_one and self.record.decisive not in {fact.id for fact in facts}:
+            raise _Untrue("C6", f"{things!r} is one reason, not what decided it")
         return [Claim("cause", tuple(fact.id for fact in facts))]
 
     def _behind(self, thing: str, clause: _Clause) -> list[Fact]:
@@ -913,7 +1005,9 @@ class _Sentence:
         for kind, change, held in (("<missedthing>", "hit", self.missed), ("<seenthing>", "miss", self.seen)):
             if not re.fullmatch(_expanded(kind), thing):
                 continue
-            ages = self._ages(thing[thing.rindex(" in ") + 4 :], clause)
+            named = re.search(_expanded("(?:<in_frames>)$"), thing)
+            assert named is not None
+            ages = self._ages(named.group(), clause)
             if not set(ages) <= held:
                 raise _Untrue("C2", f"{thing!r} is not so")
             together = self.record.get("cf.shortest_set")

@@ -24,12 +24,14 @@ MOST_CHOSEN = 8
 MOST_NOTE = 300  # characters
 
 CHOOSE = (
-    "You select facts for a short explanation of a decision of a video tracker. You are given numbered facts, each with "
+    "You select facts for a short explanation of a decision of a video tracker. You are given numbered facts, "
+    "each with "
     "an id. Answer with JSON: the ids of the three to six facts that matter most, the most important first. Use only "
     "ids from the list."
 )
 REPHRASE = (
-    "You rewrite an explanation in clear, plain English. Keep every number, every frame and every verdict as it is. Add "
+    "You rewrite an explanation in clear, plain English. Keep every number, every frame and every verdict as it "
+    "is. Add "
     "nothing: no reasons, objects or guesses that are not in the text. Answer with the rewritten text only."
 )
 

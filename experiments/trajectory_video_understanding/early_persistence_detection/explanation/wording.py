@@ -1,8 +1,8 @@
 """Says an evidence record in plain English: level 0, without a language model.
 
-Every sentence carries the claims that it makes, by the ids of the facts behind them. All words are in the tables of this
-module: `TEMPLATES` and the phrases that fill them, for each a tuple of variants that mean the same; variant 0 is what
-users read, the others are paraphrases for whoever tests a checker. "because" and "without" are said only of a
+Every sentence carries the claims that it makes, by the ids of the facts behind them. All words are in the tables of
+this module: `TEMPLATES` and the phrases that fill them, for each a tuple of variants that mean the same; variant 0 is
+what users read, the others are paraphrases for whoever tests a checker. "because" and "without" are said only of a
 counterfactual that was run and changed the decision. A string of the user's is a placeholder such as {class} until
 `plain`, `markdown` or `as_html` restores it.
 """
@@ -222,13 +222,15 @@ TEMPLATES = {
     "certificate_conditional": (
         "Its thresholds are certified {scope}: with {confidence} confidence, of the tracks decided by any age at most "
         "{eps} are decided wrongly though the whole clip gets them right.",
-        "There is a certificate {scope}: with a confidence of {confidence}, no more than {eps} of the tracks decided by "
+        "There is a certificate {scope}: with a confidence of {confidence}, no more than {eps} of the tracks "
+        "decided by "
         "any age are decided wrongly though the whole clip gets them right.",
     ),
     "certificate_marginal": (
         "Its thresholds are certified {scope}: with {confidence} confidence, of all tracks at most {eps} are decided "
         "wrongly though the whole clip gets them right.",
-        "There is a certificate {scope}: with a confidence of {confidence}, no more than {eps} of all tracks are decided "
+        "There is a certificate {scope}: with a confidence of {confidence}, no more than {eps} of all tracks are "
+        "decided "
         "wrongly though the whole clip gets them right.",
     ),
 }
@@ -244,8 +246,8 @@ def first_variant(variants: Sequence[str]) -> str:
 def sentences(record: DecisionEvidence, length: str = "paragraph", choose: Choose = first_variant) -> list[Sentence]:
     """The decision in words, its deciding fact first. The same record gives the same text.
 
-    `length` is of LENGTHS: one sentence, about three, or all that is worth saying. `choose` takes one of the variants of
-    each phrase. Raises ValueError for a length that is none.
+    `length` is of LENGTHS: one sentence, about three, or all that is worth saying. `choose` takes one of the variants
+    of each phrase. Raises ValueError for a length that is none.
     """
     if length not in LENGTHS:
         raise ValueError(f"{length!r} is no length; take one of {', '.join(LENGTHS)}")
@@ -288,7 +290,7 @@ def change_in_words(fact: Fact) -> str:
 
 
 def video_summary(records: Sequence[DecisionEvidence]) -> str:
-    """Why the tracks of a video were called what they were: counts by the deciding fact. Plain text, no placeholders."""
+    """Why the tracks of a video were called what they were: counts by the deciding fact, without placeholders."""
     if not records:
         return "No track was decided."
     terms = _terms(records[0])
@@ -476,7 +478,7 @@ class _Words:
             fact = self.record[self.record.decisive]
             claims = [decided, ("cause", (fact.id,)), ("counterfactual", (fact.id,))]
             return self._say("lead_because", claims, **told, cause=self._cause(fact), **self._otherwise(fact))
-        singles = [fact.id for fact in self.record.of_kind("counterfactual") if is_single(fact)]
+        singles = tuple(fact.id for fact in self.record.of_kind("counterfactual") if is_single(fact))
         no_single = ("no_single", singles)
         together = self._together()
         if together is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -182,7 +183,7 @@ class _Maker:
             facts.append(Fact("margin", "margin", max(margin, 0.0), "probability", 0.005, ages=(d,)))
         else:
             facts.append(Fact("forced", "forced", True, ages=(d,)))
-        steps = [b - a for a, b in zip(p, p[1:], strict=False)]
+        steps = [b - a for a, b in itertools.pairwise(p)]
         for age, step in enumerate(steps, start=2):
             way = "level" if abs(step) < LEVEL_WITHIN else "up" if step > 0 else "down"
             facts.append(Fact(f"step.{age}", "direction", way, ages=(age - 1, age)))

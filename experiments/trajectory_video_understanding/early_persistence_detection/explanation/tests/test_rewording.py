@@ -61,7 +61,10 @@ def test_a_choice_that_is_none_leaves_level_0(content):
 
 
 def test_a_true_text_is_taken_and_the_users_string_is_added_by_us():
-    text = "In frame 4 the track was judged clutter because the detector missed it in frame 3. It was seen in 2 of 4 frames."
+    text = (
+        "In frame 4 the track was judged clutter because the detector missed it in frame 3. It was seen in 2 of "
+        "4 frames."
+    )
     said, _ = asked(2, f" {text}\n")
     assert (said.level, said.note) == (2, "")
     assert " ".join(sentence.text for sentence in said.sentences) == f"{text} It was detected as {{class}}."
