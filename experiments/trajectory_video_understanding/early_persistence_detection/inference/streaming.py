@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -306,8 +306,8 @@ def _answered(questions: Sequence[Question]) -> list[Answer]:
 def _ask(questions: Sequence[Question]) -> tuple[np.ndarray, StreamState | None]:
     """Ask questions that go with each other: what is said to all their rows, and the state after it."""
     if isinstance(questions[0], EvidenceQuestion):
-        evidence = [question.found for question in questions if isinstance(question, EvidenceQuestion)]
-        found = [each for each in evidence if each is not None]
+        gathered = [question.found for question in questions if isinstance(question, EvidenceQuestion)]
+        found = [each for each in gathered if each is not None]
         values = np.concatenate([each.values for each in found])
         return questions[0].model.log_odds(values, np.concatenate([each.ages for each in found])), None
     steps = [question for question in questions if isinstance(question, StepQuestion)]

@@ -2,8 +2,8 @@
 
 A track that has outgrown its clip is described by about its last T frames, so that what becomes of it later shows.
 
-Everything is computed for all live tracks of a frame at once, and of the frames of several cameras. A value that is not known is NaN, never a guess: no
-scores, no clock, no picture size, nothing learnt of the scene yet.
+Everything is computed for all live tracks of a frame at once, and of the frames of several cameras. A value that is
+not known is NaN, never a guess: no scores, no clock, no picture size, nothing learnt of the scene yet.
 
 Legend: n live tracks, m detections of a frame, F features. Boxes are xywh in px, times in detector frames or seconds.
 Inside, tracks are the columns of every array.
@@ -439,8 +439,8 @@ def _values(
 def _among_others(
     boxes: np.ndarray, centre: np.ndarray, scores: np.ndarray, counts: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(3, m) and (m,): `_largest_overlaps` and `_num_neighbours` of each camera. Those with as many boxes are one stack,
-    the cameras its last axis.
+    """(3, m) and (m,): `_largest_overlaps` and `_num_neighbours` of each camera. Those with as many boxes are one
+    stack, the cameras its last axis.
     """
     of_each, starts = np.array(counts), np.cumsum([0, *counts[:-1]])
     overlaps, neighbours = np.empty((3, len(boxes))), np.empty(len(boxes))
