@@ -207,6 +207,7 @@ class EvidenceQuestion:
     evidence: TrackEvidence
     observations: Sequence[Observation]
     found: FrameEvidence | None = None  # of B tracks, once it is gathered
+    is_taken: bool = False  # whether the camera's evidence has begun to take this frame
 
     @property
     def num_rows(self) -> int:
@@ -268,10 +269,17 @@ def answer_all(asked: Sequence[Asked]) -> list[tuple[Answer, ...]]:
 
 
 def _gather(questions: Sequence[Question]) -> float:
-    """Take the frames of those that ask for evidence and were not taken yet. Returns the seconds of each."""
+    """Take the frames of those that ask for evidence and were not taken yet. Returns the seconds of each.
+
+    Raises RuntimeError where taking one failed before: nobody knows how far it came, and twice would be wrong.
+    """
     waiting = [question for question in questions if isinstance(question, EvidenceQuestion) and question.found is None]
     if not waiting:
         return 0.0
+    for question in waiting:
+        if question.is_taken:
+            raise RuntimeError(f"the evidence of frame {question.frame_index} was not gathered whole; begin anew")
+        question.is_taken = True
     began = time.perf_counter()
     found = update_all(
         [question.evidence for question in waiting],

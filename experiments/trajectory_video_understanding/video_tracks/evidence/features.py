@@ -11,6 +11,7 @@ Inside, tracks are the columns of every array.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -160,6 +161,15 @@ class TrackEvidence:
         self._gap = 1.0  # video frames since the detector was run last
         self._mean_count = math.nan  # detections a frame
         self._seconds: float | None = None  # the last time; NaN once the clock went back
+
+    def copy(self) -> TrackEvidence:
+        """The same camera as it stands, apart from it; several times cheaper than a deep copy."""
+        other = copy.copy(self)
+        other._scores = self._scores.copy()
+        # these two replace their arrays and never write into them
+        other._sizes, other._memory = copy.copy(self._sizes), copy.copy(self._memory)
+        other._columns, other._state = self._columns.copy(), self._state.copy()
+        return other
 
     @property
     def live_ids(self) -> list[int]:
