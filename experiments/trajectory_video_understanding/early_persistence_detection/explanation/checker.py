@@ -489,7 +489,8 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     (
         "rule",
         r"<rule:rule>(?:'s rule)? (?P<said>(?:confirmed|accepted|kept|dropped|rejected|discarded) <it>|had not "
-        r"(?:yet )?(?:decided|reached a decision)|was still undecided)(?: by then| then| yet)?(?: (?:in|by) <frame:frame>)?",
+        r"(?:yet )?(?:decided|reached a decision)|was still undecided)(?: by then| then| yet)?"
+        r"(?: (?:in|by) <frame:frame>)?",
     ),
     (
         "certified",
