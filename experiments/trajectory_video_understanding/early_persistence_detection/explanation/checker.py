@@ -213,7 +213,7 @@ _PATTERNS: dict[str, str] = {
     "usual": "(?:the usual ones|usual|ordinary|typical|ordinary ones|at their median|average)",
     "decision": "(?:the|this|its) (?:decision|verdict|answer|call)",
     "decisionit": "(?:<decision>|it|this|that|<it>)",
-    "time": r"(?: yet| by then| by <frame>| at that time| at that point| then| in <frame>)",
+    "time": r"(?: yet| by then| by <frame>| in <frame>)",
 }
 
 _CLAUSES: tuple[tuple[str, str], ...] = (
@@ -299,7 +299,7 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ("forced", r"the clip (?:ended|had ended) before (?:a|any) threshold (?:was|had been) (?:crossed|reached|passed)"),
     (
         "seen",
-        r"(?:<it> <was> |was )?(?P<only>only )?<seenverb>(?: only)? in (?P<much><birth>|<all>|<some>|<none>|"
+        r"(?:<it> <was> |was )?(?P<only>only )?<seenverb>(?P<only2> only)? in (?P<much><birth>|<all>|<some>|<none>|"
         r"<frames>)",
     ),
     ("seen", r"in (?P<much><all>|<some>|<none>|<frames>),? (?:<it> <was> <seenverb>|the detector <sawverb> it)"),
@@ -484,12 +484,13 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
         "rule",
         r"(?:by |under |according to )?the rule of <rule:rule>,? (?P<said>(?:<it> was )?(?:confirmed|accepted|kept|"
         r"dropped|rejected|discarded)(?: <it>)?|had not (?:yet )?(?:decided|reached a decision)|<it> was still "
-        r"undecided|was still undecided|had made no decision)(?: by then| then| yet)?(?: in <frame:frame>)?",
+        r"undecided|was still undecided|had made no decision)(?: by then| then| yet)?(?: (?:in|by) <frame:frame>)?",
     ),
     (
         "rule",
         r"<rule:rule>(?:'s rule)? (?P<said>(?:confirmed|accepted|kept|dropped|rejected|discarded) <it>|had not "
-        r"(?:yet )?(?:decided|reached a decision)|was still undecided)(?: by then| then| yet)?(?: in <frame:frame>)?",
+        r"(?:yet )?(?:decided|reached a decision)|was still undecided)(?: by then| then| yet)?"
+        r"(?: (?:in|by) <frame:frame>)?",
     ),
     (
         "certified",
@@ -789,6 +790,12 @@ class _Sentence:
                 return self._probability_would(place, clause)
         ages = [self._ages(phrase)[0] for phrase in (clause["before"], clause["after"]) if phrase]
         age = ages[0] if ages else self.d
+        named = re.findall(r"frame (\d+)", self.text[: clause.start])
+        if re.search(r"\b(?:then|that point|that time|the time)\b", clause.match.group()) and named[-1:] not in (
+            [],
+            [str(age)],
+        ):
+            raise _Untrue("C1", "it is not clear when that was")
         if len(set(ages)) > 1 or (clause.match["that"] and clause.match.groupdict().get("that2")):
             raise _Untrue("C1", "two frames are named for one probability")
         self._is(str(clause["amount"]), self._chance(clause["that"], self._p(age)), f"p after frame {age}")
@@ -817,7 +824,7 @@ class _Sentence:
         )
         where = f"{clause['head'] or ''} {clause['tail'] or ''}"
         before = {each.kind for each in self.found[:place]}
-        of_p = re.search(_expanded("<chance>"), clause.match.group()) or re.search("%|point", where)
+        of_p = re.search(_expanded(r"\b<chance>\b"), clause.match.group()) or re.search("%|point", where)
         if not of_p and not before & {"probability", "trend", "largest_step"}:
             raise _Untrue("C1", "it is not clear what rose or fell")
         a, b = 1, self.d
@@ -873,6 +880,13 @@ class _Sentence:
 
     def _margin(self, place: int, clause: _Clause) -> list[Claim]:
         margin = self._fact("margin", "C4")
+        before = self.found[place - 1] if place else None
+        if not re.search(_expanded(r"\b<chance>\b"), clause.match.group()):
+            if before is None or before.kind not in ("probability", "trend"):
+                raise _Untrue("C1", "it is not clear what is beyond the threshold")
+            named = re.findall(_expanded("<frame>"), before.match.group())
+            if named and self._ages(named[-1]) != (self.d,):
+                raise _Untrue("C4", "the threshold is that of the decision")
         threshold = self._fact(f"threshold.{self.record.verdict}", "C4")
         if clause["verdict"] and self._side(str(clause["verdict"])) != self.record.verdict:
             raise _Untrue("C5", f"the verdict is {self.record.verdict}")

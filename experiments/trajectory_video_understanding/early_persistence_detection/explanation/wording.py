@@ -105,7 +105,7 @@ CONDITIONS = {
 }
 OUTCOMES = {
     "contrary": ("it would have been called {otherwise}", "it would have been judged {otherwise}"),
-    "not_yet": ("it would not have been decided by then", "it would still have been undecided"),
+    "not_yet": ("it would not have been decided by frame {d}", "it would still have been undecided in frame {d}"),
     "same": ("it would still have been called {otherwise}", "the decision would have been the same"),
 }
 TEMPLATES = {
@@ -124,12 +124,12 @@ TEMPLATES = {
         "In frame {d} the track was judged {verdict}; nothing alone decided it.",
     ),
     "probability": (
-        "The probability {that} was then {p}, {margin} the threshold of {threshold}.",
-        "By then the chance {that} stood at {p}, which is {margin} the threshold of {threshold}.",
+        "After frame {d} the probability {that} was {p}, {margin} the threshold of {threshold}.",
+        "By frame {d} the chance {that} stood at {p}, which is {margin} the threshold of {threshold}.",
     ),
     "probability_forced": (
-        "No threshold had been crossed when the clip ended; the probability {that} was then {p}.",
-        "The clip ended before a threshold was crossed, with a probability of {p} {that}.",
+        "No threshold had been crossed when the clip ended; after frame {d} the probability {that} was {p}.",
+        "The clip ended before a threshold was crossed, with a probability of {p} {that} after frame {d}.",
     ),
     "trend_moved": (
         "The probability {moved} from {first} after frame 1 to {p} after frame {d}.",
@@ -216,8 +216,8 @@ TEMPLATES = {
         "By the rule of {rule} it was dropped in frame {k}.",
     ),
     "rule_undecided": (
-        "The rule of {rule} had not decided by then.",
-        "By the rule of {rule} it was still undecided then.",
+        "The rule of {rule} had not decided by frame {k}.",
+        "By the rule of {rule} it was still undecided in frame {k}.",
     ),
     "certificate_conditional": (
         "Its thresholds are certified {scope}: with {confidence} confidence, of the tracks decided by any age at most "
@@ -502,7 +502,7 @@ class _Words:
         otherwise = self.terms.of(fact.verdict or self.verdict)
         return {
             "condition": _condition(fact, self.seen_ages, self.choose),
-            "outcome": self.choose(OUTCOMES[fact.effect or "same"]).format(otherwise=otherwise),
+            "outcome": self.choose(OUTCOMES[fact.effect or "same"]).format(otherwise=otherwise, d=self.d),
         }
 
     def counterfactual(self, fact: Fact) -> Sentence:
@@ -533,13 +533,14 @@ class _Words:
         threshold = self.record.get(f"threshold.{self.verdict}")
         if margin is None or threshold is None:
             claims = [("forced", ("forced",)), ("probability", (of_p,))]
-            return self._say("probability_forced", claims, p=p, that=self.that)
+            return self._say("probability_forced", claims, d=self.d, p=p, that=self.that)
         beyond = float(margin.value)
         side = "above" if self.verdict == "persistent" else "below"
         words = f"only just {side}" if beyond < 0.005 else f"{in_points(beyond)} {side}"
         claims = [("probability", (of_p,)), ("margin", ("margin",)), ("threshold", (threshold.id,))]
         crossed = in_percent(float(threshold.value))
-        return self._say("probability", claims, p=p, that=self.that, margin=words, threshold=crossed)
+        slots = {"d": self.d, "p": p, "margin": words, "threshold": crossed}
+        return self._say("probability", claims, that=self.that, **slots)
 
     def trend(self) -> list[Sentence]:
         """How p came there."""

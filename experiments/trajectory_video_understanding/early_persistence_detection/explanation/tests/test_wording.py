@@ -38,25 +38,19 @@ def text_of(record: DecisionEvidence, length: str = "paragraph") -> str:
 
 def test_a_track_in_words():
     assert text_of(clutter_record()) == (
-        "This track was called clutter in frame 4 of its life because it was missed in frame 3: had it been seen "
-        "in frame "
-        "3, it would have been called real. The probability that it is real was then 3 %, 3 points below the "
-        "threshold of "
-        "6 %. The probability fell with every frame, from 62 % after frame 1 to 3 % after frame 4. Its largest "
-        "change was "
-        "a fall of 27 points from frame 3 to frame 4. It was seen in 2 of its 4 frames and missed in frames 3 "
-        "and 4. Its "
-        "detection score was 0.41 on average, higher than 23 % of the scores that it is compared with. Of all that was "
-        "known of it, how often it was seen spoke most for clutter and its motion most for real. Had nothing "
-        "been known "
-        "of how often it was seen, it would not have been decided by then, with a probability of 55 % that it is real. "
-        "Had frame 2 been withheld, it would still have been called clutter, with a probability of 4 % that it "
-        "is real. "
-        "Its box was 41 px high when it was last seen, and it moved 0.12 of that height a frame. Its box touched the "
-        "border of the picture in frame 2. It was detected as {class}. The rule of SORT had not decided by then. Its "
-        "thresholds are certified for data like those of its calibration: with 90 % confidence, of the tracks "
-        "decided by "
-        "any age at most 5 % are decided wrongly though the whole clip gets them right."
+        "This track was called clutter in frame 4 of its life because it was missed in frame 3: had it been seen in "
+        "frame 3, it would have been called real. After frame 4 the probability that it is real was 3 %, 3 points "
+        "below the threshold of 6 %. The probability fell with every frame, from 62 % after frame 1 to 3 % after "
+        "frame 4. Its largest change was a fall of 27 points from frame 3 to frame 4. It was seen in 2 of its 4 "
+        "frames and missed in frames 3 and 4. Its detection score was 0.41 on average, higher than 23 % of the "
+        "scores that it is compared with. Of all that was known of it, how often it was seen spoke most for clutter "
+        "and its motion most for real. Had nothing been known of how often it was seen, it would not have been "
+        "decided by frame 4, with a probability of 55 % that it is real. Had frame 2 been withheld, it would still "
+        "have been called clutter, with a probability of 4 % that it is real. Its box was 41 px high when it was "
+        "last seen, and it moved 0.12 of that height a frame. Its box touched the border of the picture in frame 2. "
+        "It was detected as {class}. The rule of SORT had not decided by frame 4. Its thresholds are certified for "
+        "data like those of its calibration: with 90 % confidence, of the tracks decided by any age at most 5 % are "
+        "decided wrongly though the whole clip gets them right."
     )
 
 
