@@ -15,7 +15,7 @@ of products of single-precision matrices in NumPy; the products of a step are co
 
 Streams: 1 to 10,000 tracks live at once, of mixed ages. A track leaves when a rule has decided it, as the test clips
 were decided, and a newborn takes its place; a tick is the step, who leaves and who comes. torch keeps up to 1,000: more
-do not fit into memory beside ours. 10,000 need 18 GB; --most_live leaves larger numbers out.
+do not fit into memory beside ours. 10,000 need about 15 GB; --most_live leaves larger numbers out.
 
 Memory: arrays of the state of a batch, divided by its tracks. What a figure of TARGETS misses is listed in `missed`.
 """
