@@ -62,6 +62,10 @@ def test_an_answer_that_never_moves_has_no_faithfulness_and_is_reported_all_the_
     called(monkeypatch, visualize_attention, *flags, "--data", made / "data", "--num_samples", 2, "--max_clips", 3)
     seen = json.loads((tmp_path / "attention_analysis.json").read_text())
     assert seen["attention_faithfulness"] is None and seen["num_clips_in_faithfulness"] > 0
+    for of_kind in seen["occlusion_faithfulness_by_decision"].values():
+        assert of_kind["regions"] is of_kind["frames"] is of_kind["frames_to_others"] is None
+    for sample in seen["samples"]:
+        assert "attention does not tell why" in sample["description"] and "spoke for" not in sample["description"]
 
 
 @pytest.mark.parametrize("name", ["evaluation/predictions.csv", "efficiency_metrics.json"])
