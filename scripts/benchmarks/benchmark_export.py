@@ -15,7 +15,7 @@ of products of single-precision matrices in NumPy; the products of a step are co
 
 Streams: 1 to 10,000 tracks live at once, of mixed ages. A track leaves when a rule has decided it, as the test clips
 were decided, and a newborn takes its place; a tick is the step, who leaves and who comes. torch keeps up to 1,000: more
-do not fit into memory beside ours. 10,000 need 18 GB; --most_live leaves larger numbers out.
+do not fit into memory beside ours. 10,000 need about 15 GB; --most_live leaves larger numbers out.
 
 Memory: arrays of the state of a batch, divided by its tracks. What a figure of TARGETS misses is listed in `missed`.
 """
@@ -233,7 +233,7 @@ def stream(models: Mapping[str, StreamModel], live: int, lives: np.ndarray, seed
         for name, model in models.items():
             started, processor = time.perf_counter(), time.process_time()
             _, state = model.step(pixels, None, states[name])
-            num_bytes = state.num_bytes if isinstance(state, ExportedState) else bytes_of(state)
+            num_bytes = bytes_of(state)
             states[name] = state.select(stay).append(model.initial_state(num_born))
             if tick >= warm_up:
                 seconds = time.perf_counter() - started, time.process_time() - processor
@@ -266,13 +266,16 @@ def memory(ours: ExportedStream, theirs: TorchStream, num_frames: int) -> list[d
     for age in range(1, num_frames + 1):
         _, state = ours.step(frame, None, state)
         _, other = theirs.step(frame, None, other)
-        of_ours, of_torch = state.num_bytes / MEMORY_BATCH, bytes_of(other) / MEMORY_BATCH
+        of_ours, of_torch = bytes_of(state) / MEMORY_BATCH, bytes_of(other) / MEMORY_BATCH
         found.append({"age": age, "exported": of_ours, "torch": of_torch, "ratio": of_ours / of_torch})
     return found
 
 
-def bytes_of(state: TensorState) -> int:
-    """Of memory, all tensors together."""
+def bytes_of(state: StreamState) -> int:
+    """Of memory, all arrays together."""
+    if isinstance(state, ExportedState):
+        return state.num_bytes
+    assert isinstance(state, TensorState)
     tensors = [
         state.hidden,
         state.keys,

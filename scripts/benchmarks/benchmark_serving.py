@@ -233,9 +233,8 @@ def attempt(args: argparse.Namespace, cameras: int, messages: list[list[bytes | 
     print(
         f"{cameras:4d} cameras: p50 {result['p50_ms']:.1f} ms, p99 {result['p99_ms']:.1f} ms, "
         f"{result['problems']} problems, {result['service_cores']:.2f} cores, "
-        f"{result['service_cpu_ms_per_frame']:.2f} + {result['clients_cpu_ms_per_frame']:.2f} ms of service and clients a "
-        f"frame, {result['memory_mb']:.0f} MB"
-        + ("" if result["is_held"] else ": not held"),
+        f"{result['service_cpu_ms_per_frame']:.2f} + {result['clients_cpu_ms_per_frame']:.2f} ms of server and clients "
+        f"a frame, {result['memory_mb']:.0f} MB" + ("" if result["is_held"] else ": not held"),
         flush=True,
     )
     return result

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154  # `python` is set by the environment
 # What the tests need besides requirements.txt, installed where that is allowed. Needs common.sh.
 
 APT_SECONDS=${EARLY_PERSISTENCE_APT_SECONDS:-300} # for another package manager to end

@@ -81,7 +81,8 @@ class Associator:
         ValueError, with nothing changed, on boxes that are not finite or have no area.
         """
         boxes, scores, kinds = checked_detections(boxes, scores, class_ids)
-        for kind in sorted(set(kinds.tolist())):
+        class_id = kinds.tolist()
+        for kind in sorted(set(class_id)):
             if kind not in self._of_class:
                 self._of_class[kind] = BoxTracker(self._max_lost_frames, self._high_score)
         corners = boxes.copy()
@@ -89,12 +90,12 @@ class Associator:
         min_iou, self._gap = MIN_IOU / min(self._gap, LONGEST_GAP), 1
         found: list[tuple[int, BoxTracker, int]] = []  # row of the detection, whose track it is, which of them
         for kind, tracker in self._of_class.items():
-            rows = np.arange(len(kinds)) if len(self._of_class) == 1 else np.flatnonzero(kinds == kind)
+            rows = (kinds == kind).nonzero()[0]
             owner = tracker.update(corners[rows], scores[rows], min_iou)
             found += [
                 (row, tracker, track) for row, track in zip(rows.tolist(), owner.tolist(), strict=True) if track >= 0
             ]
-        observations, score, class_id = [], scores.tolist(), kinds.tolist()
+        observations, score = [], scores.tolist()
         for row, tracker, track in sorted(found, key=lambda each: each[0]):
             track_id = int(tracker.ids[track])
             is_newborn = track_id == 0

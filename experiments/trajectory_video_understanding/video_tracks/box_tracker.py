@@ -19,6 +19,7 @@ import numpy as np
 from video_tracks.assignment import assign
 
 PROCESS_NOISE, MEASUREMENT_NOISE = 0.01, 0.1
+_NOBODY = np.zeros(0, np.int64), np.zeros(0, np.int64)
 INITIAL_COVARIANCE = (1.0, 0.0, 1.0)  # of a coordinate: its position, with its velocity, its velocity
 
 
@@ -46,25 +47,24 @@ class BoxTracker:
         """
         self._predict()
         num_tracks, owner = len(self.ids), np.full(len(corners), -1)
-        if self._high_score is None:
-            stages = [np.arange(len(corners))]
+        is_high = None if self._high_score is None else scores >= self._high_score
+        if is_high is None:
+            tracks, detections = _matched(self._position, corners, min_iou)
+            owner[detections] = tracks
         else:
-            is_high = scores >= self._high_score
-            stages = [np.flatnonzero(is_high), np.flatnonzero(~is_high)]
-        is_free = np.ones(num_tracks, bool)
-        for rows in stages:
-            free = np.flatnonzero(is_free)
-            if not len(free) or not len(rows):
-                continue
-            tracks, detections = _assigned(_iou(self._position[free], corners[rows]), min_iou)
-            owner[rows[detections]] = free[tracks]
-            is_free[free[tracks]] = False
-        seen = np.flatnonzero(owner >= 0)
+            is_free = np.ones(num_tracks, bool)
+            for rows in (is_high.nonzero()[0], (~is_high).nonzero()[0]):
+                free = is_free.nonzero()[0]
+                tracks, detections = _matched(self._position[free], corners[rows], min_iou)
+                owner[rows[detections]] = free[tracks]
+                is_free[free[tracks]] = False
+        seen = (owner >= 0).nonzero()[0]
         if len(seen):
             self._correct(owner[seen], corners[seen])
-        born = stages[0][owner[stages[0]] < 0]
-        owner[born] = num_tracks + np.arange(len(born))
-        self._begin(corners[born])
+        if len(seen) < len(corners):
+            born = ((owner < 0) if is_high is None else (owner < 0) & is_high).nonzero()[0]
+            owner[born] = num_tracks + np.arange(len(born))
+            self._begin(corners[born])
         return self._without_the_lost(owner)
 
     def _predict(self) -> None:
@@ -131,9 +131,14 @@ def _iou(corners: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.divide(shared, union, out=np.zeros(union.shape, np.float32), where=union > 0, casting="same_kind")
 
 
-def _assigned(iou: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of the pairs that make the sum of `iou` (n, m) largest, without those below `min_iou`."""
-    rows, columns = np.nonzero(iou > 0)
+def _matched(tracks: np.ndarray, detections: np.ndarray, min_iou: float) -> tuple[np.ndarray, np.ndarray]:
+    """Which of the corners (n, 4) and (m, 4) belong together, rows and columns: the pairs that make the sum of their
+    IoU largest, without those below `min_iou`.
+    """
+    if not len(tracks) or not len(detections):
+        return _NOBODY
+    iou = _iou(tracks, detections)
+    rows, columns = (iou > 0).nonzero()
     has_choice = any(len(set(each.tolist())) < len(each) for each in (rows, columns))
     if has_choice:
         rows, columns = assign(iou)

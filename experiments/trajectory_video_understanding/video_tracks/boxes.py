@@ -8,7 +8,9 @@ import numpy as np
 
 
 def intersections(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Areas that xywh boxes share, in square px: (n, 4), (m, 4) -> (n, m). Of stacks (c, n, 4), (c, m, 4): (n, m, c)."""
+    """Areas that xywh boxes share, in square px: (n, 4), (m, 4) -> (n, m); of c such pairs, (c, n, 4), (c, m, 4) ->
+    (n, m, c).
+    """
     low, other_low = boxes.T[:2], others.T[:2]
     high, other_high = low + boxes.T[2:], other_low + others.T[2:]
     sides = np.minimum(high[:, :, None], other_high[:, None]) - np.maximum(low[:, :, None], other_low[:, None])

@@ -6,15 +6,15 @@
 
 Reads   MODEL, split `test` of DATA
 Writes  OUTPUT/sample_XXXX_attention.png frames up to the decision with p and the Bayes posterior, attention over them,
-                                         what withholding regions and frames does to p (occlusion), and all that in words
+                                         what withholding regions and frames does to p (occlusion), and that in words
         OUTPUT/overview.png              right and wrong decisions of both kinds, beside and below each other
-        OUTPUT/attention_analysis.json   attention efficiency ratio and faithfulness over the clips, with intervals, also
-                                         of occlusion; each sample's numbers (pattern) and their description in words
+        OUTPUT/attention_analysis.json   attention efficiency ratio and faithfulness over the clips, with intervals,
+                                         faithfulness of occlusion; samples with their pattern and its description
 
 The two figures stand together: a query can be taught to look at persistent objects (ratio) without what it looks at
-mattering to its answer (faithfulness). Where it does not matter, occlusion shows what does: every part of it was really
-withheld. Its faithfulness is measured on the first MAX_OCCLUDED_CLIPS clips, as withholding parts one at a time costs about
-as many answers of the head as there are regions.
+mattering to its answer (faithfulness). Where it does not matter, occlusion shows what does: each part was really
+withheld. That takes an answer of the head for each region of each frame, so the faithfulness of occlusion is measured
+on the first MAX_OCCLUDED_CLIPS clips.
 """
 
 from __future__ import annotations
@@ -140,8 +140,9 @@ def occlusion_faithfulness(
 ) -> dict[str, dict[str, Any]]:
     """By decision, for JSON: how many times as much p moves without the parts that move it most singly as at random.
 
-    `regions`: those of `strongest_regions` together, against as many random object tokens; `frames`: the strongest frame,
-    against as many random tokens; `frames_to_others`: against another frame. `tokens` (n, T, N) of `object_tokens`.
+    `regions`: those of `strongest_regions` together, against as many random object tokens; `frames`: the strongest
+    frame, against as many random tokens; `frames_to_others`: against another frame, which is at least 1 for whoever
+    chooses the strongest. `tokens` (n, T, N) of `object_tokens`.
     """
     frame, scenes = decisions.decision_frame, metrics.known_scenes(split.metadata["scene_id"])
     anywhere = np.ones_like(tokens, bool)
@@ -212,14 +213,17 @@ def main() -> None:
     occluded = functools.reduce(np.union1d, (np.arange(len(first)), samples, for_overview))
     occlusion = occlusion_at_decision(model, split.at(occluded), frame[occluded], device)
     occlusion_by_decision = occlusion_faithfulness(
-        model, first, decide(probabilities[: len(first)], threshold), occlusion.at(slice(len(first))), tokens[: len(first)],
-        device, args.seed,
-    )
+        model, first, decide(probabilities[: len(first)], threshold), occlusion.at(slice(len(first))),
+        tokens[: len(first)], device, args.seed,
+    )  # fmt: skip
+
+    def occlusion_of(index: int) -> Occlusion:
+        return occlusion.at(int(np.searchsorted(occluded, index)))
 
     own = object_tokens(metadata["objects"][:, :, :1], metadata["object_kind"][:, :1]) >= 0
     pictures, listed = {}, []
     for number, index in enumerate(samples):
-        of_clip, seen = occlusion.at(int(np.searchsorted(occluded, index))), slice(0, int(frame[index]))
+        of_clip, seen = occlusion_of(index), slice(0, int(frame[index]))
         pattern = attention_pattern(
             attention[index, seen], own[index, seen], of_clip.regions[seen], of_clip.frames[seen],
             probability=decisions.probability[index], changes=(changes[0][index], changes[1][index]),
@@ -244,8 +248,7 @@ def main() -> None:
             }
         )
     overview = [
-        build_sample(split, index, decisions, probabilities, attention, occlusion.at(int(np.searchsorted(occluded, index))))
-        for index in for_overview
+        build_sample(split, index, decisions, probabilities, attention, occlusion_of(index)) for index in for_overview
     ]
     pictures["overview.png"] = png(overview_figure(overview))
 

@@ -1,7 +1,7 @@
 """Says in plain English what an attention pattern is, whether it may be believed, and what withholding parts showed.
 
-A pure function of numbers: the same ones give the same words. Attention is where a model looked, not why it answered so;
-what spoke for an answer is said only of parts that were really withheld.
+A pure function of numbers: the same ones give the same words. Attention is where a model looked, not why it answered
+so; what spoke for an answer is said only of parts that were really withheld.
 
 Legend: d frames up to the decision, N tokens per frame (row-major grid), R regions along each side of it.
 """
@@ -55,7 +55,7 @@ class AttentionPattern:
 
     @property
     def is_faithful(self) -> bool | None:
-        """Whether the most attended tokens moved p, and more than random ones did; None where it could not be tested."""
+        """Whether the most attended tokens moved p, and more than random ones; None where it could not be tested."""
         if self.change_attended is None or self.change_random is None:
             return None
         return self.change_attended >= LEVEL_WITHIN and self.change_attended > self.change_random
@@ -83,9 +83,9 @@ def attention_pattern(
 ) -> AttentionPattern:
     """The numbers of `attention` (d, N), which sums to 1.
 
-    `own` bool (d, N): tokens that show the track's own object; `regions` (d, R, R) and `withheld_frames` (d,): `probability`
-    less what it is without each; `changes`: of p without the `num_removed` most attended tokens, and without as many
-    random object tokens, NaN where unknown.
+    `own` bool (d, N): tokens that show the track's own object; `regions` (d, R, R) and `withheld_frames` (d,):
+    `probability` less what it is without each; `changes`: of p without the `num_removed` most attended tokens, and
+    without as many random object tokens, NaN where unknown.
     """
     side = int(np.sqrt(attention.shape[1]))
     by_place: dict[str, float] = {}
@@ -107,7 +107,7 @@ def attention_pattern(
         effective_tokens=float(np.exp(-(positive * np.log(positive)).sum())),
         own_share=float(attention[own].sum()) if own.any() else None,
         own_fraction=float(own.mean()),
-        own_visible=tuple(map(bool, own.any(axis=1))),
+        own_visible=tuple(bool(of_frame.any()) for of_frame in own),
         change_attended=_known(changes[0]),
         change_random=_known(changes[1]),
         withheld_frames=tuple(map(_known, withheld_frames)),
@@ -220,8 +220,8 @@ def describe(
 ) -> str:
     """Where and when, how concentrated, faithful or not, and what occlusion says: one paragraph.
 
-    `faithfulness` of attention, and of withholding frames by `occlusion`, over all tracks of the same decision: value, low
-    and high; None where unknown. Attention of a class whose low is not above 1 is said not to tell why.
+    `faithfulness` of attention, and of frames by `occlusion`, over all tracks of the same decision: value, low, high;
+    None where unknown. Attention of a class whose low is not above 1 is said not to tell why.
     """
     parts = (
         _where_and_when(pattern),

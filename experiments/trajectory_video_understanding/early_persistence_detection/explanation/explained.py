@@ -96,7 +96,8 @@ def write_explanations(
     """Explain the decisions whose evidence lies in `directory`, into OUTPUTS of `output` (default: the same folder).
 
     `track_ids`: only these. `labels`, 1 or 0 by track, choose which are shown as examples of right and wrong; no text
-    knows them. `is_slow`: show the progress. Raises InputError where there is no evidence, and for a track that has none.
+    knows them. `is_slow`: show the progress. Raises InputError where there is no evidence, and for a track that has
+    none.
     """
     output = directory if output is None else output
     records = records_of(directory)

@@ -246,8 +246,7 @@ def copied(stream: EvidenceStream) -> EvidenceStream:
     from, nothing is kept; the model and the detector's reference are shared, since nobody changes them.
     """
     other = copy.copy(stream)
-    reference = stream.evidence.reference
-    other.evidence = copy.deepcopy(stream.evidence, {id(reference): reference})
+    other.evidence = stream.evidence.copy()
     other.events = []
     other.records, other._past = {}, {}
     if stream.adaptation is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -207,6 +207,7 @@ class EvidenceQuestion:
     evidence: TrackEvidence
     observations: Sequence[Observation]
     found: FrameEvidence | None = None  # of B tracks, once it is gathered
+    is_taken: bool = False  # whether the camera's evidence has begun to take this frame
 
     @property
     def num_rows(self) -> int:
@@ -268,10 +269,17 @@ def answer_all(asked: Sequence[Asked]) -> list[tuple[Answer, ...]]:
 
 
 def _gather(questions: Sequence[Question]) -> float:
-    """Take the frames of those that ask for evidence and were not taken yet. Returns the seconds of each."""
+    """Take the frames of those that ask for evidence and were not taken yet. Returns the seconds of each.
+
+    Raises RuntimeError where taking one failed before: nobody knows how far it came, and twice would be wrong.
+    """
     waiting = [question for question in questions if isinstance(question, EvidenceQuestion) and question.found is None]
     if not waiting:
         return 0.0
+    for question in waiting:
+        if question.is_taken:
+            raise RuntimeError(f"the evidence of frame {question.frame_index} was not gathered whole; begin anew")
+        question.is_taken = True
     began = time.perf_counter()
     found = update_all(
         [question.evidence for question in waiting],
@@ -306,8 +314,8 @@ def _answered(questions: Sequence[Question]) -> list[Answer]:
 def _ask(questions: Sequence[Question]) -> tuple[np.ndarray, StreamState | None]:
     """Ask questions that go with each other: what is said to all their rows, and the state after it."""
     if isinstance(questions[0], EvidenceQuestion):
-        evidence = [question.found for question in questions if isinstance(question, EvidenceQuestion)]
-        found = [each for each in evidence if each is not None]
+        gathered = [question.found for question in questions if isinstance(question, EvidenceQuestion)]
+        found = [each for each in gathered if each is not None]
         values = np.concatenate([each.values for each in found])
         return questions[0].model.log_odds(values, np.concatenate([each.ages for each in found])), None
     steps = [question for question in questions if isinstance(question, StepQuestion)]

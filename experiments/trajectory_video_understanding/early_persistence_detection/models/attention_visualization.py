@@ -1,7 +1,7 @@
 """What the decision query attends to, whether that attention is faithful, and pictures of it beside occlusion.
 
-Legend: n clips, T frames, tau of them up to the decision, M object slots, N tokens per frame (row-major grid), R regions
-along each side of it.
+Legend: n clips, T frames, tau of them up to the decision, M object slots, N tokens per frame (row-major grid), R
+regions along each side of it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def heat(frame: np.ndarray, attention: np.ndarray, peak: float) -> np.ndarray:
 
 
 def spoken(frame: np.ndarray, regions: np.ndarray, peak: float) -> np.ndarray:
-    """A frame uint8 (64, 64, 3), greyed, its regions (R, R) in the colour of what they spoke for; `peak` is the fullest."""
+    """A frame uint8 (64, 64, 3), greyed, its regions (R, R) in the colour of what each spoke for, `peak` fully."""
     moved = regions.repeat(CLIP_SIZE // len(regions), axis=0).repeat(CLIP_SIZE // len(regions), axis=1)
     colour = np.where(moved[..., None] > 0, VERDICT_RGB[KIND_NAME[PERSISTENT]], VERDICT_RGB[KIND_NAME[TRANSIENT]])
     return _laid_over(frame, colour, 0.75 * np.clip(np.abs(moved) / peak, 0, 1))
@@ -150,13 +150,19 @@ def _outline(axis: Axes, change: float) -> None:
     axis.add_patch(Rectangle((-0.5, -0.5), CLIP_SIZE, CLIP_SIZE, fill=False, edgecolor=colour, linewidth=wide))
 
 
+def _width(columns: int) -> float:
+    """Inches, of a panel with so many frames beside each other."""
+    return COLUMN_INCHES * columns + 0.5
+
+
 def draw_sample(panel: Figure | SubFigure, sample: Sample, columns: int, top: float, bottom: float) -> None:
     """Draw frames, attention over them and occlusion, below each other, into `panel` between two heights of it.
 
     `columns` is at least the number of frames: samples that stand together have frames of one size.
     """
     axes = panel.subplots(3, columns, squeeze=False)
-    panel.subplots_adjust(left=0.09, right=0.99, top=top, bottom=bottom, wspace=0.06, hspace=0.17)
+    width = _width(columns)
+    panel.subplots_adjust(left=0.42 / width, right=1 - 0.06 / width, top=top, bottom=bottom, wspace=0.06, hspace=0.17)
     for axis in axes.ravel():
         axis.set_axis_off()
         axis.set_anchor("N")
@@ -194,16 +200,19 @@ def draw_sample(panel: Figure | SubFigure, sample: Sample, columns: int, top: fl
 def sample_figure(sample: Sample) -> Figure:
     """One sample on its own, with what is to be said of it below."""
     columns = max(MIN_COLUMNS, len(sample.frames))
-    width = COLUMN_INCHES * columns + 0.5
-    lines = textwrap.wrap(sample.description, min(MAX_CHARACTERS, int(width * CHARACTERS_PER_INCH)))
-    caption = LINE_INCHES * len(lines) + 0.1
-    height = ROWS_INCHES + caption
+    width = _width(columns)
+    characters = min(MAX_CHARACTERS, int(width * CHARACTERS_PER_INCH))
+    key = textwrap.wrap(f"{KEY}; in full colour where p moves by {sample.region_peak:.2f}", characters)
+    caption = textwrap.wrap(sample.description, characters)
+    below = LINE_INCHES * (len(key) + len(caption)) + 0.15
+    height = ROWS_INCHES + below
     figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
     figure.suptitle(sample.title, fontsize=9, y=1 - 0.06 / height, color=KIND_COLOR[sample.label])
-    draw_sample(figure, sample, columns, top=1 - 0.42 / height, bottom=(caption + 0.42) / height)
-    key = f"{KEY}; full colour: {sample.region_peak:.2f}"
-    figure.text(0.02, (caption + 0.03) / height, key, fontsize=6.5, va="bottom", color=GREY)
-    figure.text(0.02, caption / height, "\n".join(lines), fontsize=7, va="top", linespacing=1.25)
+    draw_sample(figure, sample, columns, top=1 - 0.42 / height, bottom=(below + 0.34) / height)
+    top = below
+    for lines, colour in ((key, GREY), (caption, "black")):
+        figure.text(0.1 / width, top / height, "\n".join(lines), fontsize=7, va="top", linespacing=1.25, color=colour)
+        top -= LINE_INCHES * len(lines) + 0.05
     return figure
 
 
@@ -212,7 +221,7 @@ def overview_figure(samples: list[Sample]) -> Figure:
     columns = max(MIN_COLUMNS, *(len(sample.frames) for sample in samples))
     rows = -(-len(samples) // 2)
     height = ROWS_INCHES * rows + 0.2
-    figure = Figure(figsize=(2 * (COLUMN_INCHES * columns + 0.5), height), dpi=110, facecolor="white")
+    figure = Figure(figsize=(2 * _width(columns), height), dpi=110, facecolor="white")
     figure.text(0.5, 0.05 / height, KEY, fontsize=8, ha="center", va="bottom", color=GREY)
     panels = figure.subfigures(rows + 1, 2, squeeze=False, height_ratios=[*[ROWS_INCHES] * rows, 0.2])[:-1].ravel()
     for panel, sample in zip(panels, samples, strict=False):

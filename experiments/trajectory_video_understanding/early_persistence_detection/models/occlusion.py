@@ -75,9 +75,7 @@ def occlusion_at_decision(
             codes, _ = model.extractor.encode(frames_to_input(split.clips(np.array([row]))[:, :seen], device))
             ages = torch.arange(seen, device=device)
 
-            def p_at_decision(
-                masks: np.ndarray, codes: torch.Tensor = codes, ages: torch.Tensor = ages
-            ) -> np.ndarray:
+            def p_at_decision(masks: np.ndarray, codes: torch.Tensor = codes, ages: torch.Tensor = ages) -> np.ndarray:
                 """p (k,) where the tokens of each mask (k, T, N) are withheld."""
                 answers = []
                 for start in range(0, len(masks), MASKS_AT_ONCE):
@@ -117,7 +115,7 @@ def strongest_frame(occlusion: Occlusion) -> np.ndarray:
 
 
 def frame_changes(occlusion: Occlusion, decision_frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How much p moves without the frame that moves it most, and without another of those up to the decision on average.
+    """How much p moves without the frame that moves it most, and without another one up to the decision on average.
 
     Two float64 (n,), absolute changes; NaN for a clip decided at its first frame.
     """
@@ -137,11 +135,11 @@ def removal_changes(
     seed: int = 0,
     batch_size: int = 8,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How much p at the decision moves when tokens are withheld: those `removed`, and as many random ones `among` others.
+    """How much p at the decision moves without the tokens `removed`, and without as many random ones `among` others.
 
-    Both bool (n, T, N); `decision_frame` (n,) from 1. Returns two float64 (n,), absolute changes; the second is the mean
-    of RANDOM_DRAWS draws. NaN for clips of which nothing is removed, or with fewer than twice as many tokens to draw
-    from up to the decision. Source of the idea: the deletion metric of Petsiuk et al., RISE, BMVC 2018.
+    Both bool (n, T, N); `decision_frame` (n,) from 1. Returns two float64 (n,), absolute changes; the second is the
+    mean of RANDOM_DRAWS draws. NaN for clips of which nothing is removed, or with fewer than twice as many tokens to
+    draw from up to the decision. Source of the idea: the deletion metric of Petsiuk et al., RISE, BMVC 2018.
     """
     among = among & (np.arange(among.shape[1])[None, :, None] < decision_frame[:, None, None])
     num_removed = removed.sum((1, 2))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import collections
+import copy
 import math
 from collections.abc import Sequence
 
@@ -42,6 +43,12 @@ class ScoreHistory:
             self.low, self.high = min(self.low, score), max(self.high, score)
             if len(self._scores) > NUM_SCORES:
                 del self._sorted[bisect.bisect_left(self._sorted, self._scores.popleft())]
+
+    def copy(self) -> ScoreHistory:
+        """The same, apart from it."""
+        other = copy.copy(self)
+        other._scores, other._sorted = self._scores.copy(), self._sorted.copy()
+        return other
 
     @property
     def tells(self) -> bool:

@@ -101,7 +101,9 @@ def test_shuffled_attention_is_described_otherwise(seed):
     attention = random.gamma(0.05, size=(4, 64))
     attention /= attention.sum()
     shuffled = random.permutation(attention.ravel()).reshape(4, 64)
-    assert describe(made(attention=attention), FAITHFUL, OCCLUDED) != describe(made(attention=shuffled), FAITHFUL, OCCLUDED)
+    assert describe(made(attention=attention), FAITHFUL, OCCLUDED) != describe(
+        made(attention=shuffled), FAITHFUL, OCCLUDED
+    )
 
 
 @pytest.mark.parametrize("of_class", [UNFAITHFUL, {"value": 1.2, "low": 0.9, "high": 1.6}, None])

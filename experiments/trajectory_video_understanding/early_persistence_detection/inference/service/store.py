@@ -225,6 +225,7 @@ class Store:
         self._lock = threading.RLock()  # of the one connection that writes
         self._connection: sa.Connection | None = None
         self._unsure: tuple[int, list[CameraEvent]] | None = None  # a commit whose answer never came
+        self._newest_id: int | None = None  # of the last commit; None where only the database knows
         self._is_closed = False
         self._lock_file: IO[str] | None = None
         try:
@@ -301,7 +302,8 @@ class Store:
         states = [{"camera_id": camera_id, "state": state} for camera_id, state in learnt.items()]
 
         def store(connection: sa.Connection) -> int:
-            last = _last_event_id(connection)
+            last = _last_event_id(connection) if self._newest_id is None else self._newest_id
+            self._newest_id = None  # until it is committed
             if events and self._unsure == (last + 1 - len(events), events):
                 return last + 1 - len(events)
             self._unsure = (last + 1, events)
@@ -314,7 +316,7 @@ class Store:
 
         with self._lock:
             first = self._write(store)
-            self._unsure = None
+            self._unsure, self._newest_id = None, first + len(events) - 1
         return list(range(first, first + len(events)))
 
     def last_event_id(self) -> int:
@@ -549,6 +551,7 @@ class Store:
             raise
 
     def _drop_connection(self) -> None:
+        self._newest_id = None  # another service may write before this one is back
         if self._connection is not None:
             with contextlib.suppress(SQLAlchemyError):
                 self._connection.invalidate()  # back in the pool it would keep the lock

@@ -17,6 +17,7 @@ from early_persistence_detection.models.stream import StreamModel
 from early_persistence_detection.models.torch_stream import TorchStream
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from video_tracks.evidence import TrackEvidence
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (8, 60, 90, 3), dtype=np.uint8)
 EVIDENCE = general_model()
@@ -171,3 +172,28 @@ def test_a_camera_that_forgets_says_the_same_and_keeps_little(pixels, both, kind
     kept = {**{record.track_id: record for record in forgotten}, **forgetting.records}
     assert kept == whole.records and 1 in forgetting.records
     assert whole.forget(10**6) == []
+
+
+class _Failing(TrackEvidence):
+    """Evidence of a camera that fails in its third frame, when others may have been taken already."""
+
+    def _time(self, seconds):
+        if self._num_frames == 2:
+            raise ZeroDivisionError
+        return super()._time(seconds)
+
+
+def test_evidence_that_fails_is_not_taken_twice():
+    """Who asks again, one by one, is refused, where a frame may have been taken in part; p would silently be wrong."""
+    sessions = [Session(EVIDENCE, picture=(90, 60)) for _ in range(3)]
+    sessions[1].stream.evidence = _Failing((90, 60))
+    for index in range(2):
+        asked = [session.begin(**given_at(0, index, {0, 1})) for session in sessions]
+        for session, one, answer in zip(sessions, asked, answer_all(asked), strict=True):
+            session.finish(one, answer)
+    asked = [session.begin(**given_at(0, 2, {0, 1})) for session in sessions]
+    with pytest.raises(ZeroDivisionError):
+        answer_all(asked)
+    for one in asked:
+        with pytest.raises(RuntimeError, match="frame 2 was not gathered whole"):
+            answer_all([one])

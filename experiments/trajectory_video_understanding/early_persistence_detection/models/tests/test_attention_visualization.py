@@ -205,9 +205,13 @@ def test_a_sample_holds_nothing_after_its_decision(split, sample_of):
 def boxes(figure: Figure) -> tuple[list[Bbox], list[Bbox]]:
     """Where the texts and the pictures of a figure lie when it is drawn, in px."""
     FigureCanvasAgg(figure).draw()
-    of_axes = {text for axis in figure.findobj(Axes) for text in axis.findobj(Text) if text not in (*axis.texts, axis.title)}
+    of_axes = {
+        text for axis in figure.findobj(Axes) for text in axis.findobj(Text) if text not in (*axis.texts, axis.title)
+    }
     texts = [text for text in figure.findobj(Text) if text.get_text() and text not in of_axes]  # ticks are not drawn
-    return [text.get_window_extent() for text in texts], [image.get_window_extent() for image in figure.findobj(AxesImage)]
+    return [text.get_window_extent() for text in texts], [
+        image.get_window_extent() for image in figure.findobj(AxesImage)
+    ]
 
 
 @pytest.mark.parametrize("clip", [0, 3, 5])

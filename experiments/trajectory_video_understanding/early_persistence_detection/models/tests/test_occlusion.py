@@ -58,7 +58,10 @@ def test_regions_tile_the_grid_in_squares_of_four_tokens():
 
 
 def test_occlusion_is_p_less_p_without_the_part(model, split, occlusion):
-    assert occlusion.regions.shape == (NUM_CLIPS, NUM_FRAMES, 4, 4) and occlusion.frames.shape == (NUM_CLIPS, NUM_FRAMES)
+    assert occlusion.regions.shape == (NUM_CLIPS, NUM_FRAMES, 4, 4) and occlusion.frames.shape == (
+        NUM_CLIPS,
+        NUM_FRAMES,
+    )
     assert (occlusion.regions > 0).any() and (occlusion.regions < 0).any(), "signed"
     for clip, frame, row, column in ((0, 0, 1, 2), (1, 0, 3, 3), (1, 2, 0, 1), (3, 4, 2, 0)):
         removed = np.zeros((NUM_FRAMES, 64), bool)

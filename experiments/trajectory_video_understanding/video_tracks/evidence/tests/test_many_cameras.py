@@ -65,3 +65,28 @@ def test_nobody_and_nothing() -> None:
     assert update_all([], [], []) == []
     one, other = update_all([TrackEvidence(), TrackEvidence()], [[], []], [None, 0.0])
     assert one.values.shape == other.values.shape == (0, one.values.shape[1])
+
+
+@given(seed=st.integers(0, 2**32 - 1), cut=st.integers(1, 80))
+@settings(max_examples=12, deadline=None)
+def test_a_copy_is_apart_from_what_it_is_a_copy_of(seed: int, cut: int) -> None:
+    """Whatever becomes of the one changes nothing of the other; every copy of a copy tells the same."""
+    rng = np.random.default_rng(seed)
+    associator, frames = Associator(), []
+    place = rng.uniform(0, 300, (5, 2))
+    for _ in range(cut + 40):
+        place += rng.normal(0, 2, place.shape)
+        boxes = np.concatenate([place, np.full((5, 2), 40.0)], axis=1)[rng.random(5) < 0.8]
+        frames.append(associator.update(boxes, rng.uniform(0.1, 1, len(boxes))))
+    evidence = TrackEvidence((640, 360), REFERENCE)
+    for found in frames[:cut]:
+        evidence.update(found)
+    copied = evidence.copy().copy()
+    other = evidence.copy()
+    for found in reversed(frames[:cut]):  # another future
+        other.update(found)
+    expected = [evidence.update(found) for found in frames[cut:]]
+    for found, known in zip(frames[cut:], expected, strict=True):
+        told = copied.update(found)
+        np.testing.assert_array_equal(told.values, known.values)
+        assert told.fates == known.fates
