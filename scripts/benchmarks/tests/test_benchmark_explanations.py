@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import json
 import random
@@ -11,6 +13,7 @@ from types import ModuleType
 
 import pytest
 from early_persistence_detection.explanation.decision_evidence import RECORDS, write_records
+from early_persistence_detection.explanation.language_model import LanguageModelError
 from early_persistence_detection.explanation.tests.made_records import clutter_record, made_record
 from early_persistence_detection.explanation.wording import sentences
 from run_directory.tests.script_runs import run_script
@@ -79,9 +82,24 @@ def test_the_benchmark_counts(benchmark, tmp_path):
     )
     assert told["lies"]["all"]["share"] >= 0.995
     assert all(own["rejected"]["share"] <= 0.05 for own in told["paraphrases"].values())
+    assert told["injections"]["reached"]["count"] == 0 and told["injections"]["reached"]["of"] >= 200
 
 
 def test_a_checker_that_lets_all_pass_is_found_out(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "check", lambda text, record: [])
     told = benchmark.lies_caught([made_record(seed) for seed in range(5)], 20, 0)
     assert told["all"]["count"] == 0 and len(told["passed"]) == benchmark.SHOWN
+
+
+def test_an_injection_that_reaches_a_prompt_is_found_out(benchmark, monkeypatch):
+    told = benchmark.injections([clutter_record()], 0)
+    assert told["reached"]["count"] == 0
+    monkeypatch.setattr(benchmark, "reword", functools.partial(_leaky, benchmark.reword))
+    told = benchmark.injections([clutter_record()], 0)
+    assert told["reached"]["count"] == told["reached"]["of"]
+
+
+def _leaky(reword, record, level, model, length="paragraph"):
+    with contextlib.suppress(LanguageModelError):
+        model.answer([{"role": "user", "content": str(record["class"].value)}])
+    return reword(record, level, model, length)

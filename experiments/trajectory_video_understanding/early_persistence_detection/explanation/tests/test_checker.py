@@ -197,6 +197,11 @@ LIES = (
     ("C7", "With 90 % confidence, at most 5 % are decided wrongly though the whole clip gets them right."),
     (
         "C7",
+        "With 90 % confidence, of the tracks decided by any age at most 5 % are decided wrongly though the whole clip "
+        "gets them right.",
+    ),
+    (
+        "C7",
         "There is a certificate for data like those of its calibration: of all tracks at most 5 % are decided wrongly "
         "though the whole clip gets them right.",
     ),

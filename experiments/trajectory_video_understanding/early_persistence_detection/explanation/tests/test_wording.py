@@ -60,6 +60,21 @@ def test_where_nothing_alone_decided_it_that_is_said():
     )
 
 
+def test_where_several_things_together_decided_it_the_frames_are_named():
+    record = next(record for record in map(made_record, range(1000)) if record.get("cf.shortest_set") is not None)
+    frames = record["cf.shortest_set"]
+    groups = dataclasses.replace(
+        frames, id="cf.groups.hits+motion", change="group", about="hits+motion", ages=(), shift=99.0
+    )
+    both = dataclasses.replace(record, facts=(*record.facts, groups))
+    assert text_of(both, "sentence") == text_of(record, "sentence")
+    assert in_frames(frames.ages[:1]).removeprefix("frame ") in text_of(both, "sentence")
+    facts = tuple(fact for fact in both.facts if fact.id != frames.id)
+    assert "how often it was seen and its motion together" in text_of(
+        dataclasses.replace(both, facts=facts), "sentence"
+    )
+
+
 @given(records)
 @settings(max_examples=200, deadline=None)
 def test_the_decision_and_what_decided_it_come_first(record):
