@@ -42,8 +42,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from run_directory import InputError
 
@@ -112,12 +113,50 @@ class Fact:
         known = {field.name for field in dataclasses.fields(cls)}
         if set(plain) - known or plain["kind"] not in KINDS or not isinstance(plain["id"], str):
             raise ValueError(f"{plain.get('id')!r} is no fact")
-        number = plain["value"]
-        if isinstance(number, float) and not math.isfinite(number):
-            raise ValueError(f"{plain['id']} is not finite")
-        ages = tuple(int(age) for age in plain.get("ages", ()))
-        region = plain.get("region")
-        return cls(**{**plain, "ages": ages, "region": None if region is None else tuple(region)})
+        ages, region = tuple(plain.get("ages", ())), plain.get("region")
+        fact = cls(**{**plain, "ages": ages, "region": None if region is None else tuple(region)})
+        if not (_is_of_its_kind(fact) and all(type(age) is int and age >= 1 for age in ages)):
+            raise ValueError(f"{fact.id} is no {fact.kind}")
+        return fact
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _is_of_its_kind(fact: Fact) -> bool:
+    """Whether what a file holds can be what the kind says: who words or draws a fact need not ask again."""
+    if not isinstance(fact.about, str | None):
+        return False
+    match fact.kind:
+        case "verdict":
+            return fact.value in ("persistent", "transient")
+        case "direction":
+            return fact.value in ("up", "down", "level")
+        case "other_rule":
+            return fact.value in ("persistent", "transient", "undecided")
+        case "question" | "class":
+            return isinstance(fact.value, str)
+        case "forced":
+            return fact.value is True
+        case "certificate":
+            return re.fullmatch(r"(conditional|marginal) [\d.e-]+ [\d.e-]+", str(fact.value)) is not None
+        case "counterfactual":
+            of_frames = fact.change in ("withhold", "miss", "hit", "shortest_set")
+            groups = set(str(fact.about).split("+")) if fact.change == "group" else set()
+            return (
+                (fact.change in get_args(Change) and fact.effect in EFFECTS)
+                and fact.verdict in ("persistent", "transient", "undecided")
+                and (_is_number(fact.value) and _is_number(fact.shift) and groups <= set(GROUPS))
+                and (bool(fact.ages) or not of_frames)
+            )
+        case "occlusion":
+            is_region = fact.region is not None and len(fact.region) == 4 and all(map(_is_number, fact.region))
+            return _is_number(fact.value) and is_region and len(fact.ages) == 1
+        case "largest_step":
+            return _is_number(fact.value) and len(fact.ages) == 2
+        case _:
+            return _is_number(fact.value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +227,9 @@ class DecisionEvidence:
                 *(int(plain["track_id"]), int(plain["frame_index"]), str(plain["model"]), str(plain["inputs"])),
                 *(facts, plain["decisive"]),
             )
-            record.verdict, record.probability  # noqa: B018  # every record has these
+            record["num_seen"], record["num_missed"], record.verdict, record.probability  # every record has these
+            for age in range(1, record.decision_frame + 1):  # one at a time: it may say a billion
+                record[f"p.{age}"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{where} holds no evidence of a decision ({error}); make it anew with detect.py --explain"

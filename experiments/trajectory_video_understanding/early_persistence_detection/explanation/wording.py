@@ -127,6 +127,10 @@ TEMPLATES = {
         "After frame {d} the probability {that} was {p}, {margin} the threshold of {threshold}.",
         "By frame {d} the chance {that} stood at {p}, which is {margin} the threshold of {threshold}.",
     ),
+    "probability_alone": (
+        "After frame {d} the probability {that} was {p}.",
+        "By frame {d} the chance {that} stood at {p}.",
+    ),
     "probability_forced": (
         "No threshold had been crossed when the clip ended; after frame {d} the probability {that} was {p}.",
         "The clip ended before a threshold was crossed, with a probability of {p} {that} after frame {d}.",
@@ -531,9 +535,11 @@ class _Words:
         of_p = f"p.{self.d}"
         margin = self.record.get("margin")
         threshold = self.record.get(f"threshold.{self.verdict}")
-        if margin is None or threshold is None:
+        if self.record.get("forced") is not None:
             claims = [("forced", ("forced",)), ("probability", (of_p,))]
             return self._say("probability_forced", claims, d=self.d, p=p, that=self.that)
+        if margin is None or threshold is None:  # a rule that always stops at this age has none
+            return self._say("probability_alone", [("probability", (of_p,))], d=self.d, p=p, that=self.that)
         beyond = float(margin.value)
         side = "above" if self.verdict == "persistent" else "below"
         words = f"only just {side}" if beyond < 0.005 else f"{in_points(beyond)} {side}"

@@ -179,6 +179,8 @@ class _Maker:
                 Fact("threshold.transient", "threshold", low, "probability", 0.005, ages=(d,)),
                 Fact("threshold.persistent", "threshold", high, "probability", 0.005, ages=(d,)),
             ]
+            if rng.random() < 0.1:
+                facts = [fact for fact in facts if fact.id != f"threshold.{self.verdict}"]
             margin = p[-1] - high if self.verdict == "persistent" else low - p[-1]
             facts.append(Fact("margin", "margin", max(margin, 0.0), "probability", 0.005, ages=(d,)))
         else:
