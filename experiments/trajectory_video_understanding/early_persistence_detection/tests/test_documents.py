@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[4]
 PACKAGES = ROOT / "experiments" / "trajectory_video_understanding"
-DOCUMENTS = ("README.md", "README_FULL_PIPELINE.md", "CONTRIBUTING.md", "docs/ARCHITECTURE.md", "docs/MEASURED.md")
+DOCUMENTS = (
+    *("README.md", "README_FULL_PIPELINE.md", "CONTRIBUTING.md"),
+    *("docs/ARCHITECTURE.md", "docs/MEASURED.md", "docs/SERVICE.md", "docs/EXPLANATIONS.md"),
+)
 
 
 PLACEHOLDERS = {"path/to/test_streaming.py"}
