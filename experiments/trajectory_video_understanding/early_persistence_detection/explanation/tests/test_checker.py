@@ -84,6 +84,61 @@ PARAPHRASES = (
     "SORT's rule had not decided by then.",
     "It was detected as {class}.",
     "There is a certificate for data like those of its calibration.",
+    # in the words of others, written before the grammar knew them
+    "By frame 4 the probability that it is real was down to 3 %.",
+    "With each new frame the probability fell.",
+    "It was detected in frames 1 and 2 and missed in frames 3 and 4.",
+    "The mean detection score was 0.41.",
+    "Its scores were higher than 23 % of those it is compared with.",
+    "How often it was seen counted most for clutter.",
+    "Its motion, however, spoke for real.",
+    "Had frame 3 been left out, it would not have been decided by then.",
+    "Removing frame 2 would not have changed the decision.",
+    "Had the detector seen it in frame 3, the decision would have been real.",
+    "Had its scores been ordinary, the decision would not have been made by then.",
+    "The box was 41 pixels high.",
+    "Its box was about 41 px tall when last seen.",
+    "It moved 0.12 heights a frame.",
+    "Its box was at the edge of the picture in frame 2.",
+    "ByteTrack's rule dropped it in frame 3.",
+    "SORT had not decided by then.",
+    "The threshold for real was 91 %.",
+    "The track was called clutter in frame 4. This was because it was missed in frame 3.",
+    "It was called clutter, with a 3 % chance that it is real.",
+    "It would have been called real had it been seen in frame 3.",
+    "It would not have been called clutter if it had been seen in frame 3.",
+    "Without the miss in frame 3, the verdict would have been real.",
+    "The deciding factor was the miss in frame 3.",
+    "The probability that it is real dropped to 30 % in frame 3.",
+    "It was very likely clutter.",
+    "After its second frame the probability that it is real was 55 %.",
+    "If nothing had been known about its motion, the verdict would not have changed.",
+    "The tracker labeled this track as clutter at frame 4.",
+    "If it had been detected in frame 3, it would instead have been called real.",
+    "At that point, the probability of it being real was 3 %, which is 3 points under the 6 % threshold.",
+    "The biggest drop was 27 points, between frames 3 and 4.",
+    "It was visible in two out of its four frames and missing in frames 3 and 4.",
+    "The strongest evidence for clutter was how often it was seen, while its motion spoke most for real.",
+    (
+        "Had nothing been known about how often it was seen, no decision would have been made yet, with a 55 % "
+        "probability that it is real."
+    ),
+    (
+        "Leaving out frame 2 would not have changed the verdict: it would still have been called clutter, with a "
+        "4 % probability that it is real."
+    ),
+    "Its box measured 41 px in height when last seen.",
+    "It moved 0.12 times its height per frame.",
+    "The box touched the picture's border in frame 2.",
+    "The detector classified it as {class}.",
+    "The detector found it in frames 1 and 2 but not in frames 3 and 4.",
+    "Being missed in frame 3 decided it.",
+    "The largest change in probability was a 27-point fall from frame 3 to frame 4.",
+    "Even with frame 2 withheld, it would still have been called clutter, with a probability of 4 % that it is real.",
+    (
+        "This track was called clutter in frame 4 because it was missed in frame 3; if it had been seen then, it "
+        "would have been called real."
+    ),
 )
 PARAPHRASES_OF_PERSISTENT = (
     "It was called persistent in frame 2, and no single thing decided it.",
