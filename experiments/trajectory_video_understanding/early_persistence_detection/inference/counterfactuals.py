@@ -260,7 +260,7 @@ class _Evidence:
                 said = KIND_NAME[int(confirmed[0, over[0]])]
             yield Fact(f"rule.{name}", "other_rule", said, ages=(age,), about=name)
         certificate = self.runs.calibration.certificate
-        if case.rule == "certified" and certificate is not None:
+        if case.rule == "certified" and certificate is not None and certificate.is_certified:
             promise = f"{certificate.promise} {certificate.eps:g} {certificate.delta:g}"
             yield Fact("certificate", "certificate", promise, about="data_like_its_calibration")
 

@@ -531,6 +531,6 @@ def test_report_shows_two_explanations_of_each_kind_as_text(tmp_path):
     assert "8 tracks were decided." in markdown
     shown = [number for number in range(1, 9) if f"Track text {number} " in markdown]
     assert shown == [1, 3, 5, 8] and "decision_pictures/3.png" in markdown
-    assert markdown.count("None in this video") == 1 and "<b>not" not in html and "&lt;b&gt;not bold" in html
+    assert markdown.count("There is no such track") == 1 and "<b>not" not in html and "&lt;b&gt;not bold" in html
     (folder / "detection" / "explanations.json").unlink()
     assert "Why were they decided so" not in report(folder)[0]
