@@ -64,8 +64,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     with running(folder, "--tokens_file", str(tokens_file(folder, keeper="read,write", guest="read"))) as service:
         keeper = {"Authorization": "Bearer keeper-token"}
         address = f"/v1/cameras/{quote(NAME)}"
-        for path in (address, "/v1/cameras/yard"):
-            assert service.http.put(path, json={}, headers=keeper).status_code == 201
+        for path, settings in ((address, {"explain": True}), ("/v1/cameras/yard", {})):
+            assert service.http.put(path, json=settings, headers=keeper).status_code == 201
         stop, sent = threading.Event(), messages()
 
         def feed() -> None:
@@ -164,6 +164,9 @@ def test_a_camera_is_watched_and_a_track_looked_into(page: Page, service: Runnin
         headers={"Authorization": "Bearer guest-token"},
     ).json()
     assert told["decision"] == "persistent" and len(told["probabilities"]) == told["decision_frame"]
+    first = next(event["decision"] for event in told["events"] if event["kind"] == "final")
+    called = {"persistent": "real", "transient": "clutter"}[first]
+    expect(page.locator("#track")).to_contain_text(f"called {called} in frame {told['decision_frame']} of its life")
     kinds = page.locator("#track tbody tr td:first-child").all_inner_texts()
     assert kinds[: len(told["events"])] == [event["kind"] for event in told["events"]]
     page.screenshot(path=tmp_path / "page.png", full_page=True)
