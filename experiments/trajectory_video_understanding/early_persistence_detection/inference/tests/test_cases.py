@@ -70,6 +70,33 @@ def test_a_case_runs_again_to_the_same_p_and_the_session_is_none_the_wiser(kind)
         assert len(case.frames) >= case.decision_frame == len(case.aged)
 
 
+def test_a_picture_whose_size_becomes_known_later_was_not_known_before():
+    cases: list[Case] = []
+    model = MODEL.asking("outlives_clip")
+    session = Session(model, confidence_threshold=0.95, recorder=CaseRecorder(cases.append))
+    for index, frame in enumerate(camera(1, 30)):
+        boxes, scores = (None, None) if frame is None else frame
+        picture = np.zeros((400, 640, 3), np.uint8) if index >= 10 else None
+        session.update(picture, boxes, scores, seconds=index / 10)
+    # by the end all are run: what became known for one must not change the case of another
+    assert all(case.run(case.frames) == case.outcome for case in cases)
+    seen = [(case.frames[0].frame_index, case.frames[-1].frame_index) for case in cases]
+    assert sum(born < 10 <= decided for born, decided in seen) > 3
+    for case, (_, decided) in zip(cases, seen, strict=True):
+        assert (decision_evidence(case).get("border") is not None) == (decided >= 10)
+
+
+def test_scores_that_tell_nothing_are_not_spoken_of():
+    """All equal, which is a detector without scores, though one is named that the model knows."""
+    frames = [frame and (frame[0], np.ones(len(frame[0]))) for frame in camera(2, 20)]
+    _, cases = cases_of(frames, detector=sorted(MODEL.references)[0])
+    for case in cases:
+        record = decision_evidence(case)
+        assert not {"mean_score", "mean_score_rank", "cf.median_score", "cf.group.scores"} & {
+            fact.id for fact in record.facts
+        }
+
+
 def test_cases_differ_in_age_and_verdict():
     _, cases = cases_of(camera(1), confidence_threshold=0.85)
     assert {case.decision for case in cases} == {0, 1}
@@ -180,6 +207,9 @@ def test_a_model_that_looks_at_pixels_is_run_again_too(model, scene):
         hidden = record.of_kind("occlusion")
         assert len(hidden) == 16 * min(4, case.decision_frame)
         assert any(abs(float(fact.value)) > 0 for fact in hidden)
+    # another picture is another input
+    repainted = dataclasses.replace(cases[0], crops=(cases[0].crops[0] ^ 1, *cases[0].crops[1:]))
+    assert repainted.inputs_sha256() != cases[0].inputs_sha256()
     # with a frame withheld, it is the model on the other frames
     case = next(case for case in cases if case.decision_frame > 3)
     crops, scores = np.stack(case.crops), np.array(case.scored())
