@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -95,8 +96,8 @@ def write_explanations(
 ) -> list[Explanation]:
     """Explain the decisions whose evidence lies in `directory`, into OUTPUTS of `output` (default: the same folder).
 
-    `track_ids`: only these. `labels`, 1 or 0 by track, choose which are shown as examples of right and wrong; no text
-    knows them. `is_slow`: show the progress. Raises InputError where there is no evidence, and for a track that has
+    `track_ids`: only these. `labels`, 1 or 0 by track and judged by that target, choose which are shown as examples of
+    right and wrong (None: those that an earlier explanation of the folder chose); no text knows them. `is_slow`: show the progress. Raises InputError where there is no evidence, and for a track that has
     none.
     """
     output = directory if output is None else output
@@ -116,6 +117,10 @@ def write_explanations(
         if (directory / PICTURES / f"{record.track_id}.png").is_file()
     }
     summary = video_summary(records)
+    if labels is None:
+        judged_by, chosen = _chosen_before(directory, records)
+    else:
+        chosen = examples(records, labels)
     write_json(
         output / OUTPUTS[0],
         {
@@ -123,7 +128,7 @@ def write_explanations(
             "schema_version": SCHEMA_VERSION,
             "summary": plain(summary, {}),
             "judged_by": judged_by,
-            "examples": examples(records, labels or {}),
+            "examples": chosen,
             "tracks": [_as_dict(each, pictures.get(each.record.track_id)) for each in explanations],
             "provenance": dict(made_with or {}),
         },
@@ -155,6 +160,20 @@ def examples(records: Sequence[DecisionEvidence], labels: Mapping[int, int]) -> 
         "wrong": wrong[:EXAMPLES_OF_KIND],
         "close": [record.track_id for record in close[:EXAMPLES_OF_KIND]],
     }
+
+
+def _chosen_before(directory: Path, records: Sequence[DecisionEvidence]) -> tuple[str | None, dict[str, list[int]]]:
+    """By which target, and the examples among `records`, of the explanations that lie there."""
+    chosen = examples(records, {})
+    try:
+        before = json.loads((directory / OUTPUTS[0]).read_text(encoding="utf-8"))
+        judged_by = before["judged_by"]
+        for kind in ("right", "wrong"):
+            listed = before["examples"][kind]
+            chosen[kind] = [record.track_id for record in records if record.track_id in listed]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, chosen
+    return judged_by, chosen
 
 
 def _as_dict(explanation: Explanation, picture: str | None) -> dict[str, Any]:
