@@ -16,6 +16,7 @@ from typing import Any
 
 from run_directory import SCHEMA_VERSION, InputError, progress, write_json, write_text
 
+from early_persistence_detection.explanation import wording
 from early_persistence_detection.explanation.decision_evidence import (
     PICTURES,
     RECORDS,
@@ -32,7 +33,6 @@ from early_persistence_detection.explanation.wording import (
     change_in_words,
     markdown,
     plain,
-    sentences,
     video_summary,
 )
 
@@ -57,7 +57,11 @@ class Explanation:
 
     def as_text(self) -> str:
         """All sentences, on one line."""
-        return " ".join(plain(each.text, self.strings) for each in self.said)
+        return " ".join(sentence["text"] for sentence in self.sentences())
+
+    def sentences(self) -> list[dict[str, Any]]:
+        """The `text` of each sentence, and the ids of the `facts` that it states."""
+        return [{"text": plain(each.text, self.strings), "facts": sorted(each.fact_ids)} for each in self.said]
 
 
 Explain = Callable[[DecisionEvidence], Explanation]
@@ -65,7 +69,7 @@ Explain = Callable[[DecisionEvidence], Explanation]
 
 def explain_plainly(record: DecisionEvidence, length: str = "paragraph") -> Explanation:
     """Level 0: no language model. `length` is of `wording.LENGTHS`."""
-    return Explanation(record, tuple(sentences(record, length)), 0)
+    return Explanation(record, tuple(wording.sentences(record, length)), 0)
 
 
 def explain_with(model: LanguageModel, level: int, length: str, record: DecisionEvidence) -> Explanation:
@@ -188,9 +192,7 @@ def _as_dict(explanation: Explanation, picture: str | None) -> dict[str, Any]:
         "level": explanation.level,
         "note": explanation.note,
         "text": explanation.as_text(),
-        "sentences": [
-            {"text": plain(each.text, explanation.strings), "facts": sorted(each.fact_ids)} for each in explanation.said
-        ],
+        "sentences": explanation.sentences(),
         "picture": picture,
     }
 

@@ -217,7 +217,9 @@ class Camera:
 
     def _keep(self, case: Case) -> None:
         """Called while a frame is finished, under the lock."""
-        self._cases[case.track_id + self._offset] = case
+        track_id = case.track_id + self._offset
+        self._cases.pop(track_id, None)  # of a tracker that gives its ids again: the last one counts
+        self._cases[track_id] = case
         while len(self._cases) > MOST_CASES:
             del self._cases[next(iter(self._cases))]
 
