@@ -19,13 +19,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from video_tracks.clip import CLIP_SIZE
 from video_tracks.crops import MAX_SPEED, CropTracker, SteadyMotion, box_centre, crop_frame
 from video_tracks.evidence import FrameEvidence
 from video_tracks.evidence.scene import ScoreHistory
+from video_tracks.live_crops import LiveCrop, blanked
 from video_tracks.track import Observation
 
 from early_persistence_detection.inference.session import Session
@@ -36,6 +37,7 @@ from early_persistence_detection.inference.streaming import (
     EvidenceStream,
     StepQuestion,
     TrackRecord,
+    TrackStream,
 )
 from early_persistence_detection.models.compute_gating import Threshold, names_persistent, stops
 from early_persistence_detection.models.evidence.clip_evidence import ClipEvidenceState, clip_evidence_step
@@ -227,7 +229,8 @@ class PixelCase(Case):
 
     model: StreamModel = dataclasses.field(repr=False, kw_only=True)
     watch_by: str = "pixels"
-    unseen: str = "blank"  # what the model is shown of a track that was not detected
+    # what it would have been shown at an age, (k, age), with no sighting at age k: there, and wherever it was held since
+    without: Mapping[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
     def inputs_sha256(self) -> str:
         """As `Case.inputs_sha256`, with what the model was shown."""
@@ -284,7 +287,29 @@ class _Watched:
     frames: list[SeenFrame]
     birth_detector_frame: int
     crops: list[np.ndarray] = dataclasses.field(default_factory=list)
-    window: CropTracker | None = None  # of a track whose model never looks at it
+    window: CropTracker | None = None  # None of a track that nobody looks at
+    windows_without: dict[int, CropTracker] = dataclasses.field(default_factory=dict)  # by the age of a sighting
+    without: dict[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)  # as of PixelCase
+
+    def skip(self) -> None:
+        """Pass a frame in which the detector was not run."""
+        for window in (self.window, *self.windows_without.values()):
+            if window is not None:
+                window.update(None)
+
+    def look(self, crop: LiveCrop, picture: np.ndarray | None, unseen: str) -> None:
+        """Keep what a model that looks at pixels is shown of it, and would be without one of its sightings."""
+        self.crops.append(crop.pixels)
+        self.window = self.window or CropTracker()
+        box = None if crop.observation is None else crop.observation.box
+        if crop.age > 1 and box is not None:
+            self.windows_without[crop.age] = copy.deepcopy(self.window)
+        window = self.window.update(box)
+        for age, other in self.windows_without.items():
+            held = other.update(None if age == crop.age else box)
+            if age == crop.age or held != window:
+                shown = crop.pixels if picture is None else crop_frame(picture, held)
+                self.without[age, crop.age] = shown if unseen == "scene" else blanked(shown)
 
 
 class CaseRecorder:
@@ -307,8 +332,7 @@ class CaseRecorder:
             watched.frames.append(frame)
         if not asked.questions:
             for watched in self._watched.values():
-                if watched.window is not None:
-                    watched.window.update(None)
+                watched.skip()
             return
         question = asked.questions[0]
         if self._before is not None and isinstance(stream, EvidenceStream):
@@ -321,10 +345,10 @@ class CaseRecorder:
                 if self._has_crops and picture is not None and isinstance(question, EvidenceQuestion):
                     watched.window = CropTracker()
                 self._watched[found.track_id] = watched
-        if isinstance(question, StepQuestion):
+        if isinstance(stream, TrackStream) and isinstance(question, StepQuestion):
             for crop in question.crops:
                 if crop.track_id in self._watched:
-                    self._watched[crop.track_id].crops.append(crop.pixels)
+                    self._watched[crop.track_id].look(crop, picture, stream.unseen)
             return
         for track_id, watched in self._watched.items():
             if watched.window is not None:
@@ -372,5 +396,5 @@ class CaseRecorder:
             *of_track,
             model=stream.model,
             watch_by=stream.watch_by,
-            unseen=stream.unseen,
+            without=watched.without,
         )

@@ -7,12 +7,14 @@ import pytest
 from early_persistence_detection.inference.cases import Case, CaseRecorder, Outcome
 from early_persistence_detection.inference.counterfactuals import NotReproduced, decision_evidence
 from early_persistence_detection.inference.session import Session
+from early_persistence_detection.inference.streaming import TrackStream
 from early_persistence_detection.models.compute_gating import names_persistent
 from early_persistence_detection.models.evidence.adaptation import Adaptation
 from early_persistence_detection.models.evidence.evidence_model import general_model
 from early_persistence_detection.models.torch_stream import TorchStream, load_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from video_tracks.association import Associator
 from video_tracks.track import Observation
 
 NUM_FRAMES = 60
@@ -217,6 +219,41 @@ def test_a_model_that_looks_at_pixels_is_run_again_too(model, scene):
     p = case.probabilities(crops[kept][None], scores[kept][None])[0]
     outcome = case.decided(p.tolist())
     assert decision_evidence(case)["cf.withhold.2"].value == outcome.probability
+
+
+@pytest.mark.parametrize("unseen", ["blank", "scene"])
+def test_of_pixels_too_a_counterfactual_is_what_a_new_run_says(model, scene, unseen):
+    """Where a sighting is taken away, the window is held there and elsewhere: other pixels."""
+    frames, rows = scene
+    rng = np.random.default_rng(0)
+    rows = rows[rng.random(len(rows)) < 0.75]  # so that many are held
+    cases: list[Case] = []
+    stream_model, observed = TorchStream(model), []
+    of_session = {"recorder": CaseRecorder(cases.append), "associator": Associator(max_lost_frames=4)}
+    session = Session(stream_model, confidence_threshold=0.999, unseen=unseen, **of_session)
+    for index, frame in enumerate(frames[:50]):
+        is_skipped = index % 7 == 3
+        found = rows[rows[:, 0] == index, 1:]
+        session.update(frame, None if is_skipped else found)
+        observed.append(None if is_skipped else session.observations)
+    checked = {"miss": 0, "withhold": 0}
+    for case in cases[:6]:
+        for fact in decision_evidence(case).of_kind("counterfactual"):
+            if fact.change not in checked:
+                continue
+            at = case.aged[fact.ages[0] - 1].frame_index
+            again = TrackStream(stream_model, 0.999, unseen)
+            for index in range(case.frames[0].frame_index, case.frames[-1].frame_index + 1):
+                of_frame = observed[index]
+                if of_frame is None or (index == at and fact.change == "withhold"):
+                    again.skip()
+                    continue
+                mine = [each for each in of_frame if each.track_id == case.track_id and index != at]
+                again.update(index, frames[index], mine)
+            record = again.records[case.track_id]
+            assert fact.value == pytest.approx(record.probability, abs=1e-5), fact
+            checked[fact.change] += 1
+    assert min(checked.values()) > 10
 
 
 def test_a_model_is_known_by_what_it_answers_by(model, files):
