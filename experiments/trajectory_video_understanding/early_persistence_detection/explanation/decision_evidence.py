@@ -25,8 +25,10 @@ speed                 of its box from birth to its last detection, in heights of
 border                ages at which its box touched the picture's border; absent where its size is unknown
 class                 of its birth, a string of the user's: never in a prompt
 counterfactual        cf.withhold.k, cf.miss.k, cf.hit.k, cf.median_score, cf.group.NAME, cf.pixels, cf.evidence: what p
-                      and verdict would have been at the time of the decision. Where no hit or miss alone changes the
-                      decision, cf.shortest_set: the fewest that do together (`about` "miss", "hit" or "hit+miss");
+                      and verdict would have been at the time of the decision; where the clip's end decided, it
+                      still ends in that video frame. Where no hit or miss alone changes the
+                      decision, cf.shortest_set: the fewest that do together (`about` "miss", "hit" or "hit+miss"), of
+                      a model that goes by evidence;
                       where nothing alone does, cf.groups.NAME+NAME: two groups (`about` "NAME+NAME", change "group")
 contribution          share.GROUP: of a group of evidence in the log odds, by Shapley's value; share.camera of what the
                       camera taught, share.known_to_all of what holds where nothing is known

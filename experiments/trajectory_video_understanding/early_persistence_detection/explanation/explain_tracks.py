@@ -42,6 +42,7 @@ from early_persistence_detection.explanation.wording import LENGTHS
 
 LEVELS = (0, 1, 2)
 MOST_PRINTED = 3
+CHOSEN = "chosen_tracks"
 ANSWERS = "language_model_answers"  # folder in OUTPUT: what was asked once is not asked again
 
 
@@ -49,7 +50,9 @@ def parse_args() -> argparse.Namespace:
     """The command line."""
     parser = CommandLine(__doc__)
     parser.add_argument("--results", type=Path, required=True, help="folder that detect.py --explain wrote")
-    parser.add_argument("--output", type=Path, help="folder of the explanations (default: RESULTS)")
+    parser.add_argument(
+        "--output", type=Path, help=f"folder of the explanations (default: RESULTS; with --track RESULTS/{CHOSEN})"
+    )
     parser.add_argument("--track", type=int, action="append", default=[], help="only this track; may be repeated")
     parser.add_argument("--length", choices=LENGTHS, default="paragraph", help="how much is said (default paragraph)")
     parser.add_argument("--level", type=int, choices=LEVELS, default=0, help="0: ours; 1, 2: with a language model")
@@ -60,7 +63,8 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--level {args.level} asks a language model; give --llm_url, or take --level 0")
     if not args.level and args.llm_url is not None:
         parser.error("--llm_url is of --level 1 and 2; give one of them, or leave it out")
-    args.output = args.output or args.results
+    # what is there of all tracks is not replaced by a part of it
+    args.output = args.output or (args.results / CHOSEN if args.track else args.results)
     return args
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 from run_directory import SCHEMA_VERSION, InputError, progress, write_json, write_text
 
+from early_persistence_detection.explanation import wording
 from early_persistence_detection.explanation.decision_evidence import (
     PICTURES,
     RECORDS,
@@ -31,7 +33,6 @@ from early_persistence_detection.explanation.wording import (
     change_in_words,
     markdown,
     plain,
-    sentences,
     video_summary,
 )
 
@@ -56,7 +57,11 @@ class Explanation:
 
     def as_text(self) -> str:
         """All sentences, on one line."""
-        return " ".join(plain(each.text, self.strings) for each in self.said)
+        return " ".join(sentence["text"] for sentence in self.sentences())
+
+    def sentences(self) -> list[dict[str, Any]]:
+        """The `text` of each sentence, and the ids of the `facts` that it states."""
+        return [{"text": plain(each.text, self.strings), "facts": sorted(each.fact_ids)} for each in self.said]
 
 
 Explain = Callable[[DecisionEvidence], Explanation]
@@ -64,7 +69,7 @@ Explain = Callable[[DecisionEvidence], Explanation]
 
 def explain_plainly(record: DecisionEvidence, length: str = "paragraph") -> Explanation:
     """Level 0: no language model. `length` is of `wording.LENGTHS`."""
-    return Explanation(record, tuple(sentences(record, length)), 0)
+    return Explanation(record, tuple(wording.sentences(record, length)), 0)
 
 
 def explain_with(model: LanguageModel, level: int, length: str, record: DecisionEvidence) -> Explanation:
@@ -95,8 +100,8 @@ def write_explanations(
 ) -> list[Explanation]:
     """Explain the decisions whose evidence lies in `directory`, into OUTPUTS of `output` (default: the same folder).
 
-    `track_ids`: only these. `labels`, 1 or 0 by track, choose which are shown as examples of right and wrong; no text
-    knows them. `is_slow`: show the progress. Raises InputError where there is no evidence, and for a track that has
+    `track_ids`: only these. `labels`, 1 or 0 by track and judged by that target, choose which are shown as examples of
+    right and wrong (None: those that an earlier explanation of the folder chose); no text knows them. `is_slow`: show the progress. Raises InputError where there is no evidence, and for a track that has
     none.
     """
     output = directory if output is None else output
@@ -116,6 +121,10 @@ def write_explanations(
         if (directory / PICTURES / f"{record.track_id}.png").is_file()
     }
     summary = video_summary(records)
+    if labels is None:
+        judged_by, chosen = _chosen_before(directory, records)
+    else:
+        chosen = examples(records, labels)
     write_json(
         output / OUTPUTS[0],
         {
@@ -123,7 +132,7 @@ def write_explanations(
             "schema_version": SCHEMA_VERSION,
             "summary": plain(summary, {}),
             "judged_by": judged_by,
-            "examples": examples(records, labels or {}),
+            "examples": chosen,
             "tracks": [_as_dict(each, pictures.get(each.record.track_id)) for each in explanations],
             "provenance": dict(made_with or {}),
         },
@@ -157,6 +166,20 @@ def examples(records: Sequence[DecisionEvidence], labels: Mapping[int, int]) -> 
     }
 
 
+def _chosen_before(directory: Path, records: Sequence[DecisionEvidence]) -> tuple[str | None, dict[str, list[int]]]:
+    """By which target, and the examples among `records`, of the explanations that lie there."""
+    chosen = examples(records, {})
+    try:
+        before = json.loads((directory / OUTPUTS[0]).read_text(encoding="utf-8"))
+        judged_by = before["judged_by"]
+        for kind in ("right", "wrong"):
+            listed = before["examples"][kind]
+            chosen[kind] = [record.track_id for record in records if record.track_id in listed]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, chosen
+    return judged_by, chosen
+
+
 def _as_dict(explanation: Explanation, picture: str | None) -> dict[str, Any]:
     record = explanation.record
     return {
@@ -169,9 +192,7 @@ def _as_dict(explanation: Explanation, picture: str | None) -> dict[str, Any]:
         "level": explanation.level,
         "note": explanation.note,
         "text": explanation.as_text(),
-        "sentences": [
-            {"text": plain(each.text, explanation.strings), "facts": sorted(each.fact_ids)} for each in explanation.said
-        ],
+        "sentences": explanation.sentences(),
         "picture": picture,
     }
 

@@ -12,6 +12,7 @@ from early_persistence_detection.explanation.decision_evidence import DecisionEv
 
 WIDTH, HEIGHT, MARGIN = 340, 150, 28
 MOST_ROWS = 8
+MOVES_MUCH = 0.1  # of p: a hidden region that moves it so much is shown in full colour
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --persistent: #14854f; --transient: #b3402e; }
@@ -24,6 +25,8 @@ article { border: 1px solid var(--line); border-radius: 8px; padding: 1rem; marg
 article.persistent { border-left: 6px solid var(--persistent); }
 article.transient { border-left: 6px solid var(--transient); }
 .strip { overflow-x: auto; margin: .5rem 0; } .strip img { display: block; height: 114px; background: #fff; }
+span.persistent { color: var(--persistent); } span.transient { color: var(--transient); }
+p.soft { margin: 0 0 .8rem; }
 .charts { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; flex: 1 1 280px; max-width: 30rem; }
 figcaption, .soft { color: GrayText; font-size: .85rem; }
 svg { width: 100%; height: auto; display: block; } svg text { font-size: 11px; fill: currentColor; }
@@ -63,7 +66,8 @@ def article(
     if picture is not None:
         strip = (
             f'<div class="strip"><img loading="lazy" src="{html.escape(picture)}" '
-            f'alt="the track in frames 1 to {record.decision_frame} of its life; a full bar: detected"></div>'
+            f'alt="the track in frames 1 to {record.decision_frame} of its life"></div>'
+            '<p class="soft">frame by frame up to its decision; full bar: detected, hollow: missed</p>'
         )
     shown = "".join(_row(words, fact) for words, fact in rows[:MOST_ROWS])
     table = ""
@@ -170,9 +174,10 @@ def _bars(record: DecisionEvidence, shares: Sequence[tuple[str, float]]) -> str:
 
 
 def _heat(hidden: Sequence[Fact]) -> str:
-    """Of each frame a grid of its regions, darker where hiding moves p more."""
+    """Of each frame a grid of its regions, darker where hiding moves p more; pale where none does much."""
     ages = sorted({fact.ages[0] for fact in hidden})
-    largest = max(abs(float(fact.value)) for fact in hidden) or 1.0
+    largest = max(abs(float(fact.value)) for fact in hidden)
+    darkest = max(largest, MOVES_MUCH)
     side = 72
     cells = []
     for fact in hidden:
@@ -183,14 +188,15 @@ def _heat(hidden: Sequence[Fact]) -> str:
         colour = "persistent" if value < 0 else "transient"  # p falls where what spoke for it is hidden
         cells.append(
             f'<rect x="{x + 4:.1f}" y="{y + 4:.1f}" width="{width:.1f}" height="{height:.1f}" fill="var(--{colour})" '
-            f'fill-opacity="{abs(value) / largest:.2f}" stroke="currentColor" stroke-opacity=".2">'
+            f'fill-opacity="{abs(value) / darkest:.2f}" stroke="currentColor" stroke-opacity=".2">'
             f"<title>hidden in frame {fact.ages[0]}: p {value:+.3f}</title></rect>"
         )
     labels = "".join(
         f'<text x="{place * (side + 10) + 4}" y="{side + 20}">frame {age}</text>' for place, age in enumerate(ages)
     )
     return (
-        f'<figure><svg viewBox="0 0 {len(ages) * (side + 10) + 4} {side + 28}" role="img" aria-label="what moves p '
-        f'where it is hidden">{"".join(cells)}{labels}</svg><figcaption>regions that spoke for persistent or for '
-        "transient: p moved so when they were hidden</figcaption></figure>"
+        f'<figure><svg viewBox="0 0 {WIDTH} {side + 28}" role="img" aria-label="what moves p '
+        f'where it is hidden">{"".join(cells)}{labels}</svg><figcaption>regions without which p '
+        f'<span class="persistent">falls</span> or <span class="transient">rises</span>, by {largest:.2f} at most'
+        "</figcaption></figure>"
     )

@@ -19,13 +19,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from video_tracks.clip import CLIP_SIZE
 from video_tracks.crops import MAX_SPEED, CropTracker, SteadyMotion, box_centre, crop_frame
 from video_tracks.evidence import FrameEvidence
 from video_tracks.evidence.scene import ScoreHistory
+from video_tracks.live_crops import LiveCrop, blanked
 from video_tracks.track import Observation
 
 from early_persistence_detection.inference.session import Session
@@ -36,6 +37,7 @@ from early_persistence_detection.inference.streaming import (
     EvidenceStream,
     StepQuestion,
     TrackRecord,
+    TrackStream,
 )
 from early_persistence_detection.models.compute_gating import Threshold, names_persistent, stops
 from early_persistence_detection.models.evidence.clip_evidence import ClipEvidenceState, clip_evidence_step
@@ -49,6 +51,7 @@ class SeenFrame:
     frame_index: int
     seconds: float | None
     observations: tuple[Observation, ...] | None
+    picture: tuple[int, int] | None = None  # width and height in px, as they were known by then
 
     def of(self, track_id: int) -> Observation | None:
         """The detection of a track, None where there is none."""
@@ -77,12 +80,16 @@ class Case:
     threshold: Threshold
     num_frames: int  # T: the age by which every track is decided
     outcome: Outcome  # as it was
-    picture: tuple[int, int] | None  # width and height in px
     median_score: float | None  # of the detector's reference, else of the video's scores so far; None where none tell
     rule: str
     class_id: int
     birth_detector_frame: int  # frames that the detector had seen before
     crops: tuple[np.ndarray, ...] = dataclasses.field(repr=False)  # uint8 (64, 64, 3) by age; none where not kept
+
+    @property
+    def picture(self) -> tuple[int, int] | None:
+        """Its width and height in px, as they were known at the decision."""
+        return self.frames[-1].picture
 
     @property
     def decision(self) -> int:
@@ -123,7 +130,8 @@ class Case:
         """Of all that was given from birth to decision."""
         digest = hashlib.sha256()
         for frame in self.frames:
-            digest.update(f"{frame.frame_index} {frame.seconds} {frame.observations is None}\n".encode())
+            told = (frame.frame_index, frame.seconds, frame.picture, frame.observations is None)
+            digest.update(f"{told}\n".encode())
             for found in frame.observations or ():
                 digest.update(f"{found.track_id} {found.score!r} {found.newborn} {found.class_id}".encode())
                 digest.update(np.asarray(found.box, np.float64).tobytes())
@@ -199,6 +207,7 @@ class EvidenceCase(Case):
             if frame.observations is None:
                 stream.skip()
                 continue
+            stream.evidence.picture = frame.picture
             question = stream.begin(frame.frame_index, None, frame.observations, frame.seconds)
             found = stream.evidence.update(frame.observations, frame.seconds)
             (row,) = np.flatnonzero(found.track_ids == self.track_id).tolist()
@@ -220,7 +229,15 @@ class PixelCase(Case):
 
     model: StreamModel = dataclasses.field(repr=False, kw_only=True)
     watch_by: str = "pixels"
-    unseen: str = "blank"  # what the model is shown of a track that was not detected
+    # what it would have been shown at an age, (k, age), with no sighting at age k: there, and wherever it was held since
+    without: Mapping[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
+
+    def inputs_sha256(self) -> str:
+        """As `Case.inputs_sha256`, with what the model was shown."""
+        digest = hashlib.sha256(super().inputs_sha256().encode())
+        for crop in self.crops:
+            digest.update(crop.tobytes())
+        return digest.hexdigest()
 
     def scored(self) -> list[float]:
         """The score at each age, NaN where it was missed."""
@@ -270,7 +287,29 @@ class _Watched:
     frames: list[SeenFrame]
     birth_detector_frame: int
     crops: list[np.ndarray] = dataclasses.field(default_factory=list)
-    window: CropTracker | None = None  # of a track whose model never looks at it
+    window: CropTracker | None = None  # None of a track that nobody looks at
+    windows_without: dict[int, CropTracker] = dataclasses.field(default_factory=dict)  # by the age of a sighting
+    without: dict[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict)  # as of PixelCase
+
+    def skip(self) -> None:
+        """Pass a frame in which the detector was not run."""
+        for window in (self.window, *self.windows_without.values()):
+            if window is not None:
+                window.update(None)
+
+    def look(self, crop: LiveCrop, picture: np.ndarray | None, unseen: str) -> None:
+        """Keep what a model that looks at pixels is shown of it, and would be without one of its sightings."""
+        self.crops.append(crop.pixels)
+        self.window = self.window or CropTracker()
+        box = None if crop.observation is None else crop.observation.box
+        if crop.age > 1 and box is not None:
+            self.windows_without[crop.age] = copy.deepcopy(self.window)
+        window = self.window.update(box)
+        for age, other in self.windows_without.items():
+            held = other.update(None if age == crop.age else box)
+            if age == crop.age or held != window:
+                shown = crop.pixels if picture is None else crop_frame(picture, held)
+                self.without[age, crop.age] = shown if unseen == "scene" else blanked(shown)
 
 
 class CaseRecorder:
@@ -286,27 +325,30 @@ class CaseRecorder:
 
     def begun(self, session: Session, asked: Asked, picture: np.ndarray | None) -> None:
         """Called by the session when the observations of a frame are known, before they are judged."""
-        seen = tuple(session.observations) if asked.questions else None
-        frame = SeenFrame(asked.frame_index, asked.seconds, seen)
+        seen, stream = tuple(session.observations) if asked.questions else None, session.stream
+        picture_size = stream.evidence.picture if isinstance(stream, EvidenceStream) else session.picture
+        frame = SeenFrame(asked.frame_index, asked.seconds, seen, picture_size)
         for watched in self._watched.values():
             watched.frames.append(frame)
         if not asked.questions:
             for watched in self._watched.values():
-                if watched.window is not None:
-                    watched.window.update(None)
+                watched.skip()
             return
         question = asked.questions[0]
+        if self._before is not None and isinstance(stream, EvidenceStream):
+            # told with the first boxes, perhaps after the copy was made, and never changed again
+            self._before.evidence.dead_after = stream.evidence.dead_after
         self._scores.add(np.array([found.score for found in session.observations], np.float64))
         for found in session.observations:
             if found.newborn and found.track_id in session.records:
-                watched = _Watched(self._before, [frame], session.stream.num_detector_frames - 1)
+                watched = _Watched(self._before, [frame], stream.num_detector_frames - 1)
                 if self._has_crops and picture is not None and isinstance(question, EvidenceQuestion):
                     watched.window = CropTracker()
                 self._watched[found.track_id] = watched
-        if isinstance(question, StepQuestion):
+        if isinstance(stream, TrackStream) and isinstance(question, StepQuestion):
             for crop in question.crops:
                 if crop.track_id in self._watched:
-                    self._watched[crop.track_id].crops.append(crop.pixels)
+                    self._watched[crop.track_id].look(crop, picture, stream.unseen)
             return
         for track_id, watched in self._watched.items():
             if watched.window is not None:
@@ -344,18 +386,15 @@ class CaseRecorder:
         of_track = (session.rule, record.class_id, watched.birth_detector_frame, tuple(watched.crops))
         if isinstance(stream, EvidenceStream):
             assert watched.before is not None
-            # told to the stream at its first frame, perhaps after the copy was made
-            watched.before.evidence.picture = stream.evidence.picture
-            watched.before.evidence.dead_after = stream.evidence.dead_after
-            reference = stream.evidence.reference
-            median = self._scores.median if reference is None else reference.median
-            return EvidenceCase(*of_case, stream.evidence.picture, median, *of_track, before=watched.before)
+            reference, median = stream.evidence.reference, self._scores.median
+            if median is not None and reference is not None:
+                median = reference.median
+            return EvidenceCase(*of_case, median, *of_track, before=watched.before)
         return PixelCase(
             *of_case,
-            session.picture,
             self._scores.median,
             *of_track,
             model=stream.model,
             watch_by=stream.watch_by,
-            unseen=stream.unseen,
+            without=watched.without,
         )

@@ -3,8 +3,8 @@ with something changed.
 
 Every run ends at the video frame of the decision. Counterfactuals are of three kinds. Of one frame k: the detector was
 not run ("withhold"), the track was missed though it was seen ("miss"), or seen though it was missed ("hit"). Of a whole
-kind of evidence: a group of it unknown at every age, scores at their median, pixels or evidence withheld. And the
-fewest frames that together change the decision. The birth is never changed: without it there is no track.
+kind of evidence: a group of it unknown at every age, scores at their median, pixels or evidence withheld. And, of a
+model that goes by evidence, the fewest frames that together change the decision. The birth is never changed: without it there is no track.
 
 How much each group of evidence speaks for the verdict is Shapley's value of the game in which what is not in a
 coalition is unknown to the model: exact, all 2^G coalitions are asked. Features within it are sampled over orders, and
@@ -174,7 +174,7 @@ class _Evidence:
     def _shortest_set(self, single: Sequence[Fact]) -> list[Fact]:
         """The fewest of hits and misses that together change the decision, where none of them does alone."""
         of_frames = [fact for fact in single if fact.change in ("miss", "hit")]
-        if len(of_frames) < 2 or any(fact.effect != "same" for fact in of_frames):
+        if not self.runs.can("shortest_set") or len(of_frames) < 2 or any(fact.effect != "same" for fact in of_frames):
             return []
         strongest = sorted(of_frames, key=lambda fact: -(fact.shift or 0.0))
         exhaustive = self.case.decision_frame <= MOST_FRAMES_IN_PAIRS
@@ -402,16 +402,17 @@ class _PixelRuns:
         return self.model.calibrations[self.case.watch_by]
 
     def can(self, change: str) -> bool:
-        return change != "hit"  # nobody knows what would have been seen
+        # nobody knows what would have been seen, and windows are kept of single changes only
+        return change not in ("hit", "shortest_set")
 
     def frames(self, changes: Sequence[tuple[str, int]]) -> Outcome:
+        ((change, age),) = changes
         crops, scores = self._crops.copy(), self._scores.copy()
-        kept = np.ones(len(scores), bool)
-        for change, age in changes:
-            kept[age - 1] = change != "withhold"
-            scores[age - 1] = math.nan
-            if self.case.unseen == "blank":
-                crops[age - 1] = blanked(crops[age - 1])
+        scores[age - 1] = math.nan
+        for (unseen_at, shown_at), crop in self.case.without.items():
+            if unseen_at == age:
+                crops[shown_at - 1] = crop
+        kept = np.arange(len(scores)) != (age - 1 if change == "withhold" else -1)
         return self._outcome(crops[kept], scores[kept])
 
     def _outcome(self, crops: np.ndarray, scores: np.ndarray, watch_by: str | None = None) -> Outcome:

@@ -33,7 +33,7 @@ from video_tracks.live_crops import UNSEEN
 from early_persistence_detection.explanation import explained
 from early_persistence_detection.explanation.decision_evidence import RECORDS
 from early_persistence_detection.inference.annotate import AnnotatedVideo
-from early_persistence_detection.inference.explaining import Explainer
+from early_persistence_detection.inference.explaining import Explainer, remove_explanations
 from early_persistence_detection.inference.judging_video import JudgedVideo
 from early_persistence_detection.inference.opening import open_model
 from early_persistence_detection.inference.session import Session, calibration_of
@@ -169,6 +169,7 @@ def decide_video(
             if judged.ended_by is not None and nothing_seen:
                 raise judged.ended_by
             with undisturbed():
+                remove_explanations(args.output)
                 write_tables(args.output, judged, source.detections.class_names)
                 if taught is not None:
                     from early_persistence_detection.inference.teaching import save_taught
@@ -184,6 +185,7 @@ def decide_video(
             explained.write_explanations(args.output, judged_by=judged_by, labels=labels, made_with=made_with)
         closed = source.close()
     notes = [*source.notes, association_note, *judged.notes(), *closed.pop("notes", [])]
+    notes += [] if explainer is None else explainer.notes()
     summary = {
         "stage": "detect",
         "schema_version": SCHEMA_VERSION,

@@ -293,6 +293,7 @@ class Session:
         forgotten = self.stream.forget([track_id for track_id, last in self._last_seen.items() if last < oldest])
         for record in forgotten:
             del self._last_seen[record.track_id]
+            self._in_view.pop(record.track_id, None)  # where the detector was not run since it was seen
         for stream in self.beside.values():
             stream.forget([record.track_id for record in forgotten])
         return forgotten

@@ -207,14 +207,15 @@ async def explain_track(camera_id: str, track_id: int, hub: Serving) -> TrackExp
     """Why a track was decided as it was, in words whose every claim stands in the evidence beside them. Of cameras with
     `explain`, and of their last decisions only.
     """
-    record, said = await hub.explain(camera_id, track_id)
+    explanation = await hub.explain(camera_id, track_id)
+    record = explanation.record
     return TrackExplanation(
         track_id=track_id,
         verdict=record.verdict,
         decision_frame=record.decision_frame,
         probability=record.probability,
-        text=" ".join(each.text for each in said),
-        sentences=[SentenceMessage(text=each.text, facts=sorted(each.fact_ids)) for each in said],
+        text=explanation.as_text(),
+        sentences=[SentenceMessage(**each) for each in explanation.sentences()],
         evidence=record.as_dict(),
     )
 

@@ -20,9 +20,8 @@ from typing import Any, TypeVar
 import numpy as np
 from run_directory import InputError
 
-from early_persistence_detection.explanation.decision_evidence import DecisionEvidence
-from early_persistence_detection.explanation.wording import Sentence, sentences
-from early_persistence_detection.inference.counterfactuals import decision_evidence
+from early_persistence_detection.explanation.explained import Explanation, explain_plainly
+from early_persistence_detection.inference.counterfactuals import NotReproduced, decision_evidence
 from early_persistence_detection.inference.opening import open_model
 from early_persistence_detection.inference.service.cameras import Camera, Frame, Model
 from early_persistence_detection.inference.service.engine import Engine
@@ -294,8 +293,10 @@ class Hub:
         except KeyError:
             raise Problem(404, f"there is no camera {camera_id!r}; PUT /v1/cameras/{{id}} makes one") from None
 
-    async def explain(self, camera_id: str, track_id: int) -> tuple[DecisionEvidence, list[Sentence]]:
-        """The evidence of a decision and its words. Raises Problem 404, and 409 for a camera that keeps no cases."""
+    async def explain(self, camera_id: str, track_id: int) -> Explanation:
+        """The evidence of a decision and its words. Raises Problem 404, and 409 for a camera that keeps no cases and for
+        a decision that does not come out again.
+        """
         camera = self.camera(camera_id)
         if not camera.settings.explain:
             raise Problem(409, f"camera {camera_id!r} keeps nothing to explain by; PUT it with explain true")
@@ -303,9 +304,12 @@ class Hub:
         if case is None:
             raise Problem(404, f"camera {camera_id!r} has no decision of track {track_id} that it could explain")
         async with self._explaining:  # one at a time: they share the interpreter with the engines
-            record = await self.off_loop(decision_evidence, case)
-        record = dataclasses.replace(record, track_id=track_id)
-        return record, sentences(record)
+            try:
+                record = await self.off_loop(decision_evidence, case)
+            except NotReproduced:
+                detail = f"the decision of track {track_id} is not explained: run again, it did not come out again"
+                raise Problem(409, detail) from None
+        return explain_plainly(dataclasses.replace(record, track_id=track_id))
 
     def _engine(self, settings: CameraSettings) -> Engine:
         try:

@@ -7,12 +7,14 @@ import pytest
 from early_persistence_detection.inference.cases import Case, CaseRecorder, Outcome
 from early_persistence_detection.inference.counterfactuals import NotReproduced, decision_evidence
 from early_persistence_detection.inference.session import Session
+from early_persistence_detection.inference.streaming import TrackStream
 from early_persistence_detection.models.compute_gating import names_persistent
 from early_persistence_detection.models.evidence.adaptation import Adaptation
 from early_persistence_detection.models.evidence.evidence_model import general_model
 from early_persistence_detection.models.torch_stream import TorchStream, load_stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from video_tracks.association import Associator
 from video_tracks.track import Observation
 
 NUM_FRAMES = 60
@@ -68,6 +70,33 @@ def test_a_case_runs_again_to_the_same_p_and_the_session_is_none_the_wiser(kind)
         assert case.run(case.frames) == case.outcome  # exactly
         assert decision_evidence(case).probability == case.outcome.probability
         assert len(case.frames) >= case.decision_frame == len(case.aged)
+
+
+def test_a_picture_whose_size_becomes_known_later_was_not_known_before():
+    cases: list[Case] = []
+    model = MODEL.asking("outlives_clip")
+    session = Session(model, confidence_threshold=0.95, recorder=CaseRecorder(cases.append))
+    for index, frame in enumerate(camera(1, 30)):
+        boxes, scores = (None, None) if frame is None else frame
+        picture = np.zeros((400, 640, 3), np.uint8) if index >= 10 else None
+        session.update(picture, boxes, scores, seconds=index / 10)
+    # by the end all are run: what became known for one must not change the case of another
+    assert all(case.run(case.frames) == case.outcome for case in cases)
+    seen = [(case.frames[0].frame_index, case.frames[-1].frame_index) for case in cases]
+    assert sum(born < 10 <= decided for born, decided in seen) > 3
+    for case, (_, decided) in zip(cases, seen, strict=True):
+        assert (decision_evidence(case).get("border") is not None) == (decided >= 10)
+
+
+def test_scores_that_tell_nothing_are_not_spoken_of():
+    """All equal, which is a detector without scores, though one is named that the model knows."""
+    frames = [frame and (frame[0], np.ones(len(frame[0]))) for frame in camera(2, 20)]
+    _, cases = cases_of(frames, detector=sorted(MODEL.references)[0])
+    for case in cases:
+        record = decision_evidence(case)
+        assert not {"mean_score", "mean_score_rank", "cf.median_score", "cf.group.scores"} & {
+            fact.id for fact in record.facts
+        }
 
 
 def test_cases_differ_in_age_and_verdict():
@@ -180,6 +209,9 @@ def test_a_model_that_looks_at_pixels_is_run_again_too(model, scene):
         hidden = record.of_kind("occlusion")
         assert len(hidden) == 16 * min(4, case.decision_frame)
         assert any(abs(float(fact.value)) > 0 for fact in hidden)
+    # another picture is another input
+    repainted = dataclasses.replace(cases[0], crops=(cases[0].crops[0] ^ 1, *cases[0].crops[1:]))
+    assert repainted.inputs_sha256() != cases[0].inputs_sha256()
     # with a frame withheld, it is the model on the other frames
     case = next(case for case in cases if case.decision_frame > 3)
     crops, scores = np.stack(case.crops), np.array(case.scored())
@@ -187,6 +219,41 @@ def test_a_model_that_looks_at_pixels_is_run_again_too(model, scene):
     p = case.probabilities(crops[kept][None], scores[kept][None])[0]
     outcome = case.decided(p.tolist())
     assert decision_evidence(case)["cf.withhold.2"].value == outcome.probability
+
+
+@pytest.mark.parametrize("unseen", ["blank", "scene"])
+def test_of_pixels_too_a_counterfactual_is_what_a_new_run_says(model, scene, unseen):
+    """Where a sighting is taken away, the window is held there and elsewhere: other pixels."""
+    frames, rows = scene
+    rng = np.random.default_rng(0)
+    rows = rows[rng.random(len(rows)) < 0.75]  # so that many are held
+    cases: list[Case] = []
+    stream_model, observed = TorchStream(model), []
+    of_session = {"recorder": CaseRecorder(cases.append), "associator": Associator(max_lost_frames=4)}
+    session = Session(stream_model, confidence_threshold=0.999, unseen=unseen, **of_session)
+    for index, frame in enumerate(frames[:50]):
+        is_skipped = index % 7 == 3
+        found = rows[rows[:, 0] == index, 1:]
+        session.update(frame, None if is_skipped else found)
+        observed.append(None if is_skipped else session.observations)
+    checked = {"miss": 0, "withhold": 0}
+    for case in cases[:6]:
+        for fact in decision_evidence(case).of_kind("counterfactual"):
+            if fact.change not in checked:
+                continue
+            at = case.aged[fact.ages[0] - 1].frame_index
+            again = TrackStream(stream_model, 0.999, unseen)
+            for index in range(case.frames[0].frame_index, case.frames[-1].frame_index + 1):
+                of_frame = observed[index]
+                if of_frame is None or (index == at and fact.change == "withhold"):
+                    again.skip()
+                    continue
+                mine = [each for each in of_frame if each.track_id == case.track_id and index != at]
+                again.update(index, frames[index], mine)
+            record = again.records[case.track_id]
+            assert fact.value == pytest.approx(record.probability, abs=1e-5), fact
+            checked[fact.change] += 1
+    assert min(checked.values()) > 10
 
 
 def test_a_model_is_known_by_what_it_answers_by(model, files):

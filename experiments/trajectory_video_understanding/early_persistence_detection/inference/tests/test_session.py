@@ -55,6 +55,17 @@ def test_the_session_tells_what_its_stream_decides(model, scene):
     assert session.records.keys() == stream.records.keys() and session.next_frame == len(frames)
 
 
+def test_a_track_in_view_may_be_forgotten_while_the_detector_is_not_run():
+    session = Session()
+    for _ in range(20):
+        session.update(None, [[10, 10, 20, 40]], [0.9])
+    for _ in range(5):
+        assert len(session.update(None, None)) == 1  # carried on
+    assert len(session.forget(5)) == 1
+    assert session.update(None, None) == []
+    assert session.update(None, [[10, 10, 20, 40]], [0.9]) == []  # nothing is told of it any more
+
+
 def test_what_was_said_does_not_depend_on_later_frames_or_boxes(model, scene):
     frames, rows = scene
     cut = 120

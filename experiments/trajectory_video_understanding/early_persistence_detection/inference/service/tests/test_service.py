@@ -304,7 +304,8 @@ def test_a_decision_is_explained_where_the_camera_keeps_what_it_followed_from(se
     decided: dict[int, dict[str, Any]] = {}
     for frame in range(25):
         boxes = [[20 + 4 * frame, 30, 20, 40], [*rng.uniform(0, 300, 2), *rng.uniform(15, 60, 2)]]
-        message = {"boxes": boxes, "scores": [0.9, float(rng.uniform(0.1, 0.4))], "seconds": frame / 10}
+        scores = [0.9, float(rng.uniform(0.1, 0.4))]
+        message = {"boxes": boxes, "scores": scores, "class_ids": [7, 7], "seconds": frame / 10}
         answers = [service.post(camera, message).json() for camera in ("why", "why_not")]
         assert told(answers[0]) == told(answers[1])  # nothing that is decided changes
         decided |= {track["track_id"]: track for track in answers[0]["tracks"] if track["decision_frame"] is not None}
@@ -317,10 +318,33 @@ def test_a_decision_is_explained_where_the_camera_keeps_what_it_followed_from(se
         assert why["decision_frame"] == track["decision_frame"] and why["verdict"] in ("persistent", "transient")
         facts = {fact["id"] for fact in why["evidence"]["facts"]}
         assert why["sentences"] and all(set(each["facts"]) <= facts for each in why["sentences"])
+        assert why["text"] == " ".join(each["text"] for each in why["sentences"])
+        assert "{" not in why["text"]
+        assert [fact["value"] for fact in why["evidence"]["facts"] if fact["kind"] == "class"] == ["7"]
         assert why["verdict"] in why["text"] or "real" in why["text"] or "clutter" in why["text"]
     of_other = service.http.get(f"/v1/cameras/why_not/tracks/{next(iter(decided))}/explanation")
     assert is_problem(of_other, 409, "explain true")
     assert is_problem(service.http.get("/v1/cameras/why/tracks/99999/explanation"), 404, "no decision of track 99999")
+
+
+def test_a_decision_that_does_not_come_out_again_is_not_explained(tmp_path):
+    """While old tracks finish on an old model, both sessions teach the one adaptation of their camera."""
+    model, path = general_model(), tmp_path / "model.npz"
+    model.save(path)
+    rng, decided = np.random.default_rng(3), set()
+    with running(tmp_path / "service", "--evidence_model", str(path)) as service:
+        service.put("a", adapt=True, explain=True, confidence_threshold=0.999)
+        for frame in range(50):
+            if frame in (8, 24):
+                assert service.http.post("/v1/models/reload").status_code == 200
+            boxes = [[20 + 4 * frame, 30, 20, 40], *([*rng.uniform(0, 300, 2), *rng.uniform(15, 60, 2)] for _ in "ab")]
+            message = {"boxes": boxes, "scores": rng.uniform(0.2, 0.9, 3).tolist(), "seconds": frame / 10}
+            tracks = service.post("a", message).json()["tracks"]
+            decided |= {track["track_id"] for track in tracks if track["decision_frame"] is not None}
+        answers = [service.http.get(f"/v1/cameras/a/tracks/{each}/explanation") for each in sorted(decided)]
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert refused and all(is_problem(answer, 409, "did not come out again") for answer in refused)
+    assert len(refused) < len(answers)
 
 
 def test_a_pixel_model_is_replaced_old_tracks_finish_on_the_old_one_and_new_ones_begin_on_the_new(tmp_path):
