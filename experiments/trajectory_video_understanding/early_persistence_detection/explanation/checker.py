@@ -178,8 +178,8 @@ _PATTERNS: dict[str, str] = {
     "sawverb": "(?:saw|found|detected|spotted|observed)",
     "missedverb": "(?:missed|missing|absent|not seen|not detected|not found|unseen|undetected|not spotted)",
     "all": (
-        r"(?:(?:every 1 of its|each of its|all of its|all its|all of the|all the|all)(?: \d+)? frames|(?:every|each) frame)"
-        r"(?: of its life)?(?:, \d+ in all)?"
+        r"(?:(?:every 1 of its|each of its|all of its|all its|all of the|all the|all)(?: \d+)? frames|"
+        r"(?:every|each) frame)(?: of its life)?(?:, \d+ in all)?"
     ),
     "some": (
         r"(?:<approx> )?(?:\d+ (?:out of|of) (?:its |the |all |all of its )?\d+ frames|\d+ (?:out of|of) \d+|\d+ "
@@ -371,8 +371,8 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     (
         "cause",
         # "since frame 3" and "as of frame 3" say when
-        r"(?:(?:this|that|it) (?:was|is) )?(?:because(?: of)?|(?:since|as)(?= <it> <was> | the detector )|due to|owing to|"
-        r"thanks to|on account of) (?P<thing><thing>(?: and <thing>)*)",
+        r"(?:(?:this|that|it) (?:was|is) )?(?:because(?: of)?|(?:since|as)(?= <it> <was> | the detector )|due to|"
+        r"owing to|thanks to|on account of) (?P<thing><thing>(?: and <thing>)*)",
     ),
     (
         "cause",
@@ -599,7 +599,7 @@ class _Sentence:
     def __init__(self, sentence: str, record: DecisionEvidence, before: _Sentence | None):
         self.record, self.sentence = record, sentence
         self.before = before  # what "this", "it", "then" and "the probability" may be about
-        self.of = before.of if before else None  # the side whose probability is spoken of, once it was said
+        self.of: str | None = before.of if before else None  # the side whose probability is spoken of, once it was said
         self.d = record.decision_frame
         self.seen = set(record["num_seen"].ages)
         self.missed = set(record["num_missed"].ages)
@@ -818,17 +818,16 @@ class _Sentence:
                 raise _Untrue("C1", "it is not clear when that was")
 
     def _follows(self, place: int, kinds: Sequence[str]) -> bool:
-        """Whether the clause before this one is of these kinds; that of the sentence before, where this one is first."""
+        """Whether the clause before this one is of these kinds; for the first, the last of the sentence before."""
         before = self.found[:place] or (self.before.found if self.before else [])
         return not before or before[-1].kind in kinds
 
     def _has_subject(self, place: int, clause: _Clause) -> None:
         """Raises where the track's observations are said of what the clause before is about."""
-        if place and not re.match(_expanded(r"(?:<it>|in|the|its|when)\b"), clause.match.group()):
-            if not self._follows(
-                place, ("verdict", "seen", "missed", "not_seen", "never_missed", "class", "speed", "still")
-            ):
-                raise _Untrue("C1", "it is not clear what this is said of")
+        said_alike = ("verdict", "seen", "missed", "not_seen", "never_missed", "class", "speed", "still")
+        is_elided = place and not re.match(_expanded(r"(?:<it>|in|the|its|when)\b"), clause.match.group())
+        if is_elided and not self._follows(place, said_alike):
+            raise _Untrue("C1", "it is not clear what this is said of")
 
     def _probability(self, place: int, clause: _Clause) -> list[Claim]:
         self._clear_of_what(place, clause)
@@ -1083,9 +1082,9 @@ class _Sentence:
         if re.search(r"\b(?:decision|verdict|answer|call)\b", text):
             return True
         joint = self.text[self.found[place - 1].match.end() : self.found[place].start] if place else "and"
-        if text.startswith(_WHY) and re.search(r"[;:]|\b(?:and|but|while|whereas|yet)\b", joint):
-            if place + 1 < len(self.found) and self.found[place + 1].kind in decision:
-                return True
+        begins_anew = text.startswith(_WHY) and re.search(r"[;:]|\b(?:and|but|while|whereas|yet)\b", joint)
+        if begins_anew and place + 1 < len(self.found) and self.found[place + 1].kind in decision:
+            return True
         return self._follows(place, decision if place else (*decision, "cause", "would", "if", "no_single"))
 
     def _behind(self, thing: str, clause: _Clause) -> list[Fact]:
