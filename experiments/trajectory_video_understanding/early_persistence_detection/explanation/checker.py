@@ -134,7 +134,7 @@ _PATTERNS: dict[str, str] = {
     "frames": r"(?:its |the )?(?:frames <numbers>|frame \d++)|that frame",
     "in_frames": r"(?:in|at|during) <frames>|then|there",
     "frame": r"(?:its |the )?frame \d++",
-    "prep": "(?:in|at|by|after|on|as of|from)",
+    "prep": "(?:in|at|by|after|on|as of)",
     "life": "(?: of its life| of the track's life| of its track| of the track| of its existence)",
     "when": r"<prep> <frame><life>?",
     "approx": (
@@ -512,13 +512,13 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
         r"wrongly though the whole clip gets (?:them|it) right",
     ),
 )
-# what may stand between two clauses: none of it says why
+# what may stand between two clauses: none of it says why, or in spite of what
 _JOINT = re.compile(
-    r"\s*[;:]\s*(?:(?:but|and|yet|however|also),? )?|\s+-\s+|\s*,\s*(?:(?:and|but|while|whereas|though|although|"
-    r"yet) (?:also )?)?|"
-    r"\s+(?:and|but|while|whereas|though|although|yet)\s+(?:also )?|\s+"
+    r"\s*[;:]\s*(?:(?:but|and|yet|however|also),? )?|\s+-\s+|\s*,\s*(?:(?:and|but|while|whereas|yet) "
+    r"(?:also )?)?|\s+(?:and|but|while|whereas|yet)\s+(?:also )?|\s+"
 )
 _OPENING = re.compile(r"(?:(?:also|in addition|moreover|furthermore|however|finally|overall|in short),? )")
+_OTHERS = re.compile(r"\b(?:decision|verdict|answer|call|tracker|model|system)\b")  # a verdict of them: not the track
 _WHY = ("because", "since", "as ", "due", "owing", "thanks", "on account")  # what a reason begins with
 _CAUSAL = re.compile(
     r"\b(?:because|due|owing|thanks|account|reason|without|since|so|therefore|thus|hence|caused?|causes|"
@@ -624,6 +624,10 @@ class _Sentence:
         if strange := _STRANGE.search(self.sentence):
             raise _Untrue("C10", f"{strange.group()!r} is no letter, digit or mark that is written here")
         self.found = clauses
+        for place, clause in enumerate(clauses[1:]):
+            joint = body[clauses[place].match.end() : clause.start]
+            if ":" in joint and clause.kind not in ("if", "would", "bare_verdict", "confidence", "promise"):
+                raise _Untrue("C6", "what stands after a colon reads as a reason")
         return tuple(claim for place, clause in enumerate(clauses) for claim in self._checked(place, clause))
 
     def _placeholders(self) -> None:
@@ -768,6 +772,8 @@ class _Sentence:
 
     def _verdict(self, place: int, clause: _Clause) -> list[Claim]:
         self._at_decision(clause["before"], clause["after"])
+        if not (clause["before"] or clause["after"]):
+            self._then(place, clause, self.d)
         verdict = self.record.verdict
         side = self._side(clause["verdict"] or "")
         if (side == verdict) == bool(clause["no"]):
@@ -806,12 +812,16 @@ class _Sentence:
             raise _Untrue("C1", "it is not clear what this is the probability of")
 
     def _then(self, place: int, clause: _Clause, age: int) -> None:
-        """Where it says "then", "when", "while": whether the frame that was named last is the one of this age."""
+        """Whether the frame that was named last is the one of this age, where it says "then", "when", "while", or where
+        the clause before it begins with "in frame 2"."""
+        before = self.found[place - 1].match.group() if place else ""
         joint = self.text[self.found[place - 1].match.end() : clause.start] if place else ""
+        if before.startswith("when ") and ";" not in joint and age not in self._fact("height").ages:
+            raise _Untrue("C1", "it is not clear when that was")
         if re.search(
             r"\b(?:then|when|while|with|having|at (?!frame)|that point|that time|the time)\b",
             joint + clause.match.group(),
-        ):
+        ) or (re.match(_expanded("<prep> (?:<frames>|<none>|<some>|<all>)"), before) and ";" not in joint):
             earlier = self.before.text if self.before else ""
             named = re.findall(r"frame (\d+)", self.text[: clause.start]) or re.findall(r"frame (\d+)", earlier)
             if named[-1:] not in ([], [str(age)]):
@@ -824,9 +834,15 @@ class _Sentence:
 
     def _has_subject(self, place: int, clause: _Clause) -> None:
         """Raises where the track's observations are said of what the clause before is about."""
-        said_alike = ("verdict", "seen", "missed", "not_seen", "never_missed", "class", "speed", "still")
-        is_elided = place and not re.match(_expanded(r"(?:<it>|in|the|its|when)\b"), clause.match.group())
-        if is_elided and not self._follows(place, said_alike):
+        if not place or re.match(_expanded(r"(?:<it>|in|the|its|when)\b"), clause.match.group()):
+            return
+        before = self.found[place - 1]
+        of_the_track = ("seen", "missed", "not_seen", "never_missed", "class", "speed", "still")
+        is_seer = re.match(_expanded(r"(?:had )?(?:<sawverb>|missed) (?:it|<it>)\b"), clause.match.group())
+        if is_seer and not re.search(_expanded(r"\bdetector\b"), before.match.group()):
+            raise _Untrue("C1", "it is not clear who saw it")
+        is_called = before.kind == "verdict" and not re.search(_OTHERS, before.match.group())
+        if not is_called and before.kind not in of_the_track:
             raise _Untrue("C1", "it is not clear what this is said of")
 
     def _probability(self, place: int, clause: _Clause) -> list[Claim]:
@@ -849,6 +865,7 @@ class _Sentence:
     def _probability_would(self, place: int, clause: _Clause) -> list[Claim]:
         fact = self._counterfactual()
         self._clear_of_what(place, clause)
+        self._at_decision(clause["before"], clause["after"])
         self._is(str(clause["amount"]), self._chance(clause["that"], float(fact.value)), f"p of {fact.id}")
         return [Claim("counterfactual", (fact.id,))]
 
@@ -869,6 +886,8 @@ class _Sentence:
             else "down"
         )
         where = f"{clause['head'] or ''} {clause['tail'] or ''}"
+        if self.of is None and "verdict" in self._neighbours(place):
+            self._clear_of_what(place, clause)
         if not re.search(_expanded(r"\b<chance>\b"), clause.match.group()):
             first = not place and not (self.before and self.before.found)
             if not self._follows(place, ("probability", "trend", "largest_step")) or (
@@ -918,6 +937,9 @@ class _Sentence:
         steps = {age: self._p(age) - self._p(age - 1) for age in range(2, self.d + 1)}
         if not steps:
             raise _Untrue("C4", "there is one frame only")
+        before = self.found[:place] or (self.before.found if self.before else [])
+        if before and before[-1].kind in ("mean_score", "rank") and "probability" not in clause.match.group():
+            raise _Untrue("C1", "it is not clear what changed most")
         largest = max(steps, key=lambda age: abs(steps[age]))
         up = re.fullmatch(_expanded("<rise>"), str(clause["way"])) is not None
         if up != (steps[largest] * self._sign() > 0):
@@ -1059,18 +1081,24 @@ class _Sentence:
         if not self._is_of_the_decision(place, text):
             raise _Untrue("C6", "the reason is given for something else than the decision")
         nearby = [self.found[other] for other in (place - 1, place + 1) if 0 <= other < len(self.found)]
+        nearby += self.before.found[-1:] if self.before and not place else []
         if any(other.kind == "verdict" and other["no"] for other in nearby):
             raise _Untrue("C6", "it is not clear whether the reason is negated")
         if place + 1 < len(self.found) and self.found[place + 1].kind not in ("if", "would", "verdict", "decided"):
             joint = self.text[clause.match.end() : self.found[place + 1].start]
-            if not re.search(
-                r"[;:]| - |, (?:but|while|whereas|though|although|yet)", joint
-            ):  # what is joined reads as one
+            if not re.search(r"[;:]| - |, (?:but|while|whereas|yet)", joint):  # what is joined reads as one
                 raise _Untrue("C6", "it is not clear where the reason ends")
         things = str(clause["thing"])
         facts: list[Fact] = []
         for thing in re.findall(_expanded("<thing>"), things):
             facts += self._behind(thing, clause)
+        kinds = {each.kind for each in self.found}
+        if (
+            "decided" in kinds
+            and not kinds & {"verdict", "bare_verdict"}
+            and any(each.effect != "not_yet" for each in facts)
+        ):
+            raise _Untrue("C6", f"{things!r} is a reason for the verdict, not for when it came")
         is_the_one = not text.startswith(_WHY) and "because" not in text
         if is_the_one and {self.record.decisive} != {fact.id for fact in facts}:
             raise _Untrue("C6", f"{things!r} is one reason, not what decided it")
@@ -1079,7 +1107,7 @@ class _Sentence:
     def _is_of_the_decision(self, place: int, text: str) -> bool:
         """Whether what a reason is given for is the decision, not what else was said before it."""
         decision = ("verdict", "decided")
-        if re.search(r"\b(?:decision|verdict|answer|call)\b", text):
+        if re.search(r"\b(?:the|its) (?:decision|verdict|answer|call)\b", text):
             return True
         joint = self.text[self.found[place - 1].match.end() : self.found[place].start] if place else "and"
         begins_anew = text.startswith(_WHY) and re.search(r"[;:]|\b(?:and|but|while|whereas|yet)\b", joint)
@@ -1126,6 +1154,8 @@ class _Sentence:
         return next((fact for fact in facts if fact.id == self.record.decisive), facts[0])
 
     def _no_single(self, place: int, clause: _Clause) -> list[Claim]:
+        if not self._is_of_the_decision(place, clause.match.group()):
+            raise _Untrue("C6", "it is not clear what nothing alone decided")
         singles = [fact for fact in self.record.of_kind("counterfactual") if is_single(fact)]
         changing = [fact.id for fact in singles if fact.effect != "same"]
         if changing:
@@ -1277,7 +1307,7 @@ class _Sentence:
 
     def _confidence(self, place: int, clause: _Clause) -> list[Claim]:
         _, _, delta = self._certificate()
-        if "promise" not in self._neighbours(place):
+        if "promise" not in self._neighbours(place) or not self._follows(place, ("certified", "promise")):
             raise _Untrue("C7", "it is not clear what is said with confidence")
         self._is(str(clause["amount"]), 1 - delta, "the confidence")
         return [Claim("certificate", ("certificate",))]

@@ -471,6 +471,38 @@ ATTACKS = (
     "It was seen in frame \U0001d7d0.",
     "The probability that it is real was \uff13 %.",
     "The trac\u212a was called clutter.",
+    "The decision came in frame 4 because it was missed in frame 3.",
+    "The rule of ByteTrack dropped it in frame 3. This decision hinged on the miss in frame 3.",
+    "The rule of ByteTrack dropped it in frame 3; the miss in frame 3 decided this decision.",
+    "It was not called real. It was because it was missed in frame 3.",
+    "It was not called real. Because it was missed in frame 3.",
+    "It was called clutter because it was missed in frame 3, although its hits spoke for clutter.",
+    "It was called clutter in frame 4 although it was missed in frame 3.",
+    "It was called clutter though its hits spoke for clutter.",
+    "It was missed in frame 3: it was called clutter.",
+    (
+        "Had it been seen in frame 3, it would have been called real, with a probability of 93 % that it is real "
+        "after frame 2."
+    ),
+    "It was called clutter, and its probability fell from 62 % after frame 1 to 3 % after frame 4.",
+    "In frame 3 it was missed and it was called clutter.",
+    "It was seen in frame 2 while it was called clutter.",
+    "From frame 3 the probability that it is real was 30 %.",
+    "The probability that it is real was 30 % from frame 3.",
+    "The probability that it is real was 3 % from frame 4.",
+    "Its average score was 0.41. The largest change was a fall of 27 points from frame 3 to frame 4.",
+    "Its average score was 0.41, its largest change was a fall of 27 points from frame 3 to frame 4.",
+    "The tracker called it clutter and missed it in frame 3.",
+    "The model called it clutter and saw it in frame 2.",
+    "It was called clutter and missed it in frame 3.",
+    "The decision was for clutter and was seen in frame 2.",
+    "The verdict was clutter and moved 0.12 heights per frame.",
+    (
+        "There is a certificate for data like those of its calibration: it was called clutter, with 90 % "
+        "confidence, at most 5 % of the tracks decided by any age are decided wrongly though the whole clip gets "
+        "them right."
+    ),
+    "It was called clutter: there is a certificate for data like those of its calibration.",
 )
 
 
@@ -483,6 +515,8 @@ ATTACKS_OF_PERSISTENT = (
     "The probability that it is persistent was exactly 100 %.",
     "The probability that it is persistent was 1.",
     "The probability that it is persistent was down to 99.6 %.",
+    "Its box never touched the border of the picture. Nothing alone decided this.",
+    "The probability rose from 81 % to 99.6 %, and nothing alone decided that.",
 )
 
 
