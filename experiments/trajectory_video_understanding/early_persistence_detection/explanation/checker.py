@@ -671,6 +671,10 @@ class _Sentence:
         return _Untrue("C1", "it is not read as claims about the decision")
 
     def _checked(self, place: int, clause: _Clause) -> list[Claim]:
+        for name, value in clause.match.groupdict().items():
+            other = clause.match.groupdict().get(name.rstrip("23")) if name[-1] in "23" else None
+            if value and other and name.rstrip("23") in ("amount", "points", "that"):
+                raise _Untrue("C1", f"{other!r} and {value!r} are said of one thing")
         check: Callable[[int, _Clause], list[Claim]] = getattr(self, f"_{clause.kind}")
         return check(place, clause)
 
@@ -741,8 +745,8 @@ class _Sentence:
         value, tolerance = float(fact.value), fact.tolerance or 0.0
         number = re.search(r"-?\d+(?:\.\d+)?", said)
         assert number is not None
-        stated = float(number.group())
-        if said[: number.start()].strip() not in (
+        stated, words, digits = float(number.group()), said[: number.start()].strip(), number.group()
+        if words not in (
             "",
             "about",
             "around",
@@ -753,7 +757,11 @@ class _Sentence:
             "exactly",
         ):
             raise _Untrue("C1", f"{said!r} is no number that is checked")
-        if abs(stated - value) > tolerance * ("exactly" not in said) + EPSILON:
+        if words in ("", "only", "just"):  # to the last digit said
+            tolerance = min(tolerance, 0.5 * 10.0 ** -len(digits.partition(".")[2]))
+        elif words == "exactly":
+            tolerance = 0.0
+        if abs(stated - value) > tolerance + EPSILON:
             raise _Untrue("C2", f"{fact.id} is {value:g}, not {said}")
 
     def _fact(self, fact_id: str, rule: str = "C8") -> Fact:
@@ -895,13 +903,7 @@ class _Sentence:
             ):
                 raise _Untrue("C1", "it is not clear what rose or fell")
         a, b = 1, self.d
-        spans = re.findall(
-            _expanded(
-                r"(?<![\d%] )\b(?:from|between) frames? \d+ (?:to|and) (?:frame )?\d+|(?<![\d%] )\b(?:in|at) "
-                r"frame \d+(?!\d)"
-            ),
-            where,
-        )
+        spans = re.findall(_expanded(r"(?<![\d%] )\b(?:<span>)(?!\d)"), where)
         said = (spans, *(re.findall(_expanded(rf"\b{word} <amount>"), where) for word in ("from", "to")))
         if any(len(each) > 1 for each in (*said, re.findall(_expanded(r"\bby <points>"), where))):
             raise _Untrue("C4", "it says more than one change")
@@ -1001,7 +1003,8 @@ class _Sentence:
         elif re.fullmatch(_expanded("<all>"), words):
             is_so = ages == every and all(each == self.d for each in counted)
         elif re.fullmatch(_expanded("<some>"), words):
-            if re.match(_expanded("<approx>"), words) and not words.startswith(("only", "just", "exactly")):
+            approx = re.match(_expanded("<approx>"), words)
+            if approx and approx.group() not in ("only", "just", "exactly"):
                 raise _Untrue("C1", f"{words!r} is no count that is checked")
             is_so = counted[0] == len(ages) and all(each == self.d for each in counted[1:])
         else:
@@ -1316,6 +1319,8 @@ class _Sentence:
         promise, eps, _ = self._certificate()
         if "confidence" not in self._neighbours(place):
             raise _Untrue("C7", "what is promised is said without its confidence")
+        if "all tracks" in clause.match.group() and clause["stopped"]:
+            raise _Untrue("C1", "it is not clear of which tracks this is promised")
         stated = float(str(clause["eps"]).rstrip("% ")) / 100
         if abs(stated - eps) > EPSILON:
             raise _Untrue("C2", f"{eps:g} is promised, not {clause['eps']}")
