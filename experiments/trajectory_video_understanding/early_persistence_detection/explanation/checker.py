@@ -514,10 +514,10 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
 )
 # what may stand between two clauses: none of it says why, or in spite of what
 _JOINT = re.compile(
-    r"\s*[;:]\s*(?:(?:but|and|yet|however|also),? )?|\s+-\s+|\s*,\s*(?:(?:and|but|while|whereas|yet) "
-    r"(?:also )?)?|\s+(?:and|but|while|whereas|yet)\s+(?:also )?|\s+"
+    r"\s*[;:]\s*(?:(?:but|and|also),? )?|\s+-\s+|\s*,\s*(?:(?:and|but|while|whereas) (?:also )?)?|"
+    r"\s+(?:and|but|while|whereas)\s+(?:also )?|\s+"
 )
-_OPENING = re.compile(r"(?:(?:also|in addition|moreover|furthermore|however|finally|overall|in short),? )")
+_OPENING = re.compile(r"(?:(?:also|in addition|moreover|furthermore|finally|overall|in short),? )")
 _OTHERS = re.compile(r"\b(?:decision|verdict|answer|call|tracker|model|system)\b")  # a verdict of them: not the track
 _WHY = ("because", "since", "as ", "due", "owing", "thanks", "on account")  # what a reason begins with
 _CAUSAL = re.compile(
@@ -563,7 +563,7 @@ def _vocabulary() -> frozenset[str]:
 def _normalised(sentence: str) -> str:
     text = sentence.lower().replace("’", "'").replace("–", "-").replace("—", " - ")
     text = re.sub(r"\s+", " ", text).strip()
-    text = re.sub(r"\b(?:instead|indeed|actually) | (?:instead|indeed)(?=[,.;])|, however(?=,)", "", text)
+    text = re.sub(r"\b(?:instead|indeed|actually) | (?:instead|indeed)(?=[,.;])", "", text)
     text = re.sub(r"(?<=\d)-(?=point)", " ", text)
     text = re.sub(r"(\bits \w+), (?=spoke|argued|counted|weighed|pointed)", r"\1 ", text)
     text = re.sub(r"\s*\(([^()]*)\)", r", \1", text)
@@ -626,8 +626,14 @@ class _Sentence:
         self.found = clauses
         for place, clause in enumerate(clauses[1:]):
             joint = body[clauses[place].match.end() : clause.start]
-            if ":" in joint and clause.kind not in ("if", "would", "bare_verdict", "confidence", "promise"):
-                raise _Untrue("C6", "what stands after a colon reads as a reason")
+            if re.search(":| - ", joint) and clause.kind not in (
+                "if",
+                "would",
+                "bare_verdict",
+                "confidence",
+                "promise",
+            ):
+                raise _Untrue("C6", "what stands after a colon or dash reads as a reason")
         return tuple(claim for place, clause in enumerate(clauses) for claim in self._checked(place, clause))
 
     def _placeholders(self) -> None:
@@ -909,6 +915,8 @@ class _Sentence:
             raise _Untrue("C4", "it says more than one change")
         if spans:
             a, b = self._span(spans[0])
+        elif "frame " not in where:
+            self._then(place, clause, b)
         ends = []
         for word, default in (("from", a), ("to", b)):
             found = re.search(_expanded(rf"\b{word} (?P<amount><amount>)(?: (?P<when><when>))?"), where)
@@ -931,6 +939,8 @@ class _Sentence:
             wanted = {"up": "down", "down": "up"}.get(way, way) if self.of == "transient" else way
             if any(self._fact(fact_id, "C4").value != wanted for fact_id in steps):
                 raise _Untrue("C4", f"p did not move so with every frame from {a} to {b}")
+        if way == "level":
+            change = max((self._p(age) - self._p(a) for age in range(a, b + 1)), key=abs)
         if not (abs(change) <= LEVEL if way == "level" else change > 0 if way == "up" else change < 0):
             raise _Untrue("C4", f"p changed by {change:+.3f} from frame {a} to frame {b}")
         return [Claim("direction", (f"p.{a}", f"p.{b}", *steps)), *ends]
@@ -1089,7 +1099,7 @@ class _Sentence:
             raise _Untrue("C6", "it is not clear whether the reason is negated")
         if place + 1 < len(self.found) and self.found[place + 1].kind not in ("if", "would", "verdict", "decided"):
             joint = self.text[clause.match.end() : self.found[place + 1].start]
-            if not re.search(r"[;:]| - |, (?:but|while|whereas|yet)", joint):  # what is joined reads as one
+            if not re.search(r"[;:]| - |, (?:but|while|whereas)", joint):  # what is joined reads as one
                 raise _Untrue("C6", "it is not clear where the reason ends")
         things = str(clause["thing"])
         facts: list[Fact] = []
@@ -1113,7 +1123,7 @@ class _Sentence:
         if re.search(r"\b(?:the|its) (?:decision|verdict|answer|call)\b", text):
             return True
         joint = self.text[self.found[place - 1].match.end() : self.found[place].start] if place else "and"
-        begins_anew = text.startswith(_WHY) and re.search(r"[;:]|\b(?:and|but|while|whereas|yet)\b", joint)
+        begins_anew = text.startswith(_WHY) and re.search(r"[;:]|\b(?:and|but|while|whereas)\b", joint)
         if begins_anew and place + 1 < len(self.found) and self.found[place + 1].kind in decision:
             return True
         return self._follows(place, decision if place else (*decision, "cause", "would", "if", "no_single"))
@@ -1246,6 +1256,13 @@ class _Sentence:
             side = "transient" if side == "persistent" else "persistent"
         sign = 1.0 if side == "persistent" else -1.0
         value = sign * float(fact.value)
+        joint = self.text[self.found[place - 1].match.end() : clause.start] if place else ""
+        is_contrast = re.search(r"\b(?:but|while|whereas)\b", joint) and self.found[place - 1].kind in (
+            "verdict",
+            "cause",
+        )
+        if is_contrast and side == self.record.verdict:
+            raise _Untrue("C4", f"{words} did not speak against the verdict")
         if value < SMALLEST_SHARE - EPSILON:
             raise _Untrue("C4", f"{words} did not speak for {side}")
         shares = [sign * float(each.value) for each in self.record.of_kind("contribution") if each.about in _GROUPS]

@@ -503,6 +503,39 @@ ATTACKS = (
         "them right."
     ),
     "It was called clutter: there is a certificate for data like those of its calibration.",
+    "In just above 2 frames the detector detected it.",
+    "Its box was at the edge of the image in just over 1 frame.",
+    "It was missed in just below 2 of all 4 frames.",
+    "At the frame 1 the probability fell.",
+    "In its frame 1 the probability that it is real fell.",
+    "Between frame 2 and its frame 1 the probability fell.",
+    "From frame 4 to its frame 1 the probability fell by 59 points.",
+    "Between the frame 3 and the frame 4 the probability fell by 59 points.",
+    "The biggest swing was a 27 point decrease of 59 points.",
+    "The biggest swing was a 27 point fall by 3 points.",
+    "The probability that it is real was 3 %, below the 9 % threshold of 6 %.",
+    (
+        "There is a certificate for data like those of its calibration: with 90 % confidence, of all tracks at "
+        "most 5 % of the tracks decided by any age are decided wrongly though the whole clip gets them right."
+    ),
+    (
+        "There is a certificate for data like those of its calibration: with 90 % confidence, of the tracks "
+        "decided by any age at most 5 % of all tracks are decided wrongly though the whole clip gets them right."
+    ),
+    "Its box was 41.90 px high.",
+    "Its box was 41.9 px high.",
+    "Its box was 40.6 px high.",
+    "It moved by 0.128 heights per frame.",
+    "Its average score was 0.418.",
+    "In frame 3 it was missed, and the probability fell from 62 % to 3 %.",
+    "It was missed in frame 3 - it was called clutter.",
+    "It was called clutter - it was missed in frame 4.",
+    "It was called clutter, yet it was missed in frame 3.",
+    "It was called clutter, but its hits spoke for clutter.",
+    "It was called clutter; however, it was missed in frame 3.",
+    "In frame 3 it was missed, whereas the probability fell from 62 % to 3 %.",
+    "It was called clutter whereas how often it was seen spoke most for clutter.",
+    "However, it was called clutter.",
 )
 
 
@@ -528,6 +561,14 @@ def test_attacks_are_rejected(text):
 @pytest.mark.parametrize("text", ATTACKS_OF_PERSISTENT)
 def test_attacks_on_the_other_verdict_are_rejected(text):
     assert check(text, PERSISTENT)
+
+
+def test_what_came_back_is_not_level():
+    came_back = {"p.1": 0.034, "p.2": 0.9}
+    facts = tuple(dataclasses.replace(fact, value=came_back.get(fact.id, fact.value)) for fact in CLUTTER.facts)
+    record = dataclasses.replace(CLUTTER, facts=facts)
+    assert check("The probability remained steady from frame 1 to frame 4.", record)[0].rule == "C4"
+    assert not any("hardly changed" in sentence.text for sentence in sentences(record))
 
 
 def test_every_rule_has_lies():
