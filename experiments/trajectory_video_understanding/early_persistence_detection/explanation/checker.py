@@ -91,11 +91,14 @@ def read(text: str, record: DecisionEvidence) -> Reading:
     if found := _MARKUP.search(shown):
         return Reading((), (Rejection("C10", shown[:80], f"{found.group().strip()!r} is markup or a link"),))
     parts, rejections = [], []
-    for sentence in re.split(r"(?<=[.!?])\s+", shown):
+    before = None
+    for sentence in re.split(r"(?<=[.!?])[ \n]+", shown):
+        held = _Sentence(sentence, record, before)
         try:
-            parts.append((sentence, _Sentence(sentence, record).claims()))
+            parts.append((sentence, held.claims()))
         except _Untrue as untrue:
             rejections.append(Rejection(untrue.rule, sentence, untrue.reason))
+        before = held
     return Reading(tuple(parts), tuple(rejections))
 
 
@@ -110,6 +113,8 @@ class _Untrue(Exception):
 # ---- the grammar: <name> is another pattern, <name:slot> one that a check looks at
 
 _MARKUP = re.compile(r"[<>*_#`\[\]|\\~@^=]|https?:|www\.|://|&\w+;|(?m:^\s*(?:[-+•]|\d+[.)])\s)|\n\s*\n", re.IGNORECASE)
+
+_STRANGE = re.compile(r"[^ -~\n’–—\u00a0\u202f]")  # digits of other scripts, what cannot be seen, what only looks alike
 
 _GROUPS = {
     "hits": "how often it was seen|how often it was detected|its hits|its hits and misses|its detection history",
@@ -129,7 +134,7 @@ _PATTERNS: dict[str, str] = {
     "frames": r"(?:its |the )?(?:frames <numbers>|frame \d++)|that frame",
     "in_frames": r"(?:in|at|during) <frames>|then|there",
     "frame": r"(?:its |the )?frame \d++",
-    "prep": "(?:in|at|by|after|on|as of|from)",
+    "prep": "(?:in|at|by|after|on|as of)",
     "life": "(?: of its life| of the track's life| of its track| of the track| of its existence)",
     "when": r"<prep> <frame><life>?",
     "approx": (
@@ -173,8 +178,8 @@ _PATTERNS: dict[str, str] = {
     "sawverb": "(?:saw|found|detected|spotted|observed)",
     "missedverb": "(?:missed|missing|absent|not seen|not detected|not found|unseen|undetected|not spotted)",
     "all": (
-        r"(?:every one of its|each of its|all of its|every|each|all its|all of the|all the|all)(?: \d+)?"
-        r" ?(?:frames|frame)(?: of its life)?(?:, \d+ in all)?"
+        r"(?:(?:every 1 of its|each of its|all of its|all its|all of the|all the|all)(?: \d+)? frames|"
+        r"(?:every|each) frame)(?: of its life)?(?:, \d+ in all)?"
     ),
     "some": (
         r"(?:<approx> )?(?:\d+ (?:out of|of) (?:its |the |all |all of its )?\d+ frames|\d+ (?:out of|of) \d+|\d+ "
@@ -242,8 +247,8 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         "probability",
-        r"(?:when |and |as )?(?:<soon>,? |<when:before>,? )?<chance>(?: <that:that>)? (?:<soon> )?(?:was|is|stood|"
-        r"had reached|reached|came to|lay)(?: down to| up to| at)?(?: <soon>| already)? <amount:amount>(?: "
+        r"(?:when |and )?(?:<soon>,? |<when:before>,? )?<chance>(?: <that:that>)? (?:<soon> )?(?:was|is|stood|"
+        r"had reached|reached|came to|lay)(?: at)?(?: <soon>| already)? <amount:amount>(?: "
         r"<that:that2>)?(?: <soon>| <when:after>)?",
     ),
     (
@@ -365,8 +370,9 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ("class", r"the detector (?:called it|classified it as|labelled it as|labeled it as) (?:a |an )?\{class\}"),
     (
         "cause",
-        r"(?:(?:this|that|it) (?:was|is) )?(?:because|since|as|due to|owing to|thanks to|on account of)(?: of)? "
-        r"(?P<thing><thing>(?: and <thing>)*)",
+        # "since frame 3" and "as of frame 3" say when
+        r"(?:(?:this|that|it) (?:was|is) )?(?:because(?: of)?|(?:since|as)(?= <it> <was> | the detector )|due to|"
+        r"owing to|thanks to|on account of) (?P<thing><thing>(?: and <thing>)*)",
     ),
     (
         "cause",
@@ -448,13 +454,13 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         "would",
-        r"(?P<differs><decision> would have (?:changed|been different|been another)|(?:it |this |that )?would have "
+        r"(?P<differs><decision> would have changed|(?:it |this |that )?would have "
         r"changed (?:<decision>|it))",
     ),
     (
         "would",
         r"(?P<contrary>(?:it |this |that )?would have (?:flipped|reversed|turned) (?:<decision>|it)|<decision> would"
-        r" have been (?:the opposite|the other|the contrary|reversed))",
+        r" have been (?:different|another|the opposite|the other|the contrary|reversed))",
     ),
     (
         "share",
@@ -477,8 +483,7 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         "hidden_none",
-        r"(?:hiding any single region|no region that was hidden) (?:hardly moved <chance>|moved <chance> (?:by "
-        r")?much)",
+        r"(?:hiding any single region hardly moved <chance>|no region that was hidden moved <chance> (?:by )?much)",
     ),
     (
         "rule",
@@ -498,7 +503,7 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         "confidence",
-        r"with (?:a )?(?:<amount:amount> confidence|confidence <amount:amount2>|confidence of <amount:amount3>)",
+        r"with (?:a )?(?:(?P<amount>\d+(?:\.\d+)? ?%) confidence|confidence (?:of )?(?P<amount2>\d+(?:\.\d+)? ?%))",
     ),
     (
         "promise",
@@ -507,13 +512,13 @@ _CLAUSES: tuple[tuple[str, str], ...] = (
         r"wrongly though the whole clip gets (?:them|it) right",
     ),
 )
-# what may stand between two clauses: none of it says why
+# what may stand between two clauses: none of it says why, or in spite of what
 _JOINT = re.compile(
-    r"\s*[;:]\s*(?:(?:but|and|yet|however|also),? )?|\s+-\s+|\s*,\s*(?:(?:and|but|while|whereas|though|although|"
-    r"yet) (?:also )?)?|"
-    r"\s+(?:and|but|while|whereas|though|although|yet)\s+(?:also )?|\s+"
+    r"\s*[;:]\s*(?:(?:but|and|also),? )?|\s+-\s+|\s*,\s*(?:(?:and|but|while|whereas) (?:also )?)?|"
+    r"\s+(?:and|but|while|whereas)\s+(?:also )?|\s+"
 )
-_OPENING = re.compile(r"(?:(?:also|in addition|moreover|furthermore|however|finally|overall|in short),? )")
+_OPENING = re.compile(r"(?:(?:also|in addition|moreover|furthermore|finally|overall|in short),? )")
+_OTHERS = re.compile(r"\b(?:decision|verdict|answer|call|tracker|model|system)\b")  # a verdict of them: not the track
 _WHY = ("because", "since", "as ", "due", "owing", "thanks", "on account")  # what a reason begins with
 _CAUSAL = re.compile(
     r"\b(?:because|due|owing|thanks|account|reason|without|since|so|therefore|thus|hence|caused?|causes|"
@@ -558,7 +563,7 @@ def _vocabulary() -> frozenset[str]:
 def _normalised(sentence: str) -> str:
     text = sentence.lower().replace("’", "'").replace("–", "-").replace("—", " - ")
     text = re.sub(r"\s+", " ", text).strip()
-    text = re.sub(r"\b(?:instead|indeed|actually) | (?:instead|indeed)(?=[,.;])|, however(?=,)", "", text)
+    text = re.sub(r"\b(?:instead|indeed|actually) | (?:instead|indeed)(?=[,.;])", "", text)
     text = re.sub(r"(?<=\d)-(?=point)", " ", text)
     text = re.sub(r"(\bits \w+), (?=spoke|argued|counted|weighed|pointed)", r"\1 ", text)
     text = re.sub(r"\s*\(([^()]*)\)", r", \1", text)
@@ -591,8 +596,10 @@ class _Clause:
 class _Sentence:
     """One sentence held against the record."""
 
-    def __init__(self, sentence: str, record: DecisionEvidence):
+    def __init__(self, sentence: str, record: DecisionEvidence, before: _Sentence | None):
         self.record, self.sentence = record, sentence
+        self.before = before  # what "this", "it", "then" and "the probability" may be about
+        self.of: str | None = before.of if before else None  # the side whose probability is spoken of, once it was said
         self.d = record.decision_frame
         self.seen = set(record["num_seen"].ages)
         self.missed = set(record["num_missed"].ages)
@@ -614,7 +621,19 @@ class _Sentence:
         clauses = self._parsed(body, opening.end() if opening else 0, set())
         if clauses is None:
             raise self._unread(body)
+        if strange := _STRANGE.search(self.sentence):
+            raise _Untrue("C10", f"{strange.group()!r} is no letter, digit or mark that is written here")
         self.found = clauses
+        for place, clause in enumerate(clauses[1:]):
+            joint = body[clauses[place].match.end() : clause.start]
+            if re.search(":| - ", joint) and clause.kind not in (
+                "if",
+                "would",
+                "bare_verdict",
+                "confidence",
+                "promise",
+            ):
+                raise _Untrue("C6", "what stands after a colon or dash reads as a reason")
         return tuple(claim for place, clause in enumerate(clauses) for claim in self._checked(place, clause))
 
     def _placeholders(self) -> None:
@@ -658,6 +677,10 @@ class _Sentence:
         return _Untrue("C1", "it is not read as claims about the decision")
 
     def _checked(self, place: int, clause: _Clause) -> list[Claim]:
+        for name, value in clause.match.groupdict().items():
+            other = clause.match.groupdict().get(name.rstrip("23")) if name[-1] in "23" else None
+            if value and other and name.rstrip("23") in ("amount", "points", "that"):
+                raise _Untrue("C1", f"{other!r} and {value!r} are said of one thing")
         check: Callable[[int, _Clause], list[Claim]] = getattr(self, f"_{clause.kind}")
         return check(place, clause)
 
@@ -685,6 +708,8 @@ class _Sentence:
             if token.isdigit():
                 ages.add(int(token))
             elif 0 < place < len(tokens) - 1:
+                if int(tokens[place - 1]) >= int(tokens[place + 1]):
+                    raise _Untrue("C1", f"{words!r} runs backwards")
                 ages |= set(range(int(tokens[place - 1]), int(tokens[place + 1]) + 1))
         return tuple(sorted(ages))
 
@@ -709,15 +734,16 @@ class _Sentence:
             "roughly": (-ABOUT, ABOUT),
             "approximately": (-ABOUT, ABOUT),
             "some": (-ABOUT, ABOUT),
-            "nearly": (-0.03, 0),
-            "almost": (-0.03, 0),
-            "just under": (-0.03, 0),
-            "just below": (-0.03, 0),
-            "just over": (0, 0.03),
-            "just above": (0, 0.03),
-            **dict.fromkeys(("over", "above", "more than", "at least"), (0, 0.1)),
-            **dict.fromkeys(("below", "under", "less than", "at most", "no more than"), (-0.1, 0)),
+            **dict.fromkeys(("nearly", "almost", "just under", "just below"), (-ABOUT, 0)),
+            **dict.fromkeys(("just over", "just above"), (0, ABOUT)),
+            **dict.fromkeys(("over", "above", "more than"), (2 * EPSILON, 0.1)),
+            "at least": (0, 0.1),
+            **dict.fromkeys(("below", "under", "less than"), (-0.1, -2 * EPSILON)),
+            **dict.fromkeys(("at most", "no more than"), (-0.1, 0)),
+            "exactly": (0, 0),
         }.get(words, (-half, half))
+        if stated in (0, 1) and words in ("", "only", "just") and "point" not in said:  # none is rounded to certainty
+            low, high = 0, 0
         if not stated + low - EPSILON <= value <= stated + high + EPSILON:
             raise _Untrue("C2", f"{what} is {value:.4f}, not {said}")
 
@@ -725,8 +751,8 @@ class _Sentence:
         value, tolerance = float(fact.value), fact.tolerance or 0.0
         number = re.search(r"-?\d+(?:\.\d+)?", said)
         assert number is not None
-        stated = float(number.group())
-        if said[: number.start()].strip() not in (
+        stated, words, digits = float(number.group()), said[: number.start()].strip(), number.group()
+        if words not in (
             "",
             "about",
             "around",
@@ -737,6 +763,10 @@ class _Sentence:
             "exactly",
         ):
             raise _Untrue("C1", f"{said!r} is no number that is checked")
+        if words in ("", "only", "just"):  # to the last digit said
+            tolerance = min(tolerance, 0.5 * 10.0 ** -len(digits.partition(".")[2]))
+        elif words == "exactly":
+            tolerance = 0.0
         if abs(stated - value) > tolerance + EPSILON:
             raise _Untrue("C2", f"{fact.id} is {value:g}, not {said}")
 
@@ -756,6 +786,8 @@ class _Sentence:
 
     def _verdict(self, place: int, clause: _Clause) -> list[Claim]:
         self._at_decision(clause["before"], clause["after"])
+        if not (clause["before"] or clause["after"]):
+            self._then(place, clause, self.d)
         verdict = self.record.verdict
         side = self._side(clause["verdict"] or "")
         if (side == verdict) == bool(clause["no"]):
@@ -780,22 +812,65 @@ class _Sentence:
     # p
 
     def _chance(self, that: str | None, p: float) -> float:
-        return 1 - p if that and self._side(that) == "transient" else p
+        """Of what is said; where nothing is, of what the probability before was of."""
+        if that:
+            self.of = self._side(that)
+        return 1 - p if self.of == "transient" else p
+
+    def _sign(self) -> int:
+        """Which way p moves where the probability that is spoken of rises."""
+        return -1 if self.of == "transient" else 1
+
+    def _clear_of_what(self, place: int, clause: _Clause) -> None:
+        if clause["that"] is None and (self.of is None or {"would", "verdict"} & set(self._neighbours(place))):
+            raise _Untrue("C1", "it is not clear what this is the probability of")
+
+    def _then(self, place: int, clause: _Clause, age: int) -> None:
+        """Whether the frame that was named last is the one of this age, where it says "then", "when", "while", or where
+        the clause before it begins with "in frame 2"."""
+        before = self.found[place - 1].match.group() if place else ""
+        joint = self.text[self.found[place - 1].match.end() : clause.start] if place else ""
+        if before.startswith("when ") and ";" not in joint and age not in self._fact("height").ages:
+            raise _Untrue("C1", "it is not clear when that was")
+        if re.search(
+            r"\b(?:then|when|while|with|having|at (?!frame)|that point|that time|the time)\b",
+            joint + clause.match.group(),
+        ) or (re.match(_expanded("<prep> (?:<frames>|<none>|<some>|<all>)"), before) and ";" not in joint):
+            earlier = self.before.text if self.before else ""
+            named = re.findall(r"frame (\d+)", self.text[: clause.start]) or re.findall(r"frame (\d+)", earlier)
+            if named[-1:] not in ([], [str(age)]):
+                raise _Untrue("C1", "it is not clear when that was")
+
+    def _follows(self, place: int, kinds: Sequence[str]) -> bool:
+        """Whether the clause before this one is of these kinds; for the first, the last of the sentence before."""
+        before = self.found[:place] or (self.before.found if self.before else [])
+        return not before or before[-1].kind in kinds
+
+    def _has_subject(self, place: int, clause: _Clause) -> None:
+        """Raises where the track's observations are said of what the clause before is about."""
+        if not place or re.match(_expanded(r"(?:<it>|in|the|its|when)\b"), clause.match.group()):
+            return
+        before = self.found[place - 1]
+        of_the_track = ("seen", "missed", "not_seen", "never_missed", "class", "speed", "still")
+        is_seer = re.match(_expanded(r"(?:had )?(?:<sawverb>|missed) (?:it|<it>)\b"), clause.match.group())
+        if is_seer and not re.search(_expanded(r"\bdetector\b"), before.match.group()):
+            raise _Untrue("C1", "it is not clear who saw it")
+        is_called = before.kind == "verdict" and not re.search(_OTHERS, before.match.group())
+        if not is_called and before.kind not in of_the_track:
+            raise _Untrue("C1", "it is not clear what this is said of")
 
     def _probability(self, place: int, clause: _Clause) -> list[Claim]:
-        if clause.match.group().startswith(("with ", "at ", "having ")):
-            if clause["that"] is None and {"would", "verdict"} & set(self._neighbours(place)):
-                raise _Untrue("C1", "it is not clear what this is the probability of")
-            if {"would", "if"} & {each.kind for each in self.found[:place]}:
+        self._clear_of_what(place, clause)
+        if clause.match.re.pattern.startswith(("(?:with|at|having)", "(?:at|with)")):
+            other = self.found[place - 1 if place else 1].kind if len(self.found) > 1 else "verdict"
+            if other in ("would", "if"):
                 return self._probability_would(place, clause)
+            if other not in ("verdict", "decided", "forced"):
+                raise _Untrue("C1", "it is not clear what had this probability")
         ages = [self._ages(phrase)[0] for phrase in (clause["before"], clause["after"]) if phrase]
         age = ages[0] if ages else self.d
-        named = re.findall(r"frame (\d+)", self.text[: clause.start])
-        if re.search(r"\b(?:then|that point|that time|the time)\b", clause.match.group()) and named[-1:] not in (
-            [],
-            [str(age)],
-        ):
-            raise _Untrue("C1", "it is not clear when that was")
+        if not ages:
+            self._then(place, clause, age)
         if len(set(ages)) > 1 or (clause.match["that"] and clause.match.groupdict().get("that2")):
             raise _Untrue("C1", "two frames are named for one probability")
         self._is(str(clause["amount"]), self._chance(clause["that"], self._p(age)), f"p after frame {age}")
@@ -803,6 +878,8 @@ class _Sentence:
 
     def _probability_would(self, place: int, clause: _Clause) -> list[Claim]:
         fact = self._counterfactual()
+        self._clear_of_what(place, clause)
+        self._at_decision(clause["before"], clause["after"])
         self._is(str(clause["amount"]), self._chance(clause["that"], float(fact.value)), f"p of {fact.id}")
         return [Claim("counterfactual", (fact.id,))]
 
@@ -823,20 +900,23 @@ class _Sentence:
             else "down"
         )
         where = f"{clause['head'] or ''} {clause['tail'] or ''}"
-        before = {each.kind for each in self.found[:place]}
-        of_p = re.search(_expanded(r"\b<chance>\b"), clause.match.group()) or re.search("%|point", where)
-        if not of_p and not before & {"probability", "trend", "largest_step"}:
-            raise _Untrue("C1", "it is not clear what rose or fell")
+        if self.of is None and "verdict" in self._neighbours(place):
+            self._clear_of_what(place, clause)
+        if not re.search(_expanded(r"\b<chance>\b"), clause.match.group()):
+            first = not place and not (self.before and self.before.found)
+            if not self._follows(place, ("probability", "trend", "largest_step")) or (
+                first and not re.search("%|point", where)
+            ):
+                raise _Untrue("C1", "it is not clear what rose or fell")
         a, b = 1, self.d
-        spans = re.findall(
-            _expanded(
-                r"(?<![\d%] )\b(?:from|between) frames? \d+ (?:to|and) (?:frame )?\d+|(?<![\d%] )\b(?:in|at) "
-                r"frame \d+(?!\d)"
-            ),
-            where,
-        )
+        spans = re.findall(_expanded(r"(?<![\d%] )\b(?:<span>)(?!\d)"), where)
+        said = (spans, *(re.findall(_expanded(rf"\b{word} <amount>"), where) for word in ("from", "to")))
+        if any(len(each) > 1 for each in (*said, re.findall(_expanded(r"\bby <points>"), where))):
+            raise _Untrue("C4", "it says more than one change")
         if spans:
             a, b = self._span(spans[0])
+        elif "frame " not in where:
+            self._then(place, clause, b)
         ends = []
         for word, default in (("from", a), ("to", b)):
             found = re.search(_expanded(rf"\b{word} (?P<amount><amount>)(?: (?P<when><when>))?"), where)
@@ -856,10 +936,11 @@ class _Sentence:
         steps: tuple[str, ...] = ()
         if re.search(_expanded("<each>"), where):
             steps = tuple(f"step.{age}" for age in range(a + 1, b + 1))
-            turned = clause["that"] is not None and self._side(clause["that"]) == "transient"
-            wanted = {"up": "down", "down": "up"}.get(way, way) if turned else way
+            wanted = {"up": "down", "down": "up"}.get(way, way) if self.of == "transient" else way
             if any(self._fact(fact_id, "C4").value != wanted for fact_id in steps):
                 raise _Untrue("C4", f"p did not move so with every frame from {a} to {b}")
+        if way == "level":
+            change = max((self._p(age) - self._p(a) for age in range(a, b + 1)), key=abs)
         if not (abs(change) <= LEVEL if way == "level" else change > 0 if way == "up" else change < 0):
             raise _Untrue("C4", f"p changed by {change:+.3f} from frame {a} to frame {b}")
         return [Claim("direction", (f"p.{a}", f"p.{b}", *steps)), *ends]
@@ -868,9 +949,12 @@ class _Sentence:
         steps = {age: self._p(age) - self._p(age - 1) for age in range(2, self.d + 1)}
         if not steps:
             raise _Untrue("C4", "there is one frame only")
+        before = self.found[:place] or (self.before.found if self.before else [])
+        if before and before[-1].kind in ("mean_score", "rank") and "probability" not in clause.match.group():
+            raise _Untrue("C1", "it is not clear what changed most")
         largest = max(steps, key=lambda age: abs(steps[age]))
         up = re.fullmatch(_expanded("<rise>"), str(clause["way"])) is not None
-        if up != (steps[largest] > 0):
+        if up != (steps[largest] * self._sign() > 0):
             raise _Untrue("C4", f"the largest change is {steps[largest]:+.3f}")
         if clause["span"] and self._span(str(clause["span"])) != (largest - 1, largest):
             raise _Untrue("C4", f"the largest change is from frame {largest - 1} to frame {largest}")
@@ -884,10 +968,14 @@ class _Sentence:
         if not re.search(_expanded(r"\b<chance>\b"), clause.match.group()):
             if before is None or before.kind not in ("probability", "trend"):
                 raise _Untrue("C1", "it is not clear what is beyond the threshold")
+            if {"would", "if"} & {each.kind for each in self.found[:place]}:
+                raise _Untrue("C6", "how far beyond the threshold it would have been is not known")
             named = re.findall(_expanded("<frame>"), before.match.group())
             if named and self._ages(named[-1]) != (self.d,):
                 raise _Untrue("C4", "the threshold is that of the decision")
         threshold = self._fact(f"threshold.{self.record.verdict}", "C4")
+        if self.of == "transient":
+            raise _Untrue("C4", "thresholds are of the contrary probability")
         if clause["verdict"] and self._side(str(clause["verdict"])) != self.record.verdict:
             raise _Untrue("C5", f"the verdict is {self.record.verdict}")
         upwards = self.record.verdict == "persistent"
@@ -905,6 +993,7 @@ class _Sentence:
     def _threshold(self, place: int, clause: _Clause) -> list[Claim]:
         side = self._side(str(clause["verdict"])) if clause["verdict"] else self.record.verdict
         threshold = self._fact(f"threshold.{side}", "C4")
+        self._then(place, clause, self.d)
         self._is(str(clause["amount"]), float(threshold.value), "the threshold")
         return [Claim("threshold", (threshold.id,))]
 
@@ -924,7 +1013,8 @@ class _Sentence:
         elif re.fullmatch(_expanded("<all>"), words):
             is_so = ages == every and all(each == self.d for each in counted)
         elif re.fullmatch(_expanded("<some>"), words):
-            if re.match(_expanded("<approx>"), words) and not words.startswith(("only", "just", "exactly")):
+            approx = re.match(_expanded("<approx>"), words)
+            if approx and approx.group() not in ("only", "just", "exactly"):
                 raise _Untrue("C1", f"{words!r} is no count that is checked")
             is_so = counted[0] == len(ages) and all(each == self.d for each in counted[1:])
         else:
@@ -934,10 +1024,12 @@ class _Sentence:
             raise _Untrue("C2", f"{what} in frames {sorted(ages)} of {self.d}, not in {words}")
 
     def _seen(self, place: int, clause: _Clause) -> list[Claim]:
+        self._has_subject(place, clause)
         self._much(clause["much"] or "frame 1 only", self.seen, "it was seen", bool(clause["only"]), clause)
         return [Claim("num_seen", ("num_seen",))]
 
     def _missed(self, place: int, clause: _Clause) -> list[Claim]:
+        self._has_subject(place, clause)
         self._much(str(clause["much"]), self.missed, "it was missed", clause=clause)
         return [Claim("num_missed", ("num_missed",))]
 
@@ -947,6 +1039,7 @@ class _Sentence:
         return self._missed(place, clause)
 
     def _never_missed(self, place: int, clause: _Clause) -> list[Claim]:
+        self._has_subject(place, clause)
         self._much("no frame", self.missed, "it was missed")
         return [Claim("num_missed", ("num_missed",))]
 
@@ -955,6 +1048,8 @@ class _Sentence:
         return [Claim("mean_score", ("mean_score",))]
 
     def _rank(self, place: int, clause: _Clause) -> list[Claim]:
+        if "score " not in clause.match.group().split(" than ")[0] and not self._follows(place, ("mean_score",)):
+            raise _Untrue("C1", "it is not clear what is higher or lower")
         fact = self._fact("mean_score_rank")
         rank = float(fact.value)
         lower = clause["than"] in ("lower than", "below")
@@ -966,10 +1061,12 @@ class _Sentence:
         return [Claim("height", ("height",))]
 
     def _speed(self, place: int, clause: _Clause) -> list[Claim]:
+        self._has_subject(place, clause)
         self._number(str(clause["number"]), self._fact("speed"))
         return [Claim("speed", ("speed",))]
 
     def _still(self, place: int, clause: _Clause) -> list[Claim]:
+        self._has_subject(place, clause)
         if float(self._fact("speed").value) > 0.02:
             raise _Untrue("C4", "it moved")
         return [Claim("speed", ("speed",))]
@@ -980,6 +1077,7 @@ class _Sentence:
         return [Claim("border", ("border",))]
 
     def _class(self, place: int, clause: _Clause) -> list[Claim]:
+        self._has_subject(place, clause)
         return [Claim("class", (self._fact("class").id,))]
 
     # what would have been
@@ -993,26 +1091,42 @@ class _Sentence:
 
     def _cause(self, place: int, clause: _Clause) -> list[Claim]:
         text = clause.match.group()
-        alone = len(self.found) == 1 or not text.startswith(_WHY)
-        if not alone and "verdict" not in self._neighbours(place) and "decided" not in self._neighbours(place):
+        if not self._is_of_the_decision(place, text):
             raise _Untrue("C6", "the reason is given for something else than the decision")
         nearby = [self.found[other] for other in (place - 1, place + 1) if 0 <= other < len(self.found)]
+        nearby += self.before.found[-1:] if self.before and not place else []
         if any(other.kind == "verdict" and other["no"] for other in nearby):
             raise _Untrue("C6", "it is not clear whether the reason is negated")
         if place + 1 < len(self.found) and self.found[place + 1].kind not in ("if", "would", "verdict", "decided"):
             joint = self.text[clause.match.end() : self.found[place + 1].start]
-            if not re.search(
-                r"[;:]| - |but|while|whereas|though|yet", joint
-            ):  # what is joined to a reason reads as one
+            if not re.search(r"[;:]| - |, (?:but|while|whereas)", joint):  # what is joined reads as one
                 raise _Untrue("C6", "it is not clear where the reason ends")
         things = str(clause["thing"])
         facts: list[Fact] = []
         for thing in re.findall(_expanded("<thing>"), things):
             facts += self._behind(thing, clause)
+        kinds = {each.kind for each in self.found}
+        if (
+            "decided" in kinds
+            and not kinds & {"verdict", "bare_verdict"}
+            and any(each.effect != "not_yet" for each in facts)
+        ):
+            raise _Untrue("C6", f"{things!r} is a reason for the verdict, not for when it came")
         is_the_one = not text.startswith(_WHY) and "because" not in text
-        if is_the_one and self.record.decisive not in {fact.id for fact in facts}:
+        if is_the_one and {self.record.decisive} != {fact.id for fact in facts}:
             raise _Untrue("C6", f"{things!r} is one reason, not what decided it")
         return [Claim("cause", tuple(fact.id for fact in facts))]
+
+    def _is_of_the_decision(self, place: int, text: str) -> bool:
+        """Whether what a reason is given for is the decision, not what else was said before it."""
+        decision = ("verdict", "decided")
+        if re.search(r"\b(?:the|its) (?:decision|verdict|answer|call)\b", text):
+            return True
+        joint = self.text[self.found[place - 1].match.end() : self.found[place].start] if place else "and"
+        begins_anew = text.startswith(_WHY) and re.search(r"[;:]|\b(?:and|but|while|whereas)\b", joint)
+        if begins_anew and place + 1 < len(self.found) and self.found[place + 1].kind in decision:
+            return True
+        return self._follows(place, decision if place else (*decision, "cause", "would", "if", "no_single"))
 
     def _behind(self, thing: str, clause: _Clause) -> list[Fact]:
         """The counterfactuals that make a thing a reason."""
@@ -1053,6 +1167,8 @@ class _Sentence:
         return next((fact for fact in facts if fact.id == self.record.decisive), facts[0])
 
     def _no_single(self, place: int, clause: _Clause) -> list[Claim]:
+        if not self._is_of_the_decision(place, clause.match.group()):
+            raise _Untrue("C6", "it is not clear what nothing alone decided")
         singles = [fact for fact in self.record.of_kind("counterfactual") if is_single(fact)]
         changing = [fact.id for fact in singles if fact.effect != "same"]
         if changing:
@@ -1140,6 +1256,13 @@ class _Sentence:
             side = "transient" if side == "persistent" else "persistent"
         sign = 1.0 if side == "persistent" else -1.0
         value = sign * float(fact.value)
+        joint = self.text[self.found[place - 1].match.end() : clause.start] if place else ""
+        is_contrast = re.search(r"\b(?:but|while|whereas)\b", joint) and self.found[place - 1].kind in (
+            "verdict",
+            "cause",
+        )
+        if is_contrast and side == self.record.verdict:
+            raise _Untrue("C4", f"{words} did not speak against the verdict")
         if value < SMALLEST_SHARE - EPSILON:
             raise _Untrue("C4", f"{words} did not speak for {side}")
         shares = [sign * float(each.value) for each in self.record.of_kind("contribution") if each.about in _GROUPS]
@@ -1156,7 +1279,7 @@ class _Sentence:
         words = str(clause["place"]).replace("top", "upper").replace("bottom", "lower").replace("-", " ")
         if place_of(most.region) not in words or most.ages != self._ages(str(clause["frame"])):
             raise _Untrue("C4", f"{most.id} moved p most")
-        if clause["way"] and (clause["way"] == "up") != (float(most.value) > 0):
+        if clause["way"] and (clause["way"] == "up") != (float(most.value) * self._sign() > 0):
             raise _Untrue("C4", f"{most.id} moved p by {float(most.value):+.3f}")
         if clause["points"]:
             self._is(str(clause["points"]), abs(float(most.value)), most.id)
@@ -1164,8 +1287,6 @@ class _Sentence:
 
     def _hidden_none(self, place: int, clause: _Clause) -> list[Claim]:
         hidden = self.record.of_kind("occlusion")
-        if "hardly" not in clause.match.group() and not clause.match.group().startswith("no "):
-            raise _Untrue("C1", "it is not clear what it says of hidden regions")
         if not hidden or max(abs(float(fact.value)) for fact in hidden) > LEVEL:
             raise _Untrue("C4", "a region that was hidden moved p")
         return [Claim("occlusion", tuple(fact.id for fact in hidden))]
@@ -1184,6 +1305,7 @@ class _Sentence:
             verdict = "persistent"
         elif re.search("dropped|rejected|discarded", said):
             verdict = "transient"
+        self._then(place, clause, fact.ages[-1])
         if fact.value != verdict:
             raise _Untrue("C5", f"{fact.id} said {fact.value}")
         if clause["frame"] and fact.ages != self._ages(str(clause["frame"])):
@@ -1205,11 +1327,17 @@ class _Sentence:
 
     def _confidence(self, place: int, clause: _Clause) -> list[Claim]:
         _, _, delta = self._certificate()
+        if "promise" not in self._neighbours(place) or not self._follows(place, ("certified", "promise")):
+            raise _Untrue("C7", "it is not clear what is said with confidence")
         self._is(str(clause["amount"]), 1 - delta, "the confidence")
         return [Claim("certificate", ("certificate",))]
 
     def _promise(self, place: int, clause: _Clause) -> list[Claim]:
         promise, eps, _ = self._certificate()
+        if "confidence" not in self._neighbours(place):
+            raise _Untrue("C7", "what is promised is said without its confidence")
+        if "all tracks" in clause.match.group() and clause["stopped"]:
+            raise _Untrue("C1", "it is not clear of which tracks this is promised")
         stated = float(str(clause["eps"]).rstrip("% ")) / 100
         if abs(stated - eps) > EPSILON:
             raise _Untrue("C2", f"{eps:g} is promised, not {clause['eps']}")

@@ -556,15 +556,17 @@ class _Words:
         ends = ("direction", ("p.1", f"p.{self.d}"))
         slots = {"first": in_percent(first), "p": in_percent(last), "d": self.d}
         if slots["first"] == slots["p"]:
-            told = [self._say("trend_level", [ends], **slots)]
+            values = [float(fact.value) for fact in self.record.of_kind("probability")]
+            is_level = max(abs(value - first) for value in values) < 0.015  # else it came back
+            told = [self._say("trend_level", [ends], **slots)] if is_level else []
         else:
             up = last > first
             ways = {str(fact.value) for fact in self.record.of_kind("direction")}
             steady = self.d > 2 and ways == {"up" if up else "down"}
             steps = [("direction", [fact.id for fact in self.record.of_kind("direction")])] if steady else []
-            values = [("probability", ("p.1",)), ("probability", (f"p.{self.d}",))]
+            both = [("probability", ("p.1",)), ("probability", (f"p.{self.d}",))]
             template = "trend_steady" if steady else "trend_moved"
-            told = [self._say(template, [ends, *values, *steps], moved="rose" if up else "fell", **slots)]
+            told = [self._say(template, [ends, *both, *steps], moved="rose" if up else "fell", **slots)]
         largest = self.record.get("largest_step")
         if largest is None or self.d == 2 or abs(float(largest.value)) < 0.015:
             return told

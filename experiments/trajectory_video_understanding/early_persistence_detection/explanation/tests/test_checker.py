@@ -393,12 +393,237 @@ ATTACKS = (
     "In frame 2 it was seen, and the probability that it is real was then 3 %.",
     "After frame 2 the probability that it is real was 55 %, 3 points below the threshold of 6 %.",
     "Had it been seen in frame 4, it would not have been decided by frame 3.",
+    # the probability of the other side, and of which side
+    "The probability that it is clutter was 97 %, 3 points below the threshold of 6 %.",
+    "The probability that it is clutter was 97 %, which is below the threshold of 6 %.",
+    "The probability that it is clutter was 97 % and fell from 62 % after frame 1 to 3 % after frame 4.",
+    "The probability that it is clutter was 97 %; after frame 3 the probability was 30 %.",
+    "The probability that it is clutter was 97 %. The probability fell with every frame.",
+    "The probability that it is clutter was 97 %. The probability was 62 % after frame 1.",
+    "The probability that it is clutter was 97 %, its largest change was a fall of 27 points from frame 3 to frame 4.",
+    "It was called clutter, and the probability was 3 %.",
+    "It was called clutter, when its probability was 3 %.",
+    "It was called clutter, and the likelihood was 0.03.",
+    (
+        "The probability that it is clutter rose from 38 % after frame 1 to 97 % after frame 4, and its "
+        "largest change was a fall of 27 points."
+    ),
+    # what would have been, mixed with what was
+    (
+        "Had it been seen in frame 3, it would have been called real, with a probability of 93 % that it is "
+        "real, 3 points below the threshold of 6 %."
+    ),
+    "With a probability of 3 % that it is real, it would have been called real had it been seen in frame 3.",
+    "With a probability of 3 % that it is real, it would have been called real if it had been seen in frame 3.",
+    "Had it been seen in frame 3, it would have been called real, when the probability that it is real was 3 %.",
+    "Had it been seen in frame 3, it would have been called real, as the probability that it is real was 3 %.",
+    "Had frame 3 been withheld, the verdict would have been another.",
+    "Had frame 3 been withheld, the verdict would have been different.",
+    "Had frame 2 been withheld, it would still have been called clutter, and the probability would have been 4 %.",
+    # the reason of something else
+    (
+        "The probability that it is real fell from 62 % after frame 1 to 3 % after frame 4, and that was "
+        "because it was missed in frame 3."
+    ),
+    "It was seen in frame 2; this was due to the miss in frame 3.",
+    "The rule of ByteTrack dropped it in frame 3, and this hinged on the miss in frame 3.",
+    "By the rule of ByteTrack it was dropped in frame 3, and this was because it was missed in frame 3.",
+    "Its box touched the border of the picture in frame 2. This was because it was missed in frame 3.",
+    "The rule of ByteTrack dropped it in frame 3. Because it was missed in frame 3.",
+    "The rule of ByteTrack dropped it in frame 3. That hinged on the miss in frame 3.",
+    "The probability fell with every frame. The reason for this was that it was missed in frame 3.",
+    "The rule of ByteTrack dropped it in frame 3. The miss in frame 3 decided this.",
+    "By the rule of ByteTrack it was dropped in frame 3 because it was missed in frame 3 and it was called clutter.",
+    (
+        "The probability fell from 62 % after frame 1 to 3 % after frame 4 because it was missed in frame 3 "
+        "and it was called clutter."
+    ),
+    "Its box touched the border of the picture in frame 2 because it was missed in frame 3 but it was called clutter.",
+    "It was called clutter, as the probability that it is real was 3 %.",
+    "The rule of ByteTrack dropped it in frame 3, as the probability that it is real was 3 %.",
+    "It was seen in frame 2, as the probability that it is real was 3 %.",
+    "It was called clutter since frame 3.",
+    "What decided it was that it was missed in frames 3 and 4.",
+    "It was called clutter because it was missed in frame 3 while seen in frame 2.",
+    # a time that is another
+    "It was seen in frame 2, when the probability that it is real was 3 %.",
+    "It was seen in frame 2 while the probability that it is real was 3 %.",
+    "It was seen in frame 2 with a probability of 3 % that it is real.",
+    "It was seen in frame 2 at 3 % probability that it is real.",
+    "With a probability of 3 % that it is real it was seen in frame 2.",
+    "By the rule of ByteTrack it was dropped in frame 3 with a probability of 3 % that it is real.",
+    "It was seen in frame 2, having a chance of 3 % that it is real.",
+    "In frame 2 it was seen, and the rule of ByteTrack dropped it then.",
+    "In frame 1 it was seen, and the rule of ByteTrack dropped it by then.",
+    "In frame 2 it was seen, and the threshold was then 6 %.",
+    "In frame 2 it was seen, and the threshold for clutter at that time was 6 %.",
+    "In frame 2 it was seen. The probability that it is real was then 3 %.",
+    "It was seen in frame 2. Then the probability that it is real was 3 %.",
+    "It was seen in frame 2. At that time the probability that it is real was 3 %.",
+    "It was seen in frame 2. The threshold was then 6 %.",
+    "It was seen in frame 2. The rule of ByteTrack dropped it then.",
+    # one clause's subject with another's claim
+    "The threshold for clutter was 6 %, and fell from 62 % after frame 1 to 3 % after frame 4.",
+    "Its average score was 0.41, and fell from 62 % after frame 1 to 3 % after frame 4.",
+    "The probability that it is real was 3 %, its average score was 0.41 and fell from frame 1 to frame 4.",
+    "Its average score was 0.41, and it fell by 27 points between frames 3 and 4.",
+    "Its box was 41 px tall, higher than 23 % of the scores it was compared with.",
+    "The probability that it is real was 3 %, higher than 23 % of the scores it was compared with.",
+    "The rule of ByteTrack dropped it in frame 3 and missed it in frame 4.",
+    "SORT had not decided and missed it in frame 3.",
+    "The rule of ByteTrack dropped it in frame 3 and saw it in frame 2.",
+    "The probability that it is real was 3 %, moved 0.12 heights per frame.",
+    "Its box was 41 px high and fell to 3 %.",
+    "The probability that it is real was 3 % and was seen in frames 1 and 2.",
+    # two ends of one change
+    "Between frames 3 and 4 the probability fell by 27 points between frames 1 and 2.",
+    "The probability fell from 62 % to 3 % from 55 %.",
+    "The probability fell from 62 % after frame 1 to 3 % after frame 4 to 1 %.",
+    "The probability fell by 59 points by 27 points.",
+    "In frame 4 the probability fell by 27 points in frame 2.",
+    # rounded to what it is not
+    "The probability that it is real was exactly 3 %.",
+    "Its box was exactly 41 px high.",
+    "Its average score was exactly 0.41.",
+    "The probability that it is real was almost 6 %.",
+    "The probability that it is real was up to 3 %.",
+    "The probability that it is real was up to 3 % by then.",
+    (
+        "There is a certificate for data like those of its calibration: with more than 90 % confidence, of "
+        "the tracks decided by any age at most 5 % are decided wrongly though the whole clip gets them right."
+    ),
+    (
+        "There is a certificate for data like those of its calibration: with almost 93 % confidence, of the "
+        "tracks decided by any age at most 5 % are decided wrongly though the whole clip gets them right."
+    ),
+    # half a promise
+    (
+        "Its thresholds were certified for data like those of its calibration, and it was called clutter with"
+        " 90 % confidence."
+    ),
+    (
+        "With 90 % confidence it was called clutter, and its thresholds were certified for data like those of"
+        " its calibration."
+    ),
+    (
+        "Its thresholds are certified for data like those of its calibration: of the tracks decided by any "
+        "age at most 5 % are decided wrongly though the whole clip gets them right."
+    ),
+    (
+        "There is a certificate for data like those of its calibration: at most 5 % of the tracks decided by "
+        "any age are decided wrongly though the whole clip gets them right."
+    ),
+    "With 90 % confidence, its thresholds are certified for data like those of its calibration.",
+    "There is a certificate for data like those of its calibration, and this was because of frame 3.",
+    # digits and marks that are not ours
+    "It was called clutter in frame \uff14.",
+    "It was called clutter in frame \u0664.",
+    "It was called clutter\u2028in frame 4.",
+    "It was called clutter\u001cin frame 4.",
+    "It was called clutter\u000bin frame 4.",
+    "It was called clutter.\u2029It was seen in frame 2.",
+    "It was called clutter.\r\rIt was seen in frame 2.",
+    "It was seen in frame \U0001d7d0.",
+    "The probability that it is real was \uff13 %.",
+    "The trac\u212a was called clutter.",
+    "The decision came in frame 4 because it was missed in frame 3.",
+    "The rule of ByteTrack dropped it in frame 3. This decision hinged on the miss in frame 3.",
+    "The rule of ByteTrack dropped it in frame 3; the miss in frame 3 decided this decision.",
+    "It was not called real. It was because it was missed in frame 3.",
+    "It was not called real. Because it was missed in frame 3.",
+    "It was called clutter because it was missed in frame 3, although its hits spoke for clutter.",
+    "It was called clutter in frame 4 although it was missed in frame 3.",
+    "It was called clutter though its hits spoke for clutter.",
+    "It was missed in frame 3: it was called clutter.",
+    (
+        "Had it been seen in frame 3, it would have been called real, with a probability of 93 % that it is real "
+        "after frame 2."
+    ),
+    "It was called clutter, and its probability fell from 62 % after frame 1 to 3 % after frame 4.",
+    "In frame 3 it was missed and it was called clutter.",
+    "It was seen in frame 2 while it was called clutter.",
+    "From frame 3 the probability that it is real was 30 %.",
+    "The probability that it is real was 30 % from frame 3.",
+    "The probability that it is real was 3 % from frame 4.",
+    "Its average score was 0.41. The largest change was a fall of 27 points from frame 3 to frame 4.",
+    "Its average score was 0.41, its largest change was a fall of 27 points from frame 3 to frame 4.",
+    "The tracker called it clutter and missed it in frame 3.",
+    "The model called it clutter and saw it in frame 2.",
+    "It was called clutter and missed it in frame 3.",
+    "The decision was for clutter and was seen in frame 2.",
+    "The verdict was clutter and moved 0.12 heights per frame.",
+    (
+        "There is a certificate for data like those of its calibration: it was called clutter, with 90 % "
+        "confidence, at most 5 % of the tracks decided by any age are decided wrongly though the whole clip gets "
+        "them right."
+    ),
+    "It was called clutter: there is a certificate for data like those of its calibration.",
+    "In just above 2 frames the detector detected it.",
+    "Its box was at the edge of the image in just over 1 frame.",
+    "It was missed in just below 2 of all 4 frames.",
+    "At the frame 1 the probability fell.",
+    "In its frame 1 the probability that it is real fell.",
+    "Between frame 2 and its frame 1 the probability fell.",
+    "From frame 4 to its frame 1 the probability fell by 59 points.",
+    "Between the frame 3 and the frame 4 the probability fell by 59 points.",
+    "The biggest swing was a 27 point decrease of 59 points.",
+    "The biggest swing was a 27 point fall by 3 points.",
+    "The probability that it is real was 3 %, below the 9 % threshold of 6 %.",
+    (
+        "There is a certificate for data like those of its calibration: with 90 % confidence, of all tracks at "
+        "most 5 % of the tracks decided by any age are decided wrongly though the whole clip gets them right."
+    ),
+    (
+        "There is a certificate for data like those of its calibration: with 90 % confidence, of the tracks "
+        "decided by any age at most 5 % of all tracks are decided wrongly though the whole clip gets them right."
+    ),
+    "Its box was 41.90 px high.",
+    "Its box was 41.9 px high.",
+    "Its box was 40.6 px high.",
+    "It moved by 0.128 heights per frame.",
+    "Its average score was 0.418.",
+    "In frame 3 it was missed, and the probability fell from 62 % to 3 %.",
+    "It was missed in frame 3 - it was called clutter.",
+    "It was called clutter - it was missed in frame 4.",
+    "It was called clutter, yet it was missed in frame 3.",
+    "It was called clutter, but its hits spoke for clutter.",
+    "It was called clutter; however, it was missed in frame 3.",
+    "In frame 3 it was missed, whereas the probability fell from 62 % to 3 %.",
+    "It was called clutter whereas how often it was seen spoke most for clutter.",
+    "However, it was called clutter.",
+)
+
+
+ATTACKS_OF_PERSISTENT = (
+    "The probability rose from 81 % after frame 1 to 99.6 % after frame 2, but hardly moved.",
+    "The probability that it is persistent was 99.6 % and hardly moved.",
+    "It was seen in every 2 frames.",
+    "The detector saw it in each 2 frames.",
+    "The probability that it is persistent was 100 %.",
+    "The probability that it is persistent was exactly 100 %.",
+    "The probability that it is persistent was 1.",
+    "The probability that it is persistent was down to 99.6 %.",
+    "Its box never touched the border of the picture. Nothing alone decided this.",
+    "The probability rose from 81 % to 99.6 %, and nothing alone decided that.",
 )
 
 
 @pytest.mark.parametrize("text", ATTACKS)
 def test_attacks_are_rejected(text):
     assert check(text, CLUTTER)
+
+
+@pytest.mark.parametrize("text", ATTACKS_OF_PERSISTENT)
+def test_attacks_on_the_other_verdict_are_rejected(text):
+    assert check(text, PERSISTENT)
+
+
+def test_what_came_back_is_not_level():
+    came_back = {"p.1": 0.034, "p.2": 0.9}
+    facts = tuple(dataclasses.replace(fact, value=came_back.get(fact.id, fact.value)) for fact in CLUTTER.facts)
+    record = dataclasses.replace(CLUTTER, facts=facts)
+    assert check("The probability remained steady from frame 1 to frame 4.", record)[0].rule == "C4"
+    assert not any("hardly changed" in sentence.text for sentence in sentences(record))
 
 
 def test_every_rule_has_lies():
