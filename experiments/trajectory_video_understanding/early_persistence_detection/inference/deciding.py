@@ -31,7 +31,7 @@ from video_tracks.detections import MovingCamera, add_detection_flags, check_det
 from video_tracks.live_crops import UNSEEN
 
 from early_persistence_detection.explanation import explained
-from early_persistence_detection.explanation.decision_evidence import RECORDS
+from early_persistence_detection.explanation.decision_evidence import PICTURES, RECORDS
 from early_persistence_detection.inference.annotate import AnnotatedVideo
 from early_persistence_detection.inference.explaining import Explainer, remove_explanations
 from early_persistence_detection.inference.judging_video import JudgedVideo
@@ -152,6 +152,8 @@ def decide_video(
     state = None if args.adapt is None else args.output / f"camera_{args.adapt}.json"
     outputs = (*OUTPUTS, "annotated.mp4", RECORDS, *explained.OUTPUTS, *([] if state is None else [state.name]))
     require_writable(args.output, outputs)
+    if args.explain:
+        require_writable(args.output / PICTURES)
     if args.model is not None:
         require_readable(args.model)
     adaptation = None if state is None else Adaptation.resume(state, args.adapt)

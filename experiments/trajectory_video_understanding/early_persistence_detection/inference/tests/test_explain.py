@@ -178,6 +178,14 @@ def test_what_cannot_be_is_refused(explained, tmp_path, flags, words):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_take_pictures_is_told_before_anything_is_decided(files, tmp_path):
+    (tmp_path / PICTURES).touch()
+    arguments = ("--video", files["a.avi"], "--detections", files["det.txt"], "--output", tmp_path, "--explain")
+    result = run_script(detect.main, *arguments)
+    assert result.returncode == 2 and PICTURES in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [PICTURES]
+
+
 def test_names_of_classes_stay_text(tmp_path):
     rng = np.random.default_rng(0)
     boxes = [
