@@ -101,8 +101,8 @@ def write_explanations(
     """Explain the decisions whose evidence lies in `directory`, into OUTPUTS of `output` (default: the same folder).
 
     `track_ids`: only these. `labels`, 1 or 0 by track and judged by that target, choose which are shown as examples of
-    right and wrong (None: those that an earlier explanation of the folder chose); no text knows them. `is_slow`: show the progress. Raises InputError where there is no evidence, and for a track that has
-    none.
+    right and wrong (None: those that an earlier explanation of the folder chose); no text knows them.
+    `is_slow`: show the progress. Raises InputError where there is no evidence, and for a track that has none.
     """
     output = directory if output is None else output
     records = records_of(directory)

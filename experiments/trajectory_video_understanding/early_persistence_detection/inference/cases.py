@@ -229,7 +229,7 @@ class PixelCase(Case):
 
     model: StreamModel = dataclasses.field(repr=False, kw_only=True)
     watch_by: str = "pixels"
-    # what it would have been shown at an age, (k, age), with no sighting at age k: there, and wherever it was held since
+    # what it would have been shown at an age, (k, age), with no sighting at age k: there, and where it was held since
     without: Mapping[tuple[int, int], np.ndarray] = dataclasses.field(default_factory=dict, repr=False)
 
     def inputs_sha256(self) -> str:

@@ -4,7 +4,8 @@ with something changed.
 Every run ends at the video frame of the decision. Counterfactuals are of three kinds. Of one frame k: the detector was
 not run ("withhold"), the track was missed though it was seen ("miss"), or seen though it was missed ("hit"). Of a whole
 kind of evidence: a group of it unknown at every age, scores at their median, pixels or evidence withheld. And, of a
-model that goes by evidence, the fewest frames that together change the decision. The birth is never changed: without it there is no track.
+model that goes by evidence, the fewest frames that together change the decision. The birth is never changed: without
+it there is no track.
 
 How much each group of evidence speaks for the verdict is Shapley's value of the game in which what is not in a
 coalition is unknown to the model: exact, all 2^G coalitions are asked. Features within it are sampled over orders, and

@@ -54,8 +54,8 @@ class Explainer:
         tracks = ", ".join(map(str, self._not_reproduced[:MOST_NAMED]))
         more = ", ..." if len(self._not_reproduced) > MOST_NAMED else ""
         return [
-            f"{len(self._not_reproduced)} decisions are not explained, since they did not come out again when they were "
-            f"run again (tracks {tracks}{more})"
+            f"{len(self._not_reproduced)} decisions are not explained, since they did not come out again when they "
+            f"were run again (tracks {tracks}{more})"
         ]
 
     def write(self, directory: Path) -> None:

@@ -294,8 +294,8 @@ class Hub:
             raise Problem(404, f"there is no camera {camera_id!r}; PUT /v1/cameras/{{id}} makes one") from None
 
     async def explain(self, camera_id: str, track_id: int) -> Explanation:
-        """The evidence of a decision and its words. Raises Problem 404, and 409 for a camera that keeps no cases and for
-        a decision that does not come out again.
+        """The evidence of a decision and its words. Raises Problem 404, and 409 for a camera that keeps no cases and
+        for a decision that does not come out again.
         """
         camera = self.camera(camera_id)
         if not camera.settings.explain:
