@@ -9,7 +9,9 @@ A service in a process of its own and all clients in another share the cores of 
 camera has 5 objects that walk, each missed at times, and a false detection now and then; with --model it sends a JPEG
 of 640 x 360 with each frame and is watched by pixels. A number of cameras is held where p99 of the time from sending a
 frame to reading its answer is at most --most_ms and no frame is dropped or refused, over --seconds after a warm-up.
-Numbers are tried upwards, then between the last that held and the first that did not.
+Numbers are tried upwards, then between the last that held and the first that did not. One service decides on about one
+core; with --services N the cameras are shared out over N of them, each with a database of its own, as docs/SERVICE.md
+has it for a machine of several cores.
 
 With --soak_seconds: one number of cameras for so long, and the service's memory every 10 seconds.
 """
@@ -29,7 +31,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +69,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--most_ms", type=positive_float, default=100.0, help="p99 that counts as held (default 100)")
     parser.add_argument("--seconds", type=positive_float, default=20.0, help="of each number of cameras (default 20)")
     parser.add_argument("--cameras", type=positive_int, help="try this number alone")
+    parser.add_argument(
+        "--services", type=positive_int, default=1, help="share the cameras out over so many (default 1)"
+    )
     parser.add_argument("--soak_seconds", type=positive_float, help="hold --cameras for so long and watch the memory")
     parser.add_argument("--output", type=Path, required=True, help="JSON file of the result")
     add_seed(parser, "of the walkers")
     args = parser.parse_args()
-    if args.soak_seconds is not None and args.cameras is None:
-        parser.error("--soak_seconds needs --cameras")
+    if args.soak_seconds is not None and (args.cameras is None or args.services > 1):
+        parser.error("--soak_seconds needs --cameras, and is of one service")
     return args
 
 
@@ -162,8 +167,8 @@ def _cpu_seconds(process: subprocess.Popen[bytes]) -> float:
 class Load:
     """Cameras that send 10 frames a second each, spread over the tenth of a second."""
 
-    def __init__(self, address: str, messages: list[list[bytes | str]]):
-        self._address, self._messages = address, messages
+    def __init__(self, addresses: Sequence[str], messages: list[list[bytes | str]]):
+        self._addresses, self._messages = addresses, messages  # camera i is at address i, in turn
         self.latencies_ms: list[float] = []  # of frames sent after the warm-up
         self.num_problems = self.num_sent = self.num_sent_in_all = 0  # in all: with those of the warm-up
         self._counts_from = float("inf")
@@ -177,7 +182,8 @@ class Load:
 
     async def _camera(self, name: str, index: int, began: float) -> None:
         sent: list[float] = []  # when, of the frames whose answers are still to come, in order
-        async with connect(f"ws://{self._address}/v1/cameras/{name}/stream", compression=None, max_size=None) as client:
+        address = f"ws://{self._addresses[index % len(self._addresses)]}/v1/cameras/{name}/stream"
+        async with connect(address, compression=None, max_size=None) as client:
             reader = asyncio.create_task(self._read(client, sent))
             messages, frame = self._messages[index], 0
             start = began + index / len(self._messages) / FRAMES_PER_SECOND
@@ -206,16 +212,20 @@ class Load:
 
 
 def attempt(args: argparse.Namespace, cameras: int, messages: list[list[bytes | str]]) -> dict[str, Any]:
-    """One number of cameras on a service of its own."""
-    with tempfile.TemporaryDirectory() as folder, service(Path(folder), args.model) as (address, process):
+    """One number of cameras on services of their own."""
+    with contextlib.ExitStack() as running:
+        folders = [Path(running.enter_context(tempfile.TemporaryDirectory())) for _ in range(args.services)]
+        services = [running.enter_context(service(folder, args.model)) for folder in folders]
+        addresses, processes = [address for address, _ in services], [process for _, process in services]
         for index in range(cameras):
             settings = {"model": "evidence" if args.model is None else "pixels", "width": WIDTH, "height": HEIGHT}
-            _put(address, f"c{index}", settings | {"on_overload": "drop_oldest"})
-        load = Load(address, messages[:cameras])
-        cpu, own = _cpu_seconds(process), time.process_time()
+            _put(addresses[index % len(addresses)], f"c{index}", settings | {"on_overload": "drop_oldest"})
+        load = Load(addresses, messages[:cameras])
+        cpu, own = sum(map(_cpu_seconds, processes)), time.process_time()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(load.run("c", args.seconds, WARM_UP_SECONDS))
-        cpu, own, seconds = _cpu_seconds(process) - cpu, time.process_time() - own, args.seconds + WARM_UP_SECONDS
+        cpu, own = sum(map(_cpu_seconds, processes)) - cpu, time.process_time() - own
+        seconds = args.seconds + WARM_UP_SECONDS
         latencies = np.array(load.latencies_ms or [np.inf])
         result = {
             "cameras": cameras,
@@ -227,7 +237,7 @@ def attempt(args: argparse.Namespace, cameras: int, messages: list[list[bytes | 
             "service_cores": cpu / seconds,
             "service_cpu_ms_per_frame": 1e3 * cpu / load.num_sent_in_all,
             "clients_cpu_ms_per_frame": 1e3 * own / load.num_sent_in_all,
-            "memory_mb": _memory_mb(process),
+            "memory_mb": sum(map(_memory_mb, processes)),
         }
     result["is_held"] = result["p99_ms"] <= args.most_ms and not result["problems"]
     print(
@@ -268,7 +278,7 @@ def soak(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder, service(Path(folder), args.model) as (address, process):
         for index in range(args.cameras):
             _put(address, f"c{index}", {"model": "evidence" if args.model is None else "pixels"})
-        load, memory = Load(address, messages), []
+        load, memory = Load([address], messages), []
 
         async def watch() -> None:
             while True:
@@ -305,6 +315,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "cores": len(os.sched_getaffinity(0)),
+        "services": args.services,
         "watched_by": "evidence" if args.model is None else "pixels",
         "tracks_a_camera": TRACKS,
         "frames_per_second": FRAMES_PER_SECOND,
