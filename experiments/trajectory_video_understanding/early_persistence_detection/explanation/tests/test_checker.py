@@ -85,13 +85,11 @@ PARAPHRASES = (
     "It was detected as {class}.",
     "There is a certificate for data like those of its calibration.",
     # in the words of others, written before the grammar knew them
-    "By frame 4 the probability that it is real was down to 3 %.",
     "With each new frame the probability fell.",
     "It was detected in frames 1 and 2 and missed in frames 3 and 4.",
     "The mean detection score was 0.41.",
     "Its scores were higher than 23 % of those it is compared with.",
     "How often it was seen counted most for clutter.",
-    "Its motion, however, spoke for real.",
     "Had frame 3 been left out, it would not have been decided by then.",
     "Removing frame 2 would not have changed the decision.",
     "Had the detector seen it in frame 3, the decision would have been real.",
