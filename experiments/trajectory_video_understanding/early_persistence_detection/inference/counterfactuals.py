@@ -341,7 +341,7 @@ class _EvidenceRuns:
         known = np.array(list(itertools.product((False, True), repeat=len(names))))  # [2^G, G]
         rows = np.where(known @ _members() > 0, row, np.nan)
         value = self._asked(rows)
-        of_group = _shapley(value, len(names))
+        of_group = shapley(value, len(names))
         yield Fact("share.known_to_all", "contribution", float(value[0]), "log_odds", 0.05, about="known_to_all")
         for name, share in zip(names, of_group, strict=True):
             yield Fact(f"share.{name}", "contribution", float(share), "log_odds", 0.05, about=name)
@@ -507,7 +507,7 @@ def _members() -> np.ndarray:
     return members
 
 
-def _shapley(value: np.ndarray, count: int) -> np.ndarray:
+def shapley(value: np.ndarray, count: int) -> np.ndarray:
     """Shapley's value (count,) of the game `value` (2^count,), whose coalitions are the rows of binary numbers."""
     coalition = np.arange(len(value))
     size = np.array([bin(each).count("1") for each in coalition])

@@ -1,11 +1,14 @@
 """Cases: what is kept of a decision runs again to the same p, and holds nothing of later frames."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
-from early_persistence_detection.inference.cases import Case, CaseRecorder, Outcome
-from early_persistence_detection.inference.counterfactuals import NotReproduced, decision_evidence
+from early_persistence_detection.explanation.decision_evidence import DecisionEvidence
+from early_persistence_detection.explanation.wording import is_single
+from early_persistence_detection.inference.cases import Case, CaseRecorder, Outcome, PixelCase, copied
+from early_persistence_detection.inference.counterfactuals import NotReproduced, decision_evidence, shapley
 from early_persistence_detection.inference.session import Session
 from early_persistence_detection.inference.streaming import TrackStream
 from early_persistence_detection.models.compute_gating import names_persistent
@@ -263,3 +266,128 @@ def test_a_model_is_known_by_what_it_answers_by(model, files):
     recalibrated.classifier.set_calibration(dataclasses.replace(recalibrated.calibration, confidence_threshold=0.9))
     assert recalibrated.sha256 != again.sha256
     assert general_model().sha256 == MODEL.sha256 != MODEL.asking("outlives_clip").sha256
+
+
+def told(case: Case, observations_of) -> Outcome:
+    """p of the case's track where its own detections are what `observations_of` makes of them, by a stream alone."""
+    stream = copied(case.before)
+    for frame in case.frames:
+        if frame.observations is None:
+            stream.skip()
+            continue
+        stream.evidence.picture = frame.picture
+        stream.update(frame.frame_index, None, observations_of(frame), frame.seconds)
+    return case.decided(stream.records[case.track_id].probabilities)
+
+
+@pytest.fixture(scope="module")
+def records() -> list[tuple[Case, DecisionEvidence]]:
+    return [
+        (case, decision_evidence(case))
+        for seed in (1, 4, 6, 8, 11, 12)
+        for case in cases_of(camera(seed), confidence_threshold=0.85)[1]
+    ]
+
+
+def test_scores_at_the_median_are_what_a_stream_says_of_them(records):
+    checked = 0
+    for case, record in records:
+
+        def at_the_median(frame, case=case):
+            mine = [each.track_id == case.track_id for each in frame.observations]
+            return [
+                dataclasses.replace(each, score=case.median_score) if own else each
+                for each, own in zip(frame.observations, mine, strict=True)
+            ]
+
+        fact = record["cf.median_score"]
+        assert fact.value == pytest.approx(told(case, at_the_median).probability, abs=1e-12)
+        checked += fact.effect != "same"
+    assert checked > 3
+
+
+def test_a_hit_is_where_the_track_was_going(records):
+    """A missed frame in which it is seen: on the straight line of its last two sightings, of its last size."""
+    checked = 0
+    for case, record in records:
+        hits = case.hits
+        for age in range(3, case.decision_frame + 1):
+            if hits[age - 1] is not None or hits[age - 2] is None or hits[age - 3] is None:
+                continue
+            if any(frame.observations is None for frame in case.frames):
+                continue  # a frame more lies between
+            before, last = hits[age - 3].box, hits[age - 2].box
+            step = last[:2] + last[2:] / 2 - before[:2] - before[2:] / 2
+            if np.hypot(*step) > 0.4 * min(max(before[2:]), max(hits[0].box[2:])):
+                continue  # faster than a track is taken to be
+            box = np.concatenate([last[:2] + step, last[2:]])
+            score = float(np.mean([found.score for found in hits[: age - 1] if found is not None]))
+            at = case.aged[age - 1]
+            shown = Observation(case.track_id, box, score, False)
+            said = told(
+                case, lambda frame, at=at, shown=shown: [*frame.observations, *([shown] if frame is at else [])]
+            )
+            assert record[f"cf.hit.{age}"].value == pytest.approx(said.probability, abs=1e-9)
+            checked += 1
+    assert checked > 3
+
+
+def test_the_deciding_fact_does_most(records):
+    order = {"same": 0, "not_yet": 1, "contrary": 2}
+    for _, record in records:
+        single = [fact for fact in record.of_kind("counterfactual") if is_single(fact)]
+        strongest = max(single, key=lambda fact: (order[fact.effect], fact.shift))
+        assert record.decisive == (strongest.id if strongest.effect != "same" else None)
+        towards = 1 if record.verdict == "persistent" else -1
+        p = record.probability
+        for fact in single:  # a shift is away from the verdict
+            q = min(max(float(fact.value), 1e-12), 1 - 1e-12)
+            assert fact.shift == pytest.approx(towards * (np.log(p / (1 - p)) - np.log(q / (1 - q))), abs=1e-6)
+    assert sum(record.decisive is None for _, record in records) > 3
+
+
+def test_things_are_changed_together_only_where_nothing_alone_does_and_then_they_do(records):
+    together = [
+        (record, fact) for _, record in records for fact in record.of_kind("counterfactual") if not is_single(fact)
+    ]
+    assert {fact.change for _, fact in together} == {"group", "shortest_set"}
+    for record, fact in together:
+        assert fact.effect != "same"
+        alone = [each for each in record.of_kind("counterfactual") if is_single(each)]
+        if fact.change == "shortest_set":
+            assert len(fact.ages) >= 2
+            alone = [each for each in alone if each.change in ("hit", "miss")]
+        assert all(each.effect == "same" for each in alone)
+
+
+def test_shares_are_the_mean_over_all_orders():
+    """Shapley's definition, of a game with chance values, in which no two orders pay alike."""
+    rng = np.random.default_rng(0)
+    value = rng.normal(size=2**4)
+    paid = np.zeros(4)
+    orders = list(itertools.permutations(range(4)))
+    for order in orders:
+        coalition = 0
+        for player in order:
+            with_player = coalition | 1 << (3 - player)
+            paid[player] += value[with_player] - value[coalition]
+            coalition = with_player
+    np.testing.assert_allclose(shapley(value, 4), paid / len(orders), atol=1e-12)
+
+
+def test_a_hidden_region_is_where_it_is_said_to_be(model, scene):
+    frames, rows = scene
+    cases: list[Case] = []
+    session = Session(TorchStream(model), confidence_threshold=0.9, recorder=CaseRecorder(cases.append))
+    for index, frame in enumerate(frames[:40]):
+        session.update(frame, rows[rows[:, 0] == index, 1:])
+    case = cases[0]
+    assert isinstance(case, PixelCase)
+    facts = decision_evidence(case).of_kind("occlusion")
+    for fact in facts[:: max(1, len(facts) // 6)]:
+        x, y, width, height = fact.region
+        crops = np.stack(case.crops)
+        crop = crops[fact.ages[0] - 1]
+        crop[y : y + height, x : x + width] = crop.mean(axis=(0, 1)).astype(np.uint8)  # the crop's mean colour
+        p = case.probabilities(crops[None], np.array([case.scored()]))[0, -1]
+        assert fact.value == pytest.approx(p - case.outcome.probability, abs=1e-5)
