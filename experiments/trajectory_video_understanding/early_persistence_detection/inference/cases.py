@@ -105,8 +105,9 @@ class Case:
     @property
     def is_forced(self) -> bool:
         """Whether the clip's end decided it, no threshold."""
-        p = np.array([self.outcome.probability])
-        return self.decision_frame >= self.num_frames and not stops(p, self.threshold, self.num_frames, 10**9)[0]
+        p, is_last = np.array([self.outcome.probability]), self.decision_frame >= self.num_frames
+        # as if another frame came after the last one, which needs no threshold
+        return is_last and not stops(p, self.threshold, self.num_frames, self.num_frames + 1)[0]
 
     @property
     def aged(self) -> list[SeenFrame]:

@@ -21,7 +21,7 @@ from early_persistence_detection.inference.cases import Case, CaseRecorder
 from early_persistence_detection.inference.counterfactuals import NotReproduced, decision_evidence
 
 NUM_COLOURS = 128  # a run has hundreds of strips, and they travel
-MISSED_GREY = 96
+DETECTED_RGB, MISSED_GREY = (0, 114, 178), 96
 GAP_PX = 4
 MOST_NAMED = 10
 
@@ -82,12 +82,11 @@ def strip(case: Case) -> bytes:
     for place, (crop, found) in enumerate(zip(case.crops, case.hits, strict=True)):
         left = place * (side + GAP_PX)
         picture[:side, left : left + side] = crop
-        bar = (0, 114, 178) if found is not None else (MISSED_GREY,) * 3
+        bar = picture[side + GAP_PX : side + 3 * GAP_PX, left : left + side]
         if found is not None:
-            picture[side + GAP_PX : side + 3 * GAP_PX, left : left + side] = bar
-        else:  # hollow
-            picture[side + GAP_PX : side + GAP_PX + 1, left : left + side] = bar
-            picture[side + 3 * GAP_PX - 1 : side + 3 * GAP_PX, left : left + side] = bar
+            bar[:] = DETECTED_RGB
+        else:  # hollow, for those who see few colours
+            bar[[0, -1]] = MISSED_GREY
     file = io.BytesIO()
     Image.fromarray(picture).quantize(NUM_COLOURS).save(file, "PNG", optimize=True)
     return file.getvalue()
